@@ -1,0 +1,1 @@
+"""mpnb gets raw events out of Mixpanel and into a notebook."""

@@ -1,0 +1,59 @@
+"""
+The errors of mpnb, one tree:
+
+    MpnbError
+    ├── PlanError            (also ValueError)  an argument that cannot work; nothing was sent
+    │   ├── CredentialsError                    no credentials, or some that cannot be meant
+    │   ├── DatabaseError                       the database cannot be opened or written
+    │   └── TableError                          the table is not ours, or holds another source
+    ├── ExportError                             no batch is done, empty or skipped; carries the result
+    ├── ExportCancelled                         the job was cancelled; carries the result
+    └── ClosedError                             the result was closed and is read again
+
+``PlanError`` and what is below it are raised before the first request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpnb._result import ExportResult
+
+
+class MpnbError(Exception):
+    """Stand at the top of every error that mpnb raises on purpose."""
+
+
+class PlanError(MpnbError, ValueError):
+    """An argument cannot work. Raised before the first request."""
+
+
+class CredentialsError(PlanError):
+    """Credentials are missing or malformed. Raised before the first request."""
+
+
+class DatabaseError(PlanError):
+    """The database cannot be opened or written. Raised before the first request."""
+
+
+class TableError(PlanError):
+    """The table is not mpnb's, is in use, or holds another source. Raised before the first request."""
+
+
+class _WithResult(MpnbError):
+    def __init__(self, message: str, result: ExportResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class ExportError(_WithResult):
+    """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
+
+
+class ExportCancelled(_WithResult):
+    """The job was cancelled. ``result`` holds what had landed until then."""
+
+
+class ClosedError(MpnbError):
+    """The result was closed: its connection, and with it every relation, is gone."""
