@@ -1,0 +1,112 @@
+"""Serve made-up events until Ctrl-C: ``python -m mpnb.sandbox``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import date
+
+from mpnb._limits import Quota
+from mpnb.sandbox._faults import Fault
+from mpnb.sandbox._server import Sandbox, serve
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the sandbox from a command line.
+
+    Returns:
+        The exit status: 0 after Ctrl-C or SIGTERM.
+    """
+    options = _parser().parse_args(argv)
+    with serve(
+        seed=options.seed,
+        events_per_day=options.events_per_day,
+        today=options.today,
+        quota=Quota() if options.quota else None,
+        latency=options.latency,
+        bytes_per_second=options.bytes_per_second,
+        gzip_members=options.gzip_members,
+        faults=options.fault,
+        port=options.port,
+        project_id=options.project_id,
+        legacy_timezone=options.legacy_timezone,
+    ) as mp:
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        print(_json(mp) if options.json else _greeting(mp), flush=True)
+        stop.wait()
+    return 0
+
+
+def environment(mp: Sandbox) -> dict[str, str]:
+    """Give the environment variables that make mpnb ask this sandbox."""
+    return {
+        "MP_USERNAME": mp.credentials.username,
+        "MP_SECRET": mp.credentials.secret,
+        "MP_PROJECT_ID": mp.project_id,
+        "MP_API_BASE_URL": mp.url,
+    }
+
+
+def _json(mp: Sandbox) -> str:
+    return json.dumps(environment(mp) | {"made_up": True})
+
+
+def _greeting(mp: Sandbox) -> str:
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment(mp).items()]
+    return "\n".join(
+        [
+            f"mpnb sandbox: made-up Mixpanel data at {mp.url}, for project {mp.project_id}, until Ctrl-C.",
+            "Nothing in it is real. To export from it, set in another shell:",
+            "",
+            *exports,
+        ]
+    )
+
+
+def fault(text: str) -> Fault:
+    """
+    Read a fault: ``KIND``, ``KIND:DAY``, or a status in place of the kind, such as ``503:2026-01-02``.
+
+    Raises:
+        argparse.ArgumentTypeError: with what is wrong about it.
+    """
+    kind, _, day = text.partition(":")
+    try:
+        if kind.isdigit():
+            return Fault("status", day or None, status=int(kind))
+        return Fault(kind, day or None)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mpnb.sandbox",
+        description="Serve made-up events as Mixpanel's raw export API does, on loopback, until Ctrl-C.",
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
+    add("--seed", type=int, default=0, help="the same seed makes the same events (default: 0)")
+    add("--events-per-day", type=int, default=1000, metavar="N", help="on an average day (default: 1000)")
+    add("--today", type=date.fromisoformat, metavar="DAY", help="last day that may be asked for (default: today, UTC)")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="before the first byte (default: 0)")
+    add("--bytes-per-second", type=float, metavar="N", help="pace of each connection (default: no limit)")
+    add("--gzip-members", type=int, default=1, metavar="N", help="gzip members of each answer (default: 1)")
+    add("--project-id", metavar="N", help="number of the project (default: a new one)")
+    add("--legacy-timezone", metavar="ZONE", help="zone of times and days, as in projects made before 2023")
+    add("--quota", action=argparse.BooleanOptionalAction, default=True, help="enforce Mixpanel's limits (default: yes)")
+    add("--fault", action="append", type=fault, default=[], metavar="KIND:DAY", help="what goes wrong once; repeatable")
+    add("--json", action="store_true", help="print the environment variables as one line of JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What can go wrong on request: the faults, when each strikes, and how often it did."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+TRANSPORT = frozenset(
+    {"reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain"}
+)
+GZIP = frozenset({"gzip_cut", "gzip_crc", "gzip_size", "gzip_garbage", "gzip_header"})
+LINES = frozenset({"terminated", "export_terminated", "terminated_only", "half_line", "error_line", "bad_lines"})
+STATUS = frozenset({"status", "too_many_504", "too_large", "redirect", "redirect_same"})
+SILENCE = frozenset({"stall", "slow_start", "hang", "hang_start"})
+HOSTILE = frozenset({"bomb", "long_line", "encoding_br", "charset"})
+KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE
+
+# These change what is sent and leave the way of sending to another fault.
+COMBINE = frozenset({"bad_lines", "charset"})
+# These are detectable, or possible at all, only in a gzip body.
+NEED_GZIP = GZIP | {"cut_close", "bomb", "long_line"}
+
+BAD_LINES: tuple[bytes, ...] = (
+    b'{"event": "Malformed", "properties": {"time": 1767225600, ',
+    b'{"event": "Control \x01 character", "properties": {"time": 1767225600, "distinct_id": "a"}}',
+    b'{"event": "Not UTF-8 \xff\xfe", "properties": {"time": 1767225600, "distinct_id": "a"}}',
+    b'{"event": "Lone surrogate", "properties": {"time": 1767225600, "distinct_id": "\\ud800"}}',
+    b'["an", "array"]',
+    b"42",
+    b'{"properties": {"time": 1767225600, "distinct_id": "no event"}}',
+    b'{"error": "a made-up error in the middle"}',
+    b'{"event": "Properties no object", "properties": "none"}',
+)
+
+# What Mixpanel, or the load balancer in front of it, says with a status.
+BODIES: dict[int, str | Mapping[str, object]] = {
+    400: {"request": "/api/2.0/export", "error": "Bad Request: invalid arguments"},
+    401: {"request": "/api/2.0/export", "error": "Invalid service account credentials"},
+    402: {"request": "/api/2.0/export", "error": "Your plan does not include raw data export. Please upgrade."},
+    403: {"request": "/api/2.0/export", "error": "Service account lacks the permission to export this project"},
+    404: "Not Found",
+    413: "Request Entity Too Large",
+    429: {"request": "/api/2.0/export", "error": "Query rate limit exceeded for project_id: 0. 1/100 queries running "
+          "concurrently and 61/60 queries running in the last hour."},
+    500: {"request": "/api/2.0/export", "error": "An internal error occurred"},
+    502: "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>",
+    503: "Service Unavailable",
+    504: "upstream request timeout",
+}  # fmt: skip
+TOO_LARGE = {"request": "/api/2.0/export", "error": "your data export may be too large, please request fewer days"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    Ask the sandbox to do something wrong.
+
+    Args:
+        kind: what goes wrong; the table in ``mpnb.sandbox`` says what each kind does.
+        day: only for requests whose dates contain this day, a date or ``"YYYY-MM-DD"``; ``None`` for any.
+        times: how many requests it strikes, 1 or more; ``None`` for each one.
+        at: where in the body it strikes. A float from 0 to 1 is a share of it (of the bytes on the wire, or of
+            the lines for kinds that act on lines), an int a number of bytes or lines.
+        status: HTTP status of ``"status"``, 200–599.
+        body: body of a refusal: text, or an object that is sent as JSON. For ``"bomb"``, the character it is full of.
+        retry_after: ``Retry-After`` of a refusal: seconds, or a text that is sent as it is.
+        seconds: how long ``"stall"`` and ``"slow_start"`` are silent, 0 or more; 1 if not said.
+        lines: what ``"bad_lines"`` puts in, instead of ``BAD_LINES``.
+        headers: more headers for a refusal or redirect.
+        size: plain bytes of ``"bomb"`` (4 GiB if not said) and ``"long_line"`` (2 GiB).
+
+    Raises:
+        ValueError: an unknown kind, with the closest one in the message, or a value out of range.
+    """
+
+    kind: str
+    day: date | str | None = None
+    times: int | None = 1
+    at: float = 0.5
+    status: int | None = None
+    body: str | Mapping[str, object] | None = None
+    retry_after: float | str | None = None
+    seconds: float | None = None
+    lines: Sequence[bytes] | None = None
+    headers: Mapping[str, str] | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            close = difflib.get_close_matches(self.kind, sorted(KINDS), n=1, cutoff=0.0)
+            raise ValueError(f"no fault is called {self.kind!r}; the closest is {close[0]!r}")
+        if isinstance(self.day, str):
+            object.__setattr__(self, "day", date.fromisoformat(self.day))
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"times is 1 or more, or None for always, not {self.times!r}")
+        if self.at < 0 or (isinstance(self.at, float) and not self.at <= 1):
+            raise ValueError(f"at is a share from 0.0 to 1.0 or a whole number of bytes or lines, not {self.at!r}")
+        if self.kind == "status" and not (self.status is not None and 200 <= self.status <= 599):
+            raise ValueError(f"the fault 'status' wants status=200–599, not {self.status!r}")
+        if self.seconds is not None and self.seconds < 0:
+            raise ValueError(f"seconds is 0 or more, not {self.seconds!r}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is 1 byte or more, not {self.size!r}")
+
+    def offset(self, total: int) -> int:
+        """Tell how many of ``total`` bytes or lines come before the fault."""
+        return min(total, int(self.at * total) if isinstance(self.at, float) else self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    Say what a fault may strike: one request, seen as far as faults need.
+
+    Args:
+        days: the days asked for, with the number of lines that each one is answered with.
+        gzip: whether the client accepts gzip.
+        marked: whether the request comes from the redirect of ``"redirect_same"``.
+    """
+
+    days: Callable[[], Mapping[date, int]]
+    from_date: date
+    to_date: date
+    gzip: bool
+    marked: bool
+
+    def can_show(self, fault: Fault) -> bool:
+        """Tell whether the fault can do what it says to this request."""
+        if isinstance(fault.day, date) and not self.from_date <= fault.day <= self.to_date:
+            return False
+        if fault.kind in NEED_GZIP:
+            return self.gzip
+        if fault.kind == "too_large":
+            return self.from_date < self.to_date
+        if fault.kind == "redirect_same":
+            return not self.marked
+        if fault.kind == "half_line":
+            return any(self.days().values())
+        return fault.kind != "bad_lines" or bad_lines_day(fault, self.days()) is not None
+
+
+def bad_lines_day(fault: Fault, counts: Mapping[date, int]) -> date | None:
+    """Find the day that gets bad lines: the fault's, or the first, if a good line can follow them."""
+    days = sorted(counts)
+    wanted = [day for day in days if fault.day in (None, day)]
+    for day in wanted:
+        if counts[day]:
+            return day
+    return next((day for day in wanted if any(counts[later] for later in days if later > day)), None)
+
+
+class FaultBook:
+    """Keep the faults of a server, hand each out as often as it may strike, and count. Any thread may call."""
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._left: list[int | None] = []
+        self._injected: Counter[str] = Counter()
+        self._bad: dict[date, tuple[bytes, ...]] = defaultdict(tuple)
+        for fault in faults:
+            self.add(fault)
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault behind those that are there."""
+        with self._lock:
+            self._faults.append(fault)
+            self._left.append(fault.times)
+
+    def clear(self) -> None:
+        """Forget all faults; what they did stays counted."""
+        with self._lock:
+            self._faults.clear()
+            self._left.clear()
+
+    def take(self, target: Target) -> tuple[Fault, ...]:
+        """Use up the faults that strike a request: the first that fits, and all that combine with it."""
+        with self._lock:
+            faults = list(self._faults)
+        # Asking for the lines of a day may take its while: not under the lock.
+        fitting = [fault for fault in faults if target.can_show(fault)]
+        taken: list[Fault] = []
+        with self._lock:
+            for index, fault in enumerate(self._faults):
+                left = self._left[index]
+                if left == 0 or not any(fault is each for each in fitting):
+                    continue
+                if fault.kind not in COMBINE and any(each.kind not in COMBINE for each in taken):
+                    continue
+                if left is not None:
+                    self._left[index] = left - 1
+                taken.append(fault)
+            self._injected.update(fault.kind for fault in taken)
+        return tuple(taken)
+
+    @property
+    def injected(self) -> Counter[str]:
+        """Count, by kind, the faults that struck so far."""
+        with self._lock:
+            return Counter(self._injected)
+
+    def note_bad_lines(self, day: date, lines: Iterable[bytes]) -> None:
+        """Remember lines that were put among a day's."""
+        with self._lock:
+            self._bad[day] = tuple(lines)
+
+    def bad_lines(self, day: date) -> tuple[bytes, ...]:
+        """Give the lines that the latest bad_lines fault put among a day's."""
+        with self._lock:
+            return self._bad.get(day, ())

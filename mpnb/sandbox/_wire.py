@@ -1,0 +1,123 @@
+"""One connection's way out: its pace, its framing, its silences, and the ways in which it can break."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Framing = Literal["chunked", "length", "close"]
+BLOCK = 64 * 1024
+
+
+class Gone(Exception):
+    """The connection is to end here, whatever was promised on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """Do something when ``offset`` bytes of a body are sent; the body goes on unless it raises ``Gone``."""
+
+    offset: int
+    act: Callable[[], None]
+
+
+class Wire:
+    """
+    Send on one connection. Only its own thread calls, but for ``closing``.
+
+    Args:
+        connection: the connected socket.
+        closing: set when the server closes; every wait ends then.
+        bytes_per_second: pace, or ``None`` for as fast as it goes.
+        sent: told the number of bytes of the body before each block goes out.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        closing: threading.Event,
+        bytes_per_second: float | None,
+        sent: Callable[[int], None],
+    ) -> None:
+        self._connection = connection
+        self._closing = closing
+        self._pace = bytes_per_second
+        self._sent = sent
+
+    def silence(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        if self._closing.wait(seconds):
+            raise Gone
+
+    def silence_until_left(self) -> None:
+        """Send nothing until the client leaves or the server closes, then end the connection."""
+        with contextlib.suppress(OSError):
+            # Empty at the end of the client's side, and when the server shuts the socket down.
+            if self._connection.recv(1, socket.MSG_PEEK):
+                self._closing.wait()
+        raise Gone
+
+    def stop(self) -> None:
+        """End the connection in good order (FIN)."""
+        raise Gone
+
+    def reset(self) -> None:
+        """End the connection with RST."""
+        # Lets the client take what it has: a reset may overtake bytes that wait in its buffer.
+        self._closing.wait(0.02)
+        with contextlib.suppress(OSError):
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise Gone
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are, unpaced and uncounted: a head."""
+        self._connection.sendall(data)
+
+    def body(self, pieces: Iterable[bytes], framing: Framing, strike: Strike | None = None) -> None:
+        """
+        Send a body.
+
+        Raises:
+            Gone: the connection is at its end.
+            OSError: the client left.
+        """
+        done = 0
+        for block in _blocks(pieces, self._block_size(), strike.offset if strike else None):
+            if strike and done == strike.offset:
+                strike.act()
+                strike = None
+            self._sent(len(block))
+            done += len(block)
+            if framing == "chunked":
+                self._connection.sendall(b"%x\r\n%b\r\n" % (len(block), block))
+            else:
+                self._connection.sendall(block)
+            if self._pace:
+                self.silence(len(block) / self._pace)
+        if strike:
+            strike.act()
+        if framing == "chunked":
+            self._connection.sendall(b"0\r\n\r\n")
+        if framing == "close":
+            raise Gone
+
+    def _block_size(self) -> int:
+        # Twenty blocks a second or more keep a slow pace even.
+        return max(1, min(BLOCK, int(self._pace / 20))) if self._pace else BLOCK
+
+
+def _blocks(pieces: Iterable[bytes], size: int, border: int | None) -> Iterator[memoryview]:
+    """Cut pieces into blocks of at most ``size``, and so that one ends after ``border`` bytes."""
+    done = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            take = size if border is None or done >= border else min(size, border - done)
+            yield view[:take]
+            done += len(view[:take])
+            view = view[take:]
