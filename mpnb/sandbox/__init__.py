@@ -50,6 +50,7 @@ with another. A fault that could not show, such as a gzip fault to a client that
 """
 
 from mpnb.sandbox._faults import BAD_LINES, Fault
-from mpnb.sandbox._server import Request, Sandbox, serve
+from mpnb.sandbox._record import Request
+from mpnb.sandbox._sandbox import Sandbox, serve
 
 __all__ = ["BAD_LINES", "Fault", "Request", "Sandbox", "serve"]

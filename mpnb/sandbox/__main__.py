@@ -13,7 +13,7 @@ from datetime import date
 
 from mpnb._limits import Quota
 from mpnb.sandbox._faults import Fault
-from mpnb.sandbox._server import Sandbox, serve
+from mpnb.sandbox._sandbox import Sandbox, serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,12 +23,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after Ctrl-C or SIGTERM.
     """
-    options = _parser().parse_args(argv)
-    with serve(
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        mp = _serve(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    with mp:
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        print(_json(mp) if options.json else _greeting(mp), flush=True)
+        stop.wait()
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> Sandbox:
+    return serve(
         seed=options.seed,
         events_per_day=options.events_per_day,
         today=options.today,
         quota=Quota() if options.quota else None,
+        retry_after=options.retry_after,
         latency=options.latency,
         bytes_per_second=options.bytes_per_second,
         gzip_members=options.gzip_members,
@@ -36,13 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         port=options.port,
         project_id=options.project_id,
         legacy_timezone=options.legacy_timezone,
-    ) as mp:
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        print(_json(mp) if options.json else _greeting(mp), flush=True)
-        stop.wait()
-    return 0
+    )
 
 
 def environment(mp: Sandbox) -> dict[str, str]:
@@ -97,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the same seed makes the same events (default: 0)")
     add("--events-per-day", type=int, default=1000, metavar="N", help="on an average day (default: 1000)")
     add("--today", type=date.fromisoformat, metavar="DAY", help="last day that may be asked for (default: today, UTC)")
+    add("--retry-after", choices=("seconds", "date"), help="send Retry-After with refusals (default: no)")
     add("--latency", type=float, default=0.0, metavar="SECONDS", help="before the first byte (default: 0)")
     add("--bytes-per-second", type=float, metavar="N", help="pace of each connection (default: no limit)")
     add("--gzip-members", type=int, default=1, metavar="N", help="gzip members of each answer (default: 1)")

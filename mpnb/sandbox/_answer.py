@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 
 from mpnb.sandbox._days import Part, member, members, part, part_of_lines
-from mpnb.sandbox._faults import BAD_LINES, BODIES, GZIP, TOO_LARGE, TRANSPORT, Fault, bad_lines_day
+from mpnb.sandbox._faults import BAD_LINES, BODIES, GZIP, SILENCE, TOO_LARGE, TRANSPORT, Fault, bad_lines_day
 from mpnb.sandbox._wire import Framing, Strike, Wire
 
 # Mixpanel compresses bodies over about this many bytes.
 GZIP_FROM = 1400
 BOMB_BLOCK = 2**20
+# Where only the end of a frame tells the loss, an empty body needs a frame too: Content-Length 0 would hide it.
+BROKEN_OFF = frozenset({"reset", "cut_chunked", "stall", "hang"})
 GARBAGE = b"made-up garbage after the last member"
 NONSENSE = b"this is not a brotli stream"
 MARKERS = {"terminated": b"terminated early", "export_terminated": b"export terminated early"}
@@ -136,7 +138,7 @@ class Export:
         if fault:
             parts = _spoil_lines(parts, fault)
         plain = sum(each.size for each in parts)
-        forced = kind in GZIP or kind in TRANSPORT
+        forced = kind in GZIP | TRANSPORT | SILENCE
         if not self.gzip or kind == "plain" or (plain <= GZIP_FROM and not forced):
             pieces = [each.plain() for each in parts]
             small = kind == "plain" or plain <= GZIP_FROM
@@ -152,6 +154,8 @@ class Export:
         return self._framed(headers, pieces, "chunked", fault)
 
     def _framed(self, headers: dict[str, str], pieces: list[bytes], framing: Framing, fault: Fault | None) -> Answer:
+        if fault and fault.kind in BROKEN_OFF:
+            framing = "chunked"
         if self.http10 and framing == "chunked":
             framing = "close"
         if fault:
@@ -161,15 +165,14 @@ class Export:
         if fault is None:
             return answer
         offset = fault.offset(total)
-        # What ends early must lose something, and keep something: else it is an empty or a whole answer.
-        inside = max(1, min(offset, total - 1))
+        inside = _inside(pieces, offset)
         match fault.kind:
             case "reset":
                 return replace(answer, strike=(offset, Wire.reset))
             case "cut_chunked":
                 return replace(answer, strike=(offset, Wire.stop))
             case "cut_length":
-                return replace(answer, framing="length", promised=max(total, 1), strike=(min(inside, total), Wire.stop))
+                return replace(answer, framing="length", promised=max(total, 1), strike=(inside, Wire.stop))
             case "cut_close":
                 return replace(answer, framing="close", strike=(inside, Wire.stop))
             case "unframed":
@@ -232,13 +235,21 @@ def _lines_from(parts: list[Part], skip: int) -> Iterator[bytes]:
         skip = max(0, skip - each.count)
 
 
+def _inside(pieces: list[bytes], offset: int) -> int:
+    """Move an offset so that a gzip body cut there has lost something, and is neither empty nor whole members."""
+    borders = set(accumulate(map(len, pieces)))
+    total = max(borders, default=0)
+    offset = min(max(offset, 1), max(total - 1, 0))
+    return offset - 1 if offset in borders and offset > 1 else offset
+
+
 def _spoil_gzip(pieces: list[bytes], fault: Fault) -> list[bytes]:
     whole = pieces[:-1]
     last = pieces[-1] if pieces else b""
     match fault.kind:
         case "gzip_cut":
             data = b"".join(pieces)
-            return [data[: max(1, min(fault.offset(len(data)), len(data) - 1))]]
+            return [data[: _inside(pieces, fault.offset(len(data)))]]
         case "gzip_crc":
             crc = struct.unpack("<I", last[-8:-4])[0] ^ 1
             return [*whole, last[:-8] + struct.pack("<I", crc) + last[-4:]]

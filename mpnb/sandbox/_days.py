@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 
 from isal import isal_zlib
 
@@ -90,7 +91,7 @@ def members(parts: Sequence[Part], count: int) -> list[list[bytes]]:
         split[at : at + 1] = [part([plain[: len(plain) // 2]]), part([plain[len(plain) // 2 :]])]
     groups = min(count, max(len(split), 1))
     borders = [len(split) * n // groups for n in range(groups + 1)]
-    return [list(member(split[start:end])) for start, end in zip(borders, borders[1:], strict=False)]
+    return [list(member(split[start:end])) for start, end in pairwise(borders)]
 
 
 class Days:

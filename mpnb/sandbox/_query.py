@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 from urllib.parse import parse_qsl
 
 Event = dict[str, object]
 Condition = Callable[[Event], bool]
 
 LIMIT_MOST = 100_000
-COMPARE: dict[str, Callable[[object, object], object]] = {
+COMPARE: dict[str, Callable[[Any, Any], object]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -152,7 +153,7 @@ def _where(text: str) -> Condition:
         at = joined.end()
 
 
-def _condition(name: str, compare: Callable[[object, object], object], value: object) -> Condition:
+def _condition(name: str, compare: Callable[[Any, Any], object], value: object) -> Condition:
     def holds(event: Event) -> bool:
         properties = event.get("properties")
         if not isinstance(properties, dict) or name not in properties:

@@ -53,7 +53,7 @@ PRODUCTS = (
 )
 
 
-def variants(kind: str, rng: random.Random) -> Properties:
+def own_properties(kind: str, rng: random.Random) -> Properties:
     """
     Make up the properties that a kind of event has of its own.
 

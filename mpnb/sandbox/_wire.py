@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Literal
 
 Framing = Literal["chunked", "length", "close"]
 BLOCK = 64 * 1024
+# Two shorts on Windows, two ints elsewhere.
+LINGER = "hh" if sys.platform == "win32" else "ii"
 
 
 class Gone(Exception):
@@ -71,7 +74,7 @@ class Wire:
         # Lets the client take what it has: a reset may overtake bytes that wait in its buffer.
         self._closing.wait(0.02)
         with contextlib.suppress(OSError):
-            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(LINGER, 1, 0))
         raise Gone
 
     def send(self, data: bytes) -> None:
@@ -94,7 +97,7 @@ class Wire:
             self._sent(len(block))
             done += len(block)
             if framing == "chunked":
-                self._connection.sendall(b"%x\r\n%b\r\n" % (len(block), block))
+                self._connection.sendall(b"".join((b"%x\r\n" % len(block), block, b"\r\n")))
             else:
                 self._connection.sendall(block)
             if self._pace:

@@ -1,0 +1,187 @@
+"""The way in: ``serve()``, and the handle on the running server that it returns."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime
+from types import TracebackType
+from typing import Literal
+
+from mpnb._credentials import Credentials
+from mpnb._limits import Quota
+from mpnb.sandbox._data import MadeUp
+from mpnb.sandbox._days import Days, days_between
+from mpnb.sandbox._faults import Fault, FaultBook
+from mpnb.sandbox._limiter import Limiter
+from mpnb.sandbox._record import Request
+from mpnb.sandbox._server import Server, World
+
+
+class Sandbox:
+    """
+    Stand in for Mixpanel's raw export API. Made by ``serve()``; a context manager that closes itself.
+
+    Any thread may call any method.
+    """
+
+    def __init__(self, server: Server, world: World) -> None:
+        self._server = server
+        self._world = world
+        self._thread = threading.Thread(target=self._run, name="mpnb-sandbox", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        # The wait that close() may have to sit out; the wakeups cost nothing that shows.
+        self._server.serve_forever(poll_interval=0.05)
+
+    @property
+    def credentials(self) -> Credentials:
+        """Give the credentials that this server, and no other, accepts."""
+        return self._world.credentials
+
+    @property
+    def url(self) -> str:
+        """Give scheme, host and port."""
+        return self.credentials.host
+
+    @property
+    def project_id(self) -> str:
+        """Give the number of the made-up project."""
+        return self.credentials.project_id
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Give the record of the requests so far, in the order in which they came."""
+        with self._world.lock:
+            return tuple(entry.frozen() for entry in self._world.entries)
+
+    @property
+    def injected(self) -> Counter[str]:
+        """Count, by kind, the faults that struck so far."""
+        return self._world.faults.injected
+
+    def lines(self, day: date) -> tuple[bytes, ...]:
+        """Give the lines of a day, without newlines, as served when no filter and no fault interferes."""
+        return self._world.days.lines(day)
+
+    def bad_lines(self, day: date) -> tuple[bytes, ...]:
+        """Give the lines that the latest ``"bad_lines"`` fault put among a day's; none before it struck."""
+        return self._world.faults.bad_lines(day)
+
+    def count(self, from_date: date, to_date: date) -> int:
+        """Tell how many lines the days of a range have, both ends included."""
+        return sum(self._world.days.count(day) for day in days_between(from_date, to_date))
+
+    def add_fault(self, fault: Fault) -> None:
+        """Add a fault behind those that are there."""
+        self._world.faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Forget all faults that have not struck yet."""
+        self._world.faults.clear()
+
+    def close(self) -> None:
+        """End all connections, and leave no thread and no socket. Safe to call again."""
+        if self._world.closing.is_set():
+            return
+        self._world.closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._server.close_all()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<mpnb sandbox at {self.url}: made-up events of project {self.project_id}>"
+
+
+def serve(
+    *,
+    seed: int = 0,
+    events_per_day: int = 1000,
+    today: date | None = None,
+    quota: Quota | None = None,
+    retry_after: Literal["seconds", "date"] | None = None,
+    latency: float = 0.0,
+    bytes_per_second: float | None = None,
+    gzip_members: int = 1,
+    faults: Iterable[Fault] = (),
+    lines: Callable[[date], Sequence[bytes] | None] | None = None,
+    port: int = 0,
+    project_id: str | int | None = None,
+    legacy_timezone: str | None = None,
+) -> Sandbox:
+    """
+    Serve made-up events on loopback, as Mixpanel serves a project's.
+
+    Args:
+        seed: any whole number; the same seed makes the same bytes of a day.
+        events_per_day: events on an average day, 0 or more; weekends have fewer.
+        today: the last day that may be asked for; ``None`` for today in UTC.
+        quota: how often it may be asked, enforced with 429s as Mixpanel's limits are; ``None`` for no limits.
+        retry_after: whether its 429s carry Retry-After, in ``"seconds"`` or as an HTTP ``"date"``.
+        latency: seconds before the first byte of an export, 0 or more.
+        bytes_per_second: pace of each connection's body, more than 0; ``None`` for as fast as it goes.
+        gzip_members: gzip members that a body is divided into, 1 or more.
+        faults: what goes wrong, and when.
+        lines: gives the exact JSON lines of a day, without newlines, or ``None`` to leave the day to the sandbox.
+            Called in the threads of connections, anew for each request.
+        port: TCP port on 127.0.0.1; 0 for any free one.
+        project_id: number of the project; ``None`` for one that no other server has.
+        legacy_timezone: IANA zone that ``time`` and the days are in, as in projects made before 2023; ``None`` for UTC.
+
+    Returns:
+        The running server. Use it in a ``with`` statement, or call its ``close()``.
+
+    Raises:
+        ValueError: an argument is out of its range, or there is no such zone.
+        OSError: the port is taken.
+    """
+    if (
+        events_per_day < 0
+        or latency < 0
+        or gzip_members < 1
+        or (bytes_per_second is not None and bytes_per_second <= 0)
+    ):
+        raise ValueError(
+            "events_per_day and latency are 0 or more, gzip_members is 1 or more, bytes_per_second above 0"
+        )
+    if retry_after not in (None, "seconds", "date"):
+        raise ValueError(f"retry_after is None, 'seconds' or 'date', not {retry_after!r}")
+    made_up = MadeUp(seed, events_per_day, legacy_timezone)
+    book = FaultBook(faults)
+    server = Server(port)
+    # Twelve digits, so that it is never taken for a real project's seven.
+    number = str(project_id) if project_id is not None else str(10**11 + secrets.randbelow(9 * 10**11))
+    try:
+        credentials = Credentials(
+            f"sandbox.{secrets.token_hex(3)}.mp-service-account",
+            secrets.token_urlsafe(24),
+            number,
+            base_url=f"http://127.0.0.1:{server.server_address[1]}",
+        )
+    except Exception:
+        server.server_close()
+        raise
+    server.world = world = World(
+        credentials=credentials,
+        days=Days(made_up, lines),
+        faults=book,
+        limiter=Limiter(quota, number),
+        today=lambda: today or datetime.now(UTC).date(),
+        retry_after=retry_after,
+        latency=latency,
+        bytes_per_second=bytes_per_second,
+        gzip_members=gzip_members,
+    )
+    return Sandbox(server, world)
