@@ -91,6 +91,8 @@ class MadeUp:
             milliseconds: give ``time`` in milliseconds, as ``time_in_ms`` asks; all else stays the same.
         """
         left = self.count(day)
+        if not left:
+            return
         cast = _cast(self.seed, min(20_000, max(12, self.events_per_day // 6)))
         rng = self._random("day", day)
         midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())

@@ -1,0 +1,160 @@
+"""The sandbox starts, stops, and leaves nothing behind; also from a command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import date
+
+import httpx
+import pytest
+
+from mpnb import _credentials
+from mpnb.sandbox import Fault, serve
+from mpnb.sandbox import _days as days_module
+from mpnb.sandbox.__main__ import fault, main
+from mpnb.sandbox._data import MadeUp
+from mpnb.sandbox._days import Days
+
+DAY = date(2026, 1, 6)
+TODAY = date(2026, 2, 1)
+
+
+def own_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mpnb-sandbox")]
+
+
+@pytest.mark.parametrize("kind", ["hang", "hang_start", "slow_start", "stall"])
+def test_close_wakes_what_is_silent(connect, kind):
+    """Closing takes no longer for a connection that waits, and ends it for the client."""
+    mp = serve(today=TODAY, events_per_day=60, faults=[Fault(kind, seconds=60, times=None)])
+    raws = [connect(mp) for _ in range(3)]
+    for raw in raws:
+        raw.send()
+    idle = connect(mp)
+    while len(mp.requests) < 3:
+        time.sleep(0.001)
+    begun = time.monotonic()
+    mp.close()
+    assert time.monotonic() - begun < 0.5
+    assert own_threads() == []
+    assert {raw.read().end for raw in [*raws, idle]} <= {"fin", "rst"}
+
+
+def test_close_stops_a_body_that_nobody_reads(connect):
+    """A full socket does not hold the server."""
+    mp = serve(today=TODAY, events_per_day=60, faults=[Fault("bomb", size=2**62)])
+    raw = connect(mp)
+    raw.send()
+    while not mp.requests or mp.requests[0].bytes < 500_000:
+        time.sleep(0.001)
+    mp.close()
+    assert own_threads() == []
+
+
+def test_close_again_does_nothing():
+    """close() is safe to repeat, and the port is free after it."""
+    with serve(events_per_day=1) as mp:
+        mp.close()
+    mp.close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(mp.url, trust_env=False)
+
+
+def test_a_client_that_leaves_is_no_event(connect):
+    """Leaving in mid body raises nowhere, and the next client is served."""
+    with serve(today=TODAY, events_per_day=60, faults=[Fault("bomb", size=2**62)]) as mp:
+        raw = connect(mp)
+        raw.send()
+        raw.socket.recv(1000)
+        raw.close()
+        raw = connect(mp)
+        raw.send()
+        assert raw.read().lines == list(mp.lines(DAY))
+
+
+def test_a_day_is_made_up_once_however_many_ask(connect):
+    """Threads that ask for one day at the same time share one making."""
+
+    class Counting:
+        made = 0
+
+        def blocks(self, day, milliseconds):
+            self.made += 1
+            return MadeUp(0, 500).blocks(day, milliseconds)
+
+    made_up = Counting()
+    days = Days(made_up)
+    parts = []
+    threads = [threading.Thread(target=lambda: parts.append(days.part(DAY))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made_up.made == 1
+    assert len(set(map(id, parts))) == 1
+
+
+def test_the_cache_is_bounded(monkeypatch):
+    """The least recently used day goes when the bytes are too many, and comes back the same."""
+    days = Days(MadeUp(0, 100))
+    first = days.part(DAY)
+    monkeypatch.setattr(days_module, "CACHE_BYTES", len(first.deflated) * 3)
+    for n in range(7, 28):
+        days.part(date(2026, 1, n))
+    again = days.part(DAY)
+    assert again is not first
+    assert again == first
+
+
+def start(*options):
+    command = [sys.executable, "-W", "error", "-m", "mpnb.sandbox", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_stopped(number):
+    """--json gives the environment variables; the server they name works; a signal ends it with status 0."""
+    with start("--json", "--today", "2026-02-01", "--events-per-day", "20", "--fault", "503:2026-01-06") as process:
+        environment = json.loads(process.stdout.readline())
+        assert environment.pop("made_up") is True
+        own = _credentials.Credentials.from_environment(environment)
+        query = {"from_date": str(DAY), "to_date": str(DAY), "project_id": own.project_id}
+        with httpx.Client(auth=(own.username, own.secret), trust_env=False) as client:
+            statuses = [client.get(own.host + "/api/2.0/export", params=query).status_code for _ in range(2)]
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert statuses == [503, 200]
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_the_greeting_says_made_up_and_what_to_set():
+    """Who starts it by hand can paste what it prints."""
+    with start("--no-quota") as process:
+        said = [process.stdout.readline() for _ in range(7)]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert "made-up" in said[0]
+    names = [line.removeprefix("export ").split("=")[0] for line in said[3:]]
+    assert names == ["MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_API_BASE_URL"]
+
+
+def test_faults_are_read_from_text():
+    """KIND, KIND:DAY and STATUS:DAY."""
+    assert fault("reset") == Fault("reset")
+    assert fault("hang:2026-01-06") == Fault("hang", DAY)
+    assert fault("503:2026-01-06") == Fault("status", DAY, status=503)
+
+
+@pytest.mark.parametrize(
+    "options", [["--fault", "rest"], ["--events-per-day", "-1"], ["--legacy-timezone", "Mars"], ["--today", "soon"]]
+)
+def test_a_wrong_option_is_told(options, capsys):
+    """Exit status 2, and a message."""
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    assert "error:" in capsys.readouterr().err
