@@ -70,7 +70,8 @@ def refusal(
     own = {"Content-Type": kind}
     if retry_after is not None:
         own["Retry-After"] = str(retry_after)
-    data = text.encode()
+    # These have no body by the rules of HTTP: bytes would be read as the next answer.
+    data = b"" if status in (204, 304) else text.encode()
     return Answer(status, own | dict(headers or {}), [data], len(data), "length")
 
 
@@ -181,7 +182,7 @@ class Export:
                 seconds = 1.0 if fault.seconds is None else fault.seconds
                 return replace(answer, strike=(offset, lambda wire: wire.silence(seconds)))
             case "hang":
-                return replace(answer, strike=(offset, Wire.silence_until_left))
+                return replace(answer, strike=(offset, Wire.silence))
         return answer
 
     def _bomb(self, fault: Fault) -> Answer:

@@ -166,7 +166,7 @@ class MadeUp:
 
     def _random(self, what: str, day: date) -> random.Random:
         # A str is hashed the same in every process, which hash() of a tuple is not.
-        return random.Random(f"mpnb {self.seed} {self.events_per_day} {what} {day}")  # noqa: S311
+        return random.Random(f"mpnb {self.seed} {self.events_per_day} {what} {day}")  # noqa: S311 # nosec B311
 
 
 def _offset(shown: int, zone: ZoneInfo) -> int:
@@ -177,7 +177,7 @@ def _offset(shown: int, zone: ZoneInfo) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _cast(seed: int, people: int) -> _Cast:
-    rng = random.Random(f"mpnb {seed} {people} people")  # noqa: S311
+    rng = random.Random(f"mpnb {seed} {people} people")  # noqa: S311 # nosec B311
     kinds = sorted({kind for _, script in SCRIPTS for kind in script})
     acts = {
         kind: (

@@ -30,12 +30,8 @@ class Sandbox:
     def __init__(self, server: Server, world: World) -> None:
         self._server = server
         self._world = world
-        self._thread = threading.Thread(target=self._run, name="mpnb-sandbox", daemon=True)
+        self._thread = threading.Thread(target=server.run, name="mpnb-sandbox", daemon=True)
         self._thread.start()
-
-    def _run(self) -> None:
-        # The wait that close() may have to sit out; the wakeups cost nothing that shows.
-        self._server.serve_forever(poll_interval=0.05)
 
     @property
     def credentials(self) -> Credentials:
@@ -85,13 +81,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End all connections, and leave no thread and no socket. Safe to call again."""
-        if self._world.closing.is_set():
-            return
-        self._world.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-        self._server.close_all()
+        if not self._world.closing.is_set():
+            self._server.stop(self._thread)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "reset_headers":
             wire.reset()
         if kind == "hang_start":
-            wire.silence_until_left()
+            wire.silence()
         wait = self.server.world.latency
         if fault and kind == "slow_start":
             wait += 1.0 if fault.seconds is None else fault.seconds
@@ -175,8 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Connection"] = "keep-alive"
         head = {
             "Date": format_datetime(datetime.now(UTC), usegmt=True),
-            "Server": "mpnb-sandbox (made-up data)",
-        } | headers
+            "Server": NAME,
+            **headers,
+        }
         lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in head.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -185,6 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(socketserver.TCPServer):
+    """
+    Accept connections on loopback, each served in a thread of its own.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
     allow_reuse_address = True
     request_queue_size = 128
 
@@ -194,8 +202,17 @@ class Server(socketserver.TCPServer):
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
 
+    def run(self) -> None:
+        """Accept until ``stop``."""
+        while not self.world.closing.is_set():
+            self.handle_request()
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Turn away what only wakes ``run``."""
+        return not self.world.closing.is_set()
+
     def process_request(self, request: object, client_address: object) -> None:
-        """Serve a connection in a thread of its own, which ``close_all`` can wake and wait for."""
+        """Serve a connection in a thread that ``stop`` can wake and wait for."""
         assert isinstance(request, socket.socket)
         thread = threading.Thread(target=self._serve, args=(request, client_address), daemon=True)
         thread.name = "mpnb-sandbox-connection"
@@ -205,8 +222,8 @@ class Server(socketserver.TCPServer):
 
     def _serve(self, request: socket.socket, client_address: object) -> None:
         try:
-            # OSError: the client left. ValueError: the server closed the file under a read.
-            with contextlib.suppress(OSError, ValueError):
+            # The client left, or the server closes: no event for either.
+            with contextlib.suppress(OSError):
                 self.finish_request(request, client_address)
         finally:
             # No shutdown() first: it would send a FIN where the fault is a reset.
@@ -214,8 +231,14 @@ class Server(socketserver.TCPServer):
             with self._lock:
                 self._open.pop(threading.current_thread(), None)
 
-    def close_all(self) -> None:
-        """End every connection and wait for their threads."""
+    def stop(self, running: threading.Thread) -> None:
+        """End ``run``, which is in that thread, and every connection, and wait for their threads."""
+        self.world.closing.set()
+        # run() sits in its accept without a time limit, and a connection is what ends that on every system.
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.server_address[1]), timeout=1).close()
+        running.join()
+        self.server_close()
         with self._lock:
             connections = dict(self._open)
         for connection in connections.values():

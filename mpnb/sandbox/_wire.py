@@ -52,18 +52,26 @@ class Wire:
         self._pace = bytes_per_second
         self._sent = sent
 
-    def silence(self, seconds: float) -> None:
-        """Send nothing for so long."""
-        if self._closing.wait(seconds):
-            raise Gone
+    def silence(self, seconds: float | None = None) -> None:
+        """
+        Send nothing for so long, or for ever.
 
-    def silence_until_left(self) -> None:
-        """Send nothing until the client leaves or the server closes, then end the connection."""
-        with contextlib.suppress(OSError):
-            # Empty at the end of the client's side, and when the server shuts the socket down.
-            if self._connection.recv(1, socket.MSG_PEEK):
-                self._closing.wait()
-        raise Gone
+        Raises:
+            Gone: the client left, or the server closes.
+        """
+        if seconds == 0:
+            return
+        self._connection.settimeout(seconds)
+        try:
+            # Ends empty when the client leaves and when the server shuts the socket down, which no Event does both.
+            if not self._connection.recv(1, socket.MSG_PEEK) or self._closing.wait(seconds):
+                raise Gone
+        except TimeoutError:
+            pass
+        except OSError:
+            raise Gone from None
+        finally:
+            self._connection.settimeout(None)
 
     def stop(self) -> None:
         """End the connection in good order (FIN)."""
@@ -100,8 +108,8 @@ class Wire:
                 self._connection.sendall(b"".join((b"%x\r\n" % len(block), block, b"\r\n")))
             else:
                 self._connection.sendall(block)
-            if self._pace:
-                self.silence(len(block) / self._pace)
+            if self._pace and self._closing.wait(len(block) / self._pace):
+                raise Gone
         if strike:
             strike.act()
         if framing == "chunked":

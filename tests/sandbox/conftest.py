@@ -122,7 +122,10 @@ class Raw:
 
     def _more(self) -> None:
         # Of the whole answer: a timeout of the socket alone would start anew with each byte.
-        self.socket.settimeout(max(0.001, self.deadline - time.monotonic()))
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.socket.settimeout(left)
         data = self.socket.recv(65536)
         if not data:
             raise EOFError

@@ -332,6 +332,8 @@ def test_stall_goes_on(ask):
         begun = time.monotonic()
         assert sound(mp, ask(mp))
         assert time.monotonic() - begun >= 0.25
+        mp.add_fault(Fault("stall", seconds=0))
+        assert sound(mp, ask(mp))
         mp.add_fault(Fault("stall", seconds=30))
         got = ask(mp, timeout=0.2)
         assert (got.status, got.end) == (200, "silence")
@@ -348,10 +350,10 @@ def test_slow_start(ask):
         assert ask(mp, timeout=0.2).status == 0
 
 
-@pytest.mark.parametrize(("kind", "status"), [("hang", 200), ("hang_start", 0)])
-def test_a_hang_ends_when_the_client_leaves(connect, kind, status):
+@pytest.mark.parametrize(("kind", "status"), [("hang", 200), ("hang_start", 0), ("stall", 200), ("slow_start", 0)])
+def test_silence_ends_when_the_client_leaves(connect, kind, status):
     """Silence, and no thread that stays behind."""
-    with faulty(Fault(kind)) as mp:
+    with faulty(Fault(kind, seconds=60)) as mp:
         raw = connect(mp, 0.2)
         raw.send()
         got = raw.read()
