@@ -1,1 +1,54 @@
-"""mpnb gets raw events out of Mixpanel and into a notebook."""
+"""
+Get raw events out of Mixpanel and into a notebook: in parallel, whole, and with nothing to fear.
+
+    import mpnb
+    result = mpnb.export("2026-01-01", "2026-03-31")
+    result.events, result.failures, result.retry()
+"""
+
+from mpnb._api import export, plan, start
+from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
+from mpnb._board import BatchProgress, JobProgress
+from mpnb._credentials import Credentials
+from mpnb._errors import (
+    ClosedError,
+    CredentialsError,
+    DatabaseError,
+    ExportCancelled,
+    ExportError,
+    MpnbError,
+    PlanError,
+    TableError,
+)
+from mpnb._job import ExportJob
+from mpnb._limits import Quota
+from mpnb._plan import Batch, ExportPlan, split_date_range
+from mpnb._result import ExportResult
+from mpnb._spool import Spool
+from mpnb._version import __version__
+
+# open is left out: "from mpnb import *" would shadow Python's own.
+__all__ = [
+    "Batch",
+    "BatchProgress",
+    "ClosedError",
+    "Credentials",
+    "CredentialsError",
+    "DatabaseError",
+    "ExportCancelled",
+    "ExportError",
+    "ExportJob",
+    "ExportPlan",
+    "ExportResult",
+    "JobProgress",
+    "MpnbError",
+    "PlanError",
+    "Quota",
+    "Spool",
+    "TableError",
+    "__version__",
+    "export",
+    "plan",
+    "split_date_range",
+    "start",
+]

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+HOUR = 3600.0
+# Requests that leave a second apart may arrive a little less apart: stay clear of the edge of both windows.
+SECOND_WINDOW = 1.1
+HOUR_WINDOW = HOUR + 2.0
+# Waits shorter than this are the pace of three a second, not news.
+WORTH_TELLING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +40,130 @@ class Quota:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+
+
+class Cancelled(Exception):
+    """The wait ended because the export did."""
+
+
+class RateLimiter:
+    """
+    Hold every request of a project to its quota: a semaphore, a window of a second, and one of an hour.
+
+    Any thread may call any method. One object serves all exports of a project in this process.
+
+    Args:
+        quota: what the project may do.
+        clock: gives the time in seconds since the epoch.
+        wait: sleeps on the condition for some seconds, or until it is notified.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        *,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
+    ) -> None:
+        self.quota = quota
+        self._clock = clock
+        self._wait = wait
+        self._changed = threading.Condition()
+        self._starts: deque[float] = deque()
+        self._in_flight = 0
+        self._cool_until = 0.0
+
+    @contextmanager
+    def slot(
+        self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None = None
+    ) -> Iterator[None]:
+        """
+        Wait for a place in all three, start a request there, and give the place back.
+
+        Args:
+            is_cancelled: looked at whenever ``wake()`` was called.
+            on_wait: told until when (seconds since the epoch, ``None`` for a place among those in flight) if the
+                wait is worth telling.
+
+        Raises:
+            Cancelled: ``is_cancelled()`` became true before the request started.
+        """
+        self._start(is_cancelled, on_wait)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def _start(self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None) -> None:
+        told: float | None = 0.0
+        with self._changed:
+            while True:
+                if is_cancelled():
+                    raise Cancelled
+                now = self._clock()
+                until = self._next_start(now)
+                full = self._in_flight >= self.quota.concurrent
+                if until <= now and not full:
+                    self._starts.append(now)
+                    self._in_flight += 1
+                    return
+                moment = until if until > now else None
+                seconds = until - now if until > now else HOUR
+                if on_wait and seconds >= WORTH_TELLING and moment != told:
+                    on_wait(moment)
+                    told = moment
+                self._wait(self._changed, min(seconds, HOUR))
+
+    def _next_start(self, now: float) -> float:
+        """Give the first moment at which neither window nor a cool-down stands in the way."""
+        # Entries from the future are of a clock that was set back: they would block for ever.
+        while self._starts and not now - HOUR_WINDOW < self._starts[0] <= now + 1:
+            self._starts.popleft()
+        until = max(now, self._cool_until)
+        for count, window in ((self.quota.per_second, SECOND_WINDOW), (self.quota.per_hour, HOUR_WINDOW)):
+            if len(self._starts) >= count:
+                until = max(until, self._starts[-count] + window)
+        return until
+
+    def cool_down(self, seconds: float) -> float:
+        """Let no request of the project start for so many seconds, and give the moment at which that ends."""
+        with self._changed:
+            self._cool_until = max(self._cool_until, self._clock() + max(seconds, 0.0))
+            self._changed.notify_all()
+            return self._cool_until
+
+    def left(self) -> int:
+        """Count the requests that the rolling hour still has."""
+        with self._changed:
+            self._next_start(self._clock())
+            return max(0, self.quota.per_hour - len(self._starts))
+
+    def in_flight(self) -> int:
+        """Count the requests that are under way."""
+        with self._changed:
+            return self._in_flight
+
+    def wake(self) -> None:
+        """Make every waiting thread look at its ``is_cancelled`` at once."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+_limiters: dict[tuple[str, str], RateLimiter] = {}
+_limiters_lock = threading.Lock()
+
+
+def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
+    """
+    Give the one limiter of a project in this process.
+
+    Args:
+        quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.
+    """
+    with _limiters_lock:
+        limiter = _limiters.setdefault((host, project_id), RateLimiter(quota or Quota()))
+        if quota is not None:
+            limiter.quota = quota
+        return limiter

@@ -1,0 +1,527 @@
+"""``export``, ``start``, ``plan`` and ``open``: everything is checked here, before the first request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from mpnb import _ledger as ledger
+from mpnb import _plan as planning
+from mpnb import _progress
+from mpnb._board import BatchBoard, BatchProgress
+from mpnb._credentials import Credentials
+from mpnb._engine import Engine
+from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
+from mpnb._failures import safe_text
+from mpnb._job import Events, ExportJob
+from mpnb._ledger import Source
+from mpnb._limits import Quota, RateLimiter, limiter_for
+from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode
+from mpnb._result import ExportResult, Outcome, outcome_of
+from mpnb._spool import Spool, SpoolFolder
+from mpnb._store import MEMORY, Store, check_path, check_table_name, run
+
+Database = str | os.PathLike[str] | DuckDBPyConnection
+OnBatch = Callable[[BatchProgress], object]
+MODES = ("resume", "refresh", "new")
+
+# What this process exports now, and the lock under which an export plans and enters itself into a ledger.
+_running: set[str] = set()
+_registration = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Hold what a call asks for, checked."""
+
+    from_date: date
+    to_date: date
+    source: Source | None
+    database: Database
+    table: str
+    workers: int
+    chunk_days: int | Literal["auto"]
+    mode: Mode
+    late_days: int
+    on_batch: OnBatch | None
+    credentials: Credentials | None
+    quota: Quota | None
+    spool: Spool
+    events: tuple[str, ...] | None
+    where: str | None
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    from_date: date | str,
+    to_date: date | str,
+    *,
+    events: str | Sequence[str] | None = None,
+    where: str | None = None,
+    database: Database = "mixpanel.duckdb",
+    table: str = "events",
+    workers: int = 10,
+    chunk_days: int | Literal["auto"] = 7,
+    mode: Mode = "resume",
+    late_days: int = 5,
+    on_batch: OnBatch | None = None,
+    credentials: Credentials | None = None,
+    quota: Quota | None = None,
+    spool: Spool | None = None,
+) -> ExportPlan:
+    """
+    Show what ``export`` with the same arguments would do. It sends nothing and writes nothing.
+
+    Without credentials it plans all the same, as if the hour's quota were whole.
+
+    Raises:
+        PlanError: as ``export``.
+    """
+    asked = _check(
+        from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
+        credentials, quota, spool, needs_credentials=False,
+    )  # fmt: skip
+    limiter = _limiter(asked)
+    with _existing(asked.database) as store:
+        if store is None:
+            return _plan(asked, [], limiter)
+        with store.reading() as cursor:
+            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            _check_table(cursor, asked, held)
+            return _plan(asked, held, limiter)
+
+
+def start(
+    from_date: date | str,
+    to_date: date | str,
+    *,
+    events: str | Sequence[str] | None = None,
+    where: str | None = None,
+    database: Database = "mixpanel.duckdb",
+    table: str = "events",
+    workers: int = 10,
+    chunk_days: int | Literal["auto"] = 7,
+    mode: Mode = "resume",
+    late_days: int = 5,
+    on_batch: OnBatch | None = None,
+    credentials: Credentials | None = None,
+    quota: Quota | None = None,
+    spool: Spool | None = None,
+) -> ExportJob:
+    """
+    Start an export in the background and return at once.
+
+    Arguments and errors are those of ``export``. ``on_batch`` is called in one thread of its own, one call at a time.
+    """
+    asked = _check(
+        from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
+        credentials, quota, spool,
+    )  # fmt: skip
+    return _launch(asked, Store(asked.database), Events(asked.on_batch), in_background=asked.on_batch is not None)
+
+
+def export(
+    from_date: date | str,
+    to_date: date | str,
+    *,
+    events: str | Sequence[str] | None = None,
+    where: str | None = None,
+    database: Database = "mixpanel.duckdb",
+    table: str = "events",
+    workers: int = 10,
+    chunk_days: int | Literal["auto"] = 7,
+    mode: Mode = "resume",
+    late_days: int = 5,
+    on_batch: OnBatch | None = None,
+    credentials: Credentials | None = None,
+    quota: Quota | None = None,
+    spool: Spool | None = None,
+) -> ExportResult:
+    """
+    Fetch the events of a range of days into a DuckDB table, and wait until that is done.
+
+    Args:
+        from_date, to_date: first and last day, both inclusive, in UTC: a ``date``, ``"YYYY-MM-DD"``, ``"today"``,
+            ``"yesterday"`` or ``"30 days ago"``. A ``to_date`` after today is cut at today, with a warning.
+        events: names of the events to fetch, ``None`` for all.
+        where: Mixpanel's own filter expression, such as ``'properties["$os"] == "iOS"'``.
+        database: a path, ``":memory:"``, or an open DuckDB connection, which may go on being used meanwhile.
+        table: the table of events, made where it is missing. One table takes one project, ``events`` and ``where``.
+        workers: requests at once, 1–100.
+        chunk_days: days a batch, 1–100: one request, one transaction, one row of the ledger. ``"auto"`` takes the
+            smallest that fits what is left of the hour's quota.
+        mode: ``"resume"`` fetches the days that the table does not hold, and those fetched fewer than ``late_days``
+            days after their end; ``"refresh"`` fetches all days again, each batch in place of its old rows;
+            ``"new"`` wants an empty table.
+        late_days: for how long after a day events of it may still arrive, 0 or more.
+        on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
+            at a time. What it raises is reported once as a warning. Without it, progress goes to standard error.
+        credentials: of a service account; without, ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set
+            ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
+        quota: what the project was granted, for projects with more than Mixpanel's usual.
+        spool: where downloaded bodies wait to be written, and how many bytes of them.
+
+    Returns:
+        The result. Batches that failed do not stop the others: ``result.failures`` lists them, ``result.retry()``
+        fetches them again.
+
+    Raises:
+        PlanError: an argument cannot work; nothing was sent. ``CredentialsError``, ``DatabaseError`` and
+            ``TableError`` are of its kind.
+        ExportError: no batch is done, empty or skipped; it carries the result.
+        KeyboardInterrupt: it was interrupted. What had landed is kept, and the same call goes on from there.
+    """
+    asked = _check(
+        from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
+        credentials, quota, spool,
+    )  # fmt: skip
+    return _run(asked, Store(asked.database))
+
+
+def open_database(
+    database: Database = "mixpanel.duckdb", *, table: str | None = None, credentials: Credentials | None = None
+) -> ExportResult:
+    """
+    Read what is in a database already: all days of a table. It sends nothing and needs no credentials.
+
+    Args:
+        database: a path, ``":memory:"`` or an open DuckDB connection.
+        table: the table of events; needed only where the database has several.
+        credentials: for ``retry()``; without, those of the environment at that moment.
+
+    Raises:
+        DatabaseError: there is no database, or another process holds it.
+        TableError: it has no such table of events, or several to choose from.
+    """
+    store = Store(database, create=False)
+    try:
+        with store.reading() as cursor:
+            there = ledger.tables(cursor) if ledger.exists(cursor) else []
+            if there:
+                ledger.settle_dead(cursor, _running)
+        if not there:
+            raise TableError(f"{store.name} has no events yet: mpnb.export() brings some")
+        if table is None and len(there) > 1:
+            raise TableError(f"{store.name} has several tables: pass table= one of {', '.join(map(repr, there))}")
+        names = {name.lower(): name for name in there}
+        name = names.get((table or there[0]).lower())
+        if name is None:
+            raise TableError(f"{store.name} has no table {table!r} of events, but {', '.join(map(repr, there))}")
+        return ExportResult(
+            store=store,
+            table=name,
+            from_date=None,
+            to_date=None,
+            outcome=Outcome(),
+            retry=lambda result, **options: _retry(result, None, {"credentials": credentials, **options}),
+            call="db",
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _check(
+    from_date: date | str,
+    to_date: date | str,
+    events: str | Sequence[str] | None,
+    where: str | None,
+    database: Database,
+    table: str,
+    workers: int,
+    chunk_days: int | Literal["auto"],
+    mode: Mode,
+    late_days: int,
+    on_batch: OnBatch | None,
+    credentials: Credentials | None,
+    quota: Quota | None,
+    spool: Spool | None,
+    *,
+    needs_credentials: bool = True,
+) -> _Asked:
+    now = planning.today()
+    first = planning.parse_date(from_date, name="from_date", now=now)
+    last = planning.parse_date(to_date, name="to_date", now=now)
+    if first > last:
+        raise PlanError(f"from_date {first} is after to_date {last}")
+    if first > now:
+        raise PlanError(f"from_date {first} is after today, {now} in UTC")
+    notes: tuple[str, ...] = ()
+    if last > now:
+        notes = (f"to_date {last} is after today: cut at {now}",)
+        warnings.warn(notes[0], UserWarning, stacklevel=3)
+        last = now
+    _check_number("workers", workers, 1, 100)
+    if chunk_days != "auto":
+        planning.check_chunk_days(chunk_days)
+    _check_number("late_days", late_days, 0, 36500)
+    if mode not in MODES:
+        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    if on_batch is not None and not callable(on_batch):
+        raise PlanError(f"on_batch is a function of a BatchProgress, not {on_batch!r}")
+    if quota is not None and not isinstance(quota, Quota):
+        raise PlanError(f"quota is an mpnb.Quota, not {quota!r}")
+    if spool is not None and not isinstance(spool, Spool):
+        raise PlanError(f"spool is an mpnb.Spool, not {spool!r}")
+    if where is not None and (not isinstance(where, str) or not where.strip()):
+        raise PlanError(f"where is a filter expression of Mixpanel's, not {where!r}")
+    names = _check_events(events)
+    name = check_table_name(table)
+    if credentials is None:
+        try:
+            credentials = Credentials.from_environment()
+        except CredentialsError:
+            if needs_credentials:
+                raise
+    elif not isinstance(credentials, Credentials):
+        raise CredentialsError("credentials is an mpnb.Credentials")
+    source = Source(credentials.project_id, names, where) if credentials else None
+    return _Asked(
+        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
+        spool or Spool(), names, where, notes,
+    )  # fmt: skip
+
+
+def _check_number(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
+
+
+def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if events is None:
+        return None
+    names = (events,) if isinstance(events, str) else tuple(events)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise PlanError(f"events is a list of names of events, or None for all, not {events!r}")
+    return tuple(dict.fromkeys(names))
+
+
+def _check_table(cursor: DuckDBPyConnection, asked: _Asked, held: Sequence[HeldBatch]) -> None:
+    if asked.source is not None:
+        ledger.check_source(cursor, asked.table, asked.source)
+    if asked.mode == "new" and held:
+        rows = sum(h.rows for h in held)
+        raise TableError(
+            f"table {asked.table!r} has {rows:,} events, and mode='new' wants an empty one: "
+            "pass another table=, or mode='resume' or 'refresh'"
+        )
+
+
+# --- from a plan to a job ------------------------------------------------------------------------------------------
+
+
+def _limiter(asked: _Asked) -> RateLimiter:
+    if asked.credentials is None:
+        return RateLimiter(asked.quota or Quota())
+    return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
+
+
+def _plan(asked: _Asked, held: Sequence[HeldBatch], limiter: RateLimiter) -> ExportPlan:
+    return planning.make_plan(
+        asked.from_date,
+        asked.to_date,
+        held,
+        mode=asked.mode,
+        late_days=asked.late_days,
+        chunk_days=asked.chunk_days,
+        quota_left=limiter.left(),
+        per_hour=limiter.quota.per_hour,
+        notes=asked.notes,
+    )
+
+
+@contextlib.contextmanager
+def _existing(database: Database) -> Iterator[Store | None]:
+    """Open a database for reading where there is one, and see that one could be made where there is none."""
+    if isinstance(database, str | os.PathLike) and os.fspath(database) != MEMORY:
+        path = Path(os.fspath(database))
+        if not path.exists():
+            check_path(path.absolute(), create=True)
+            yield None
+            return
+    with contextlib.closing(Store(database)) as store:
+        yield store
+
+
+def _launch(
+    asked: _Asked,
+    store: Store,
+    events: Events,
+    *,
+    in_background: bool,
+    make_plan: Callable[[DuckDBPyConnection], tuple[list[Batch], list[HeldBatch]]] | None = None,
+    whole: bool = False,
+) -> ExportJob:
+    """
+    Enter an export into the ledger and start it. The store is closed where that fails.
+
+    Args:
+        make_plan: decides on the batches to fetch and to leave; without it, the plan of what was asked.
+        whole: whether the result covers the whole ledger, not the days that were asked for.
+    """
+    assert asked.credentials is not None
+    assert asked.source is not None
+    export_id = uuid.uuid4().hex[:12]
+    limiter = _limiter(asked)
+    spool: SpoolFolder | None = None
+    try:
+        beside = store.path.parent if store.path else None
+        try:
+            spool = SpoolFolder(asked.spool, beside, export_id)
+        except OSError as error:
+            raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
+        with _registration, store.reading() as cursor:
+            if ledger.exists(cursor):
+                ledger.settle_dead(cursor, _running)
+                if ledger.unfinished_exports(cursor, asked.table):
+                    raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
+            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            _check_table(cursor, asked, held)
+            store.create_tables(asked.table)
+            if make_plan is not None:
+                batches, kept = make_plan(cursor)
+            else:
+                plan = _plan(asked, held, limiter)
+                batches, kept = list(plan.batches), list(plan.held)
+            run(cursor, "BEGIN")
+            ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)
+            run(cursor, "COMMIT")
+            _running.add(export_id)
+    except BaseException as error:
+        if spool is not None:
+            spool.close()
+        store.close()
+        if isinstance(error, duckdb.Error):
+            raise DatabaseError(f"{store.name} cannot be written: {safe_text(str(error))}") from None
+        raise
+
+    board = BatchBoard(events.put)
+    cells = sorted(
+        [(batch, batch_id, "queued", 0) for batch, batch_id in zip(batches, ids, strict=True)]
+        + [(Batch(h.from_date, h.to_date), h.batch_id, "skipped", h.rows) for h in kept],
+        key=lambda cell: cell[0].from_date,
+    )
+    indexes = board.add([(batch, status, rows) for batch, _, status, rows in cells])
+    engine = Engine(
+        export_id=export_id,
+        store=store,
+        table=asked.table,
+        source=asked.source,
+        credentials=asked.credentials,
+        limiter=limiter,
+        spool=spool,
+        board=board,
+        workers=asked.workers,
+        tasks=[
+            (index, batch, batch_id)
+            for index, (batch, batch_id, status, _) in zip(indexes, cells, strict=True)
+            if status == "queued"
+        ],
+    )
+
+    def make_result() -> ExportResult:
+        p = board.progress()
+        rejected = sum(cell.rejected for cell in board.cells())
+        return ExportResult(
+            store=store,
+            table=asked.table,
+            from_date=None if whole else asked.from_date,
+            to_date=None if whole else asked.to_date,
+            outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
+            retry=lambda result, **options: _retry(result, asked, options),
+            call="db" if whole else "result",
+        )
+
+    return ExportJob(
+        engine=engine,
+        board=board,
+        events=events,
+        store=store,
+        make_result=make_result,
+        on_end=lambda: _running.discard(export_id),
+        in_background=in_background,
+    )
+
+
+def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
+    """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
+    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
+    job = None
+    events = Events(show.on_batch)
+    try:
+        try:
+            job = _launch(asked, store, events, in_background=False, **more)
+            while events.dispatch(timeout=0.1):
+                show.tick(job.progress())
+            show.tick(job.progress())
+        finally:
+            show.close()
+        return job.result()
+    except KeyboardInterrupt:
+        if job is not None:
+            stopped = _end(job)
+            if stopped is not None:
+                line = stopped.stopped_line()
+                stopped.close()
+                raise KeyboardInterrupt(line) from None
+        raise
+
+
+def _end(job: ExportJob) -> ExportResult | None:
+    """Cancel a job and wait for its end, however often Ctrl-C is pressed meanwhile."""
+    job.cancel()
+    while True:
+        try:
+            return job.outcome()
+        except KeyboardInterrupt:
+            continue
+
+
+def _retry(result: ExportResult, asked: _Asked | None, options: dict[str, Any]) -> ExportResult:
+    """Fetch what is unmet of a result's days, each batch as it was, on the same database."""
+    allowed = ("workers", "on_batch", "credentials", "quota", "spool")
+    for name in options:
+        if name not in allowed:
+            raise TypeError(f"retry() takes {', '.join(allowed)}, not {name!r}")
+    given = {name: value for name, value in options.items() if value is not None}
+    store = result.share_store()
+    try:
+        with store.reading() as cursor:
+            source = ledger.source_of(cursor, result.table)
+            unmet = ledger.unmet_batches(cursor, result.table, result.from_date, result.to_date)
+        assert source is not None
+        if asked is None:
+            first = min((u.from_date for u in unmet), default=planning.today())
+            last = max((u.to_date for u in unmet), default=first)
+            asked = _Asked(
+                first, last, source, store.name, result.table, 10, 7, "resume", 5, None, None, None, Spool(),
+                source.events, source.where,
+            )  # fmt: skip
+        asked = replace(asked, **{"mode": "resume", **given})
+        if asked.credentials is None:
+            asked = replace(asked, credentials=Credentials.from_environment())
+        assert asked.credentials is not None
+        asked = replace(asked, source=Source(asked.credentials.project_id, source.events, source.where))
+        _check_number("workers", asked.workers, 1, 100)
+    except BaseException:
+        store.close()
+        raise
+
+    def make_plan(cursor: DuckDBPyConnection) -> tuple[list[Batch], list[HeldBatch]]:
+        return planning.plan_again(unmet, ledger.held_batches(cursor, asked.table))
+
+    return _run(asked, store, make_plan=make_plan, whole=result.from_date is None)

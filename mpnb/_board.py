@@ -1,0 +1,193 @@
+"""
+The state of every batch, in one place.
+
+Workers and the writer write it, the callback, the text line and the panel read it. It knows nothing of who reads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+from mpnb._plan import Batch
+
+# In the order in which the panel's bytes count them: a byte a batch is its place here.
+STATUSES = ("queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled")
+ENDED = frozenset(STATUSES[4:])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """
+    Show one batch at one moment: what ``on_batch`` gets at every change of state.
+
+    Attributes:
+        index: place of the batch, from 0, in date order (batches that were split off come last).
+        total: number of batches of the export, skipped ones included.
+        from_date, to_date: first and last day, both inclusive.
+        status: ``queued``, ``waiting`` (for the quota or after a fault), ``fetching``, ``writing``, ``done``,
+            ``empty``, ``skipped`` (in the table already), ``failed`` or ``cancelled``.
+        rows: events in the table, 0 until ``done``.
+        bytes: received in this attempt, compressed.
+        attempt: 0 before the first request, then 1–4.
+        error: what went wrong last, or ``None``.
+        until: seconds since the epoch at which a ``waiting`` ends, ``None`` where that is not known.
+        http_status: of the last answer, or ``None``.
+        rejected: lines that are not events.
+        seconds: from the batch's first request to its end, or to now.
+    """
+
+    index: int
+    total: int
+    from_date: date
+    to_date: date
+    status: str = "queued"
+    rows: int = 0
+    bytes: int = 0
+    attempt: int = 0
+    error: str | None = None
+    until: float | None = None
+    http_status: int | None = None
+    rejected: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """
+    Show a whole export at one moment.
+
+    Attributes:
+        total: batches, skipped ones included.
+        counts: batches by status; a status without batches is left out.
+        rows: events written by this call.
+        bytes: received, compressed, all attempts.
+        elapsed: seconds since the start, to the end where it has ended.
+        in_flight: batches whose request is under way.
+        waiting_until: seconds since the epoch at which the first waiting batch goes on, or ``None``.
+        finished: whether every batch has ended.
+    """
+
+    total: int
+    counts: dict[str, int]
+    rows: int
+    bytes: int
+    elapsed: float
+    in_flight: int
+    waiting_until: float | None
+    finished: bool
+
+    @property
+    def ended(self) -> int:
+        """Count the batches that have ended, well or not."""
+        return sum(n for status, n in self.counts.items() if status in ENDED)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Guess the time left from the batches that ended, ``None`` until that means something."""
+        ended = sum(self.counts.get(status, 0) for status in ("done", "empty", "failed"))
+        left = self.total - self.ended
+        if self.finished or ended < 3 or not left:
+            return None
+        return self.elapsed / ended * left
+
+
+class BatchBoard:
+    """
+    Own the state of every batch of one export. Any thread may call any method.
+
+    Args:
+        listener: gets a ``BatchProgress`` for every change of status, in order, while the board's lock is held: it
+            must only put it somewhere.
+    """
+
+    def __init__(self, listener: Callable[[BatchProgress], object]) -> None:
+        self._lock = threading.Lock()
+        self._listener = listener
+        self._cells: list[BatchProgress] = []
+        self._began: dict[int, float] = {}
+        self._started = time.monotonic()
+        self._finished: float | None = None
+        self._received = 0
+        self.version = 0
+
+    def add(self, batches: Sequence[tuple[Batch, str, int]]) -> range:
+        """
+        Add batches with their first status and rows, and give their indexes.
+
+        A status of ``"skipped"`` comes with the rows that are in the table.
+        """
+        with self._lock:
+            first, total = len(self._cells), len(self._cells) + len(batches)
+            self._cells = [replace(cell, total=total) for cell in self._cells]
+            for index, (batch, status, rows) in enumerate(batches, first):
+                cell = BatchProgress(index, total, batch.from_date, batch.to_date, status, rows)
+                self._cells.append(cell)
+                self._listener(cell)
+            self.version += 1
+            return range(first, total)
+
+    def set(self, index: int, status: str, **changes: object) -> None:
+        """Give a batch a status, and whatever else of ``BatchProgress`` changes with it."""
+        with self._lock:
+            if status in ("waiting", "fetching"):
+                self._began.setdefault(index, time.monotonic())
+            until = changes.pop("until", None)
+            seconds = self._seconds(index)
+            cell = replace(self._cells[index], status=status, until=until, seconds=seconds, **changes)  # type: ignore[arg-type]
+            self._cells[index] = cell
+            self.version += 1
+            self._listener(cell)
+
+    def received(self, index: int, size: int) -> None:
+        """Note how many bytes of a batch have arrived in this attempt."""
+        with self._lock:
+            cell = self._cells[index]
+            self._received += size - cell.bytes if size >= cell.bytes else size
+            self._cells[index] = replace(cell, bytes=size)
+            self.version += 1
+
+    def finish(self) -> None:
+        """Stop the clock."""
+        with self._lock:
+            self._finished = time.monotonic()
+            self.version += 1
+
+    def _seconds(self, index: int) -> float:
+        return time.monotonic() - self._began[index] if index in self._began else 0.0
+
+    def cell(self, index: int) -> BatchProgress:
+        """Give one batch as it is now."""
+        with self._lock:
+            cell = self._cells[index]
+            return cell if cell.status in ENDED else replace(cell, seconds=self._seconds(index))
+
+    def cells(self) -> list[BatchProgress]:
+        """Give every batch as it is now, in the order of their indexes."""
+        with self._lock:
+            return list(self._cells)
+
+    def progress(self) -> JobProgress:
+        """Sum up all batches as they are now."""
+        with self._lock:
+            counts: dict[str, int] = {}
+            rows = 0
+            untils = []
+            for cell in self._cells:
+                counts[cell.status] = counts.get(cell.status, 0) + 1
+                rows += cell.rows if cell.status == "done" else 0
+                if cell.status == "waiting" and cell.until:
+                    untils.append(cell.until)
+            return JobProgress(
+                total=len(self._cells),
+                counts=counts,
+                rows=rows,
+                bytes=self._received,
+                elapsed=(self._finished or time.monotonic()) - self._started,
+                in_flight=counts.get("fetching", 0),
+                waiting_until=min(untils, default=None),
+                finished=self._finished is not None,
+            )

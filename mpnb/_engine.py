@@ -1,0 +1,430 @@
+"""
+The way of a batch, from request to table: a pool of workers, a bounded queue, one writer.
+
+    coordinator ──► ThreadPoolExecutor ── each worker: budget, quota, request, verified spool ──► queue ──► writer
+
+The coordinator starts and ends everything, the workers fetch, the writer writes; each tells the board what it does.
+``_fetch`` is where a batch begins, ``_on_landed`` and ``_lose`` are where it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import tenacity
+
+from mpnb import _ledger as ledger
+from mpnb._board import BatchBoard
+from mpnb._client import Connection, FetchError, Request, tls_context
+from mpnb._credentials import Credentials
+from mpnb._errors import MpnbError
+from mpnb._failures import HINTS, Failure, failure, safe_text, utc_now
+from mpnb._ledger import Source
+from mpnb._limits import HOUR, Cancelled, RateLimiter
+from mpnb._plan import Batch
+from mpnb._spool import DiskFull, SpoolFolder
+from mpnb._store import Store, run
+from mpnb._verify import Body
+from mpnb._writer import Fetched, Landed, Lost, Split, WriteError, Writer
+
+MAX_ATTEMPTS = 4
+# Before the second attempt; doubled before each further one, with jitter of as much again.
+BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+# A full hour may empty at its very end: three waits of 1, 5 and 25 times the first reach past it.
+HOUR_FULL_FACTOR = 5.0
+# How long a cancelled export waits for threads that should end at once, and lets a write that is nearly done be done.
+CANCEL_SECONDS = 1.2
+WRITE_GRACE_SECONDS = 0.4
+
+log = logging.getLogger("mpnb")
+
+
+@dataclass(slots=True)
+class _Task:
+    """Hold a batch that has not ended yet. Its worker owns it, then the writer."""
+
+    batch: Batch
+    batch_id: int
+    attempts: int = 0
+    size: int = 0
+    started_at: datetime | None = None
+    fetched: bool = False
+
+
+class Engine:
+    """
+    Run one export. ``run`` is the coordinator's thread; ``cancel`` is for any thread.
+
+    Args:
+        store: the database, with its tables made and the batches registered.
+        tasks: of each batch its index on the board, itself, and its id in the ledger.
+    """
+
+    def __init__(
+        self,
+        *,
+        export_id: str,
+        store: Store,
+        table: str,
+        source: Source,
+        credentials: Credentials,
+        limiter: RateLimiter,
+        spool: SpoolFolder,
+        board: BatchBoard,
+        workers: int,
+        tasks: list[tuple[int, Batch, int]],
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._credentials = credentials
+        self._limiter = limiter
+        self._spool = spool
+        self._board = board
+        self._workers = workers
+        self._changed = threading.Condition()
+        self._tasks = {index: _Task(batch, batch_id) for index, batch, batch_id in tasks}
+        self._active: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._tls = tls_context(credentials)
+        self._cancelled_at: float | None = None
+        self._stopping = threading.Event()  # no further request: it was cancelled, or a fault would hit every batch
+        self._halted_by: Failure | None = None
+        self._aborting = False
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
+        self._writer = Writer(store, table, export_id, source, on_writing=self._on_writing, on_landed=self._on_landed)
+
+    # --- the coordinator -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the export to its end, and leave every batch in the ledger as it ended."""
+        self._writer.start()
+        try:
+            for index in list(self._tasks):
+                self._pool.submit(self._fetch, index)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._tasks or self._stopping.is_set())
+        finally:
+            self._stopping.set()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._wake()
+            self._wait_for_workers()
+            self._end_writer()
+            self._close_out()
+            with self._changed:
+                idle, self._idle = self._idle, []
+            for connection in idle:
+                connection.close()
+            self._spool.close()
+            self._board.finish()
+
+    def cancel(self) -> None:
+        """Stop as soon as possible: keep what is done, drop the rest. Any thread may call it; it returns at once."""
+        with self._changed:
+            self._cancelled_at = self._cancelled_at or time.monotonic()
+        self._stop(abort=True)
+
+    @property
+    def cancelled(self) -> bool:
+        """Say whether ``cancel()`` was called."""
+        return self._cancelled_at is not None
+
+    @property
+    def halted_by(self) -> Failure | None:
+        """Give the fault that would have hit every batch, and so ended the export."""
+        return self._halted_by
+
+    def _wait_for_workers(self) -> None:
+        """Wait for the requests under way. When they are aborted, leave those that still connect behind."""
+        deadline = None
+        while True:
+            with self._changed:
+                active = set(self._active)
+                if not active:
+                    break
+                if self._aborting:
+                    deadline = deadline or time.monotonic() + CANCEL_SECONDS
+                    if all(connection.connecting for connection in active) or time.monotonic() > deadline:
+                        return
+                self._changed.wait(0.05 if self._aborting else None)
+            if self._aborting:
+                for connection in active:
+                    connection.abort()
+                self._press_writer()
+        self._pool.shutdown(wait=True)
+
+    def _press_writer(self) -> None:
+        """Interrupt the writer when the export was cancelled and it had its moment to be done."""
+        if self._cancelled_at is not None and time.monotonic() > self._cancelled_at + WRITE_GRACE_SECONDS:
+            self._writer.interrupt()
+
+    def _end_writer(self) -> None:
+        pill = threading.Thread(target=self._writer.finish, name="mpnb-pill")
+        pill.start()  # the queue may be full
+        while self._writer.is_alive():
+            self._writer.join(0.05)
+            self._press_writer()
+        pill.join()
+
+    def _close_out(self) -> None:
+        """Note in the ledger what became of the batches that did not come to their end."""
+        with self._changed:
+            left, self._tasks = self._tasks, {}
+        if self.cancelled:
+            status, why = "cancelled", Failure("cancelled", "the export was cancelled", hint=HINTS["cancelled"])
+        else:
+            status = "failed"
+            why = self._halted_by or failure("write", "the export ended before this batch did")
+        lost = [
+            Lost(task.batch_id, why, task.size, task.attempts, task.started_at)
+            for task in left.values()
+            if task.attempts
+        ]
+        try:
+            with self._reopened_if_broken().reading() as cursor:
+                run(cursor, "BEGIN")
+                # Those that were tried say so, each for itself; the others go in one statement.
+                ledger.unmet(cursor, [task.batch_id for task in left.values() if not task.attempts], status, why)
+                for status_of, items in ((status, lost), ("failed", self._writer.not_noted)):
+                    for item in items:
+                        ledger.unmet(
+                            cursor,
+                            [item.batch_id],
+                            status_of,
+                            item.failure,
+                            size=item.size,
+                            attempts=item.attempts,
+                            started_at=item.started_at,
+                        )
+                run(cursor, "COMMIT")
+        except (duckdb.Error, MpnbError) as error:
+            log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
+        for index in left:
+            self._board.set(index, status, error=str(why))
+
+    def _reopened_if_broken(self) -> Store:
+        if self._store.broken:
+            self._store.reopen()
+        return self._store
+
+    # --- what any thread may do ----------------------------------------------------------------------------------
+
+    def _stop(self, *, abort: bool) -> None:
+        with self._changed:
+            self._aborting = self._aborting or abort
+            self._stopping.set()
+            active = set(self._active) if abort else set()
+            self._changed.notify_all()
+        for connection in active:
+            connection.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._limiter.wake()
+        self._spool.wake()
+
+    def _halt(self, why: Failure, *, abort: bool) -> None:
+        """End the export with one error, where every other batch would meet the same."""
+        with self._changed:
+            self._halted_by = self._halted_by or why
+        self._stop(abort=abort)
+
+    def _is_aborting(self) -> bool:
+        return self._aborting
+
+    def _end(self, index: int) -> None:
+        with self._changed:
+            self._tasks.pop(index, None)
+            self._changed.notify_all()
+
+    # --- the workers ---------------------------------------------------------------------------------------------
+
+    def _fetch(self, index: int) -> None:
+        """Bring one batch to the writer, or to the ledger as failed. What a stop leaves is closed out at the end."""
+        with self._changed:
+            task = self._tasks.get(index)
+            if task is None or self._stopping.is_set():
+                return
+            connection = self._idle.pop() if self._idle else Connection(self._credentials, self._tls)
+            self._active.add(connection)
+        try:
+            self._fetch_with(connection, index, task)
+        except Cancelled:
+            pass
+        except Exception as error:
+            log.exception("a worker met what it did not expect")
+            why = f"unexpected {type(error).__name__}: {error}"
+            self._lose(index, task, failure("write", safe_text(why, [self._credentials.secret])))
+        finally:
+            with self._changed:
+                self._active.discard(connection)
+                late = self._stopping.is_set()
+                if not late:
+                    self._idle.append(connection)
+                self._changed.notify_all()
+            if late:
+                connection.close()
+
+    def _fetch_with(self, connection: Connection, index: int, task: _Task) -> None:
+        path = self._spool.path / f"{task.batch_id}.jsonl"
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            retry=tenacity.retry_if_exception(_is_worth_another),
+            wait=self._seconds_until_next,
+            sleep=self._sleep,
+            before_sleep=lambda state: self._before_sleep(index, state),
+            reraise=True,
+        )
+        try:
+            for attempt in retrying:
+                with attempt:
+                    body = self._attempt(connection, index, task)
+        except FetchError as error:
+            self._spool.remove(path)
+            why = error.failure
+            if why.too_large and task.batch.days > 1:
+                self._writer.put(Split(task.batch_id, task.batch, lambda parts: self._on_split(index, why, parts)))
+                return
+            self._lose(index, task, why)
+            if why.hits_all:
+                self._halt(why, abort=why.kind == "write")
+            return
+        except BaseException:
+            self._spool.remove(path)
+            raise
+        self._spool.finish(path)
+        task.fetched = True
+        self._board.set(index, "writing")
+        self._writer.put(Fetched(index, task.batch_id, task.batch, path, body, task.attempts, task.started_at))
+
+    def _attempt(self, connection: Connection, index: int, task: _Task) -> Body:
+        """Send one request, once the budget and the quota let it."""
+        try:
+            self._spool.wait_for_room(self._stopping.is_set)
+        except (DiskFull, OSError) as error:
+            hint = "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry."
+            message = safe_text(str(error))
+            raise FetchError(failure("write", message, retryable=False, hits_all=True, hint=hint)) from None
+        tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
+        with self._limiter.slot(self._stopping.is_set, tell):
+            task.attempts += 1
+            task.started_at = task.started_at or utc_now()
+            self._board.set(index, "fetching", attempt=task.attempts, bytes=0)
+            request = Request(
+                task.batch.from_date.isoformat(),
+                task.batch.to_date.isoformat(),
+                self._credentials.project_id,
+                self._source.events,
+                self._source.where,
+            )
+
+            def received(size: int) -> None:
+                task.size = size
+                self._board.received(index, size)
+
+            return connection.fetch(
+                request,
+                self._spool,
+                f"{task.batch_id}.jsonl",
+                is_cancelled=self._is_aborting,
+                on_answer=lambda status: self._board.set(index, "fetching", http_status=status),
+                on_bytes=received,
+            )
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
+    def _seconds_until_next(self, state: tenacity.RetryCallState) -> float:
+        """Give the wait before the next attempt; after a 429 all requests of the project wait, at the limiter."""
+        why = _failure_of(state)
+        first, factor, longest = BACKOFF_SECONDS, 2.0, MAX_BACKOFF_SECONDS
+        if why.queries_over:
+            first, factor, longest = why.queries_over * HOUR / self._limiter.quota.per_hour, HOUR_FULL_FACTOR, HOUR
+        backoff = tenacity.wait_exponential_jitter(
+            initial=first, exp_base=factor, max=longest, jitter=min(first, BACKOFF_SECONDS)
+        )
+        seconds = backoff(state) if why.wait is None else why.wait
+        if why.kind == "rate_limit":
+            self._limiter.cool_down(seconds)
+            return 0.0
+        return seconds
+
+    def _before_sleep(self, index: int, state: tenacity.RetryCallState) -> None:
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        until = time.time() + seconds if seconds else None
+        self._board.set(index, "waiting", until=until, error=str(_failure_of(state)), bytes=0)
+
+    # --- how a batch ends ----------------------------------------------------------------------------------------
+
+    def _lose(self, index: int, task: _Task, why: Failure) -> None:
+        self._writer.put(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
+        self._board.set(index, "failed", error=str(why), http_status=why.http_status)
+        self._end(index)
+
+    def _on_split(self, index: int, why: Failure, parts: list[tuple[Batch, int]]) -> None:
+        """Go on with the days of a batch that was too large. In the writer's thread."""
+        with self._changed:
+            task = self._tasks[index]
+        if not parts:
+            self._note_unsplit(index, task, why)
+            return
+        (first, first_id), *others = parts
+        self._board.set(
+            index, "queued", from_date=first.from_date, to_date=first.to_date, attempt=0, bytes=0, error=str(why)
+        )
+        indexes = self._board.add([(batch, "queued", 0) for batch, _ in others])
+        with self._changed:
+            self._tasks[index] = _Task(first, first_id)
+            for i, (batch, batch_id) in zip(indexes, others, strict=True):
+                self._tasks[i] = _Task(batch, batch_id)
+            if not self._stopping.is_set():
+                for i in (index, *indexes):
+                    self._pool.submit(self._fetch, i)
+
+    def _note_unsplit(self, index: int, task: _Task, why: Failure) -> None:
+        # Not by the queue: the writer would wait for itself.
+        self._writer.note(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
+        self._board.set(index, "failed", error=str(why), http_status=why.http_status)
+        self._end(index)
+
+    def _on_writing(self, item: Fetched) -> bool:
+        if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):
+            self._spool.remove(item.path)
+            return False
+        return True
+
+    def _on_landed(self, item: Fetched, outcome: Landed | WriteError) -> None:
+        """Tell the board what became of a batch that was written. In the writer's thread."""
+        self._spool.remove(item.path)
+        if isinstance(outcome, Landed):
+            self._board.set(
+                item.index, outcome.status, rows=outcome.rows, rejected=outcome.rejected, error=None, http_status=200
+            )
+            self._end(item.index)
+            return
+        why = outcome.failure
+        if why.kind == "cancelled":
+            return  # closed out with the others
+        if outcome.fatal:
+            self._store.broken = True
+        self._writer.note(Lost(item.batch_id, why, item.body.size, item.attempts, item.started_at))
+        self._board.set(item.index, "failed", error=str(why), http_status=200)
+        self._end(item.index)
+        if why.hits_all:
+            self._halt(why, abort=True)
+
+
+def _failure_of(state: tenacity.RetryCallState) -> Failure:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, FetchError)
+    return error.failure
+
+
+def _is_worth_another(error: BaseException) -> bool:
+    return isinstance(error, FetchError) and error.failure.retryable and not error.failure.hits_all

@@ -1,0 +1,162 @@
+"""What can go wrong with a batch: its kind, whether it is worth another attempt, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
+MAX_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    Say what went wrong with a batch.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        message: the server's own words, or ours, without secrets and control characters.
+        http_status: of the answer, ``None`` where there was none.
+        retryable: whether the same request may succeed later, without a change.
+        hint: what to do, one sentence.
+        hits_all: every other batch would fail in the same way.
+        too_large: fewer days at once may get through.
+        wait: seconds to wait before the next attempt as the server asked, ``None`` for a backoff.
+        queries_over: of a 429, by how many queries the rolling hour was over its limit, 0 where it was not.
+    """
+
+    kind: str
+    message: str
+    http_status: int | None = None
+    retryable: bool = True
+    hint: str = ""
+    hits_all: bool = False
+    too_large: bool = False
+    wait: float | None = None
+    queries_over: int = 0
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        status = f"HTTP {self.http_status}: " if self.http_status else ""
+        return f"{status}{self.message}"
+
+
+HINTS = {
+    "rate_limit": "Mixpanel's quota is spent, perhaps by a colleague: retry in an hour.",
+    "timeout": "Mixpanel did not answer in time: retry, with a smaller chunk_days if it happens again.",
+    "connection": "The connection broke: check the network, then retry.",
+    "truncated": "The answer was cut short and none of it was kept: retry, with a smaller chunk_days if it goes on.",
+    "http": "Mixpanel refused the request: its message says why.",
+    "decode": "The answer was damaged on its way and none of it was kept: retry.",
+    "write": "The batch could not be written: mend what the message says, then retry.",
+    "auth": "Mixpanel refused the credentials: check the service account, its project and MP_REGION.",
+    "cancelled": "It was stopped before this batch was done: retry to go on.",
+}
+
+
+def failure(kind: str, message: str, **more: object) -> Failure:
+    """Make a failure with the usual hint of its kind."""
+    return Failure(kind, message, **{"hint": HINTS[kind], **more})  # type: ignore[arg-type]
+
+
+def from_answer(
+    status: int, body: bytes, retry_after: str | None, *, where: str | None, asks_for_today: bool, now: float
+) -> Failure:
+    """
+    Judge an answer that is not a 200.
+
+    Args:
+        body: its first kilobytes, decompressed.
+        retry_after: the header, in seconds or as an HTTP date.
+        where: the filter of the export: a 400 that is not about dates or size is then about the filter.
+        asks_for_today: whether the request's last day is today in UTC.
+        now: seconds since the epoch.
+
+    Mixpanel's answers: https://developer.mixpanel.com/reference/raw-event-export
+    """
+    message = error_text(body) or "no message"
+    lower = message.lower()
+    if status == 429 or (status == 504 and "too many requests" in lower):
+        wait, over = _seconds(retry_after, now), _queries_over(lower)
+        return failure("rate_limit", message, http_status=status, wait=wait, queries_over=over)
+    if status in (401, 403) or (status == 400 and "authenticate" in lower):
+        return failure("auth", message, http_status=status, retryable=False, hits_all=True)
+    if status == 402:
+        hint = "The project's plan does not include raw exports: ask its owner."
+        return failure("http", message, http_status=status, retryable=False, hits_all=True, hint=hint)
+    if status == 404:
+        hint = "The address has no export API: check MP_REGION and MP_API_BASE_URL."
+        return failure("http", message, http_status=status, retryable=False, hits_all=True, hint=hint)
+    if status == 413 or (status == 400 and "too large" in lower):
+        hint = "A single day is too large to export: ask for fewer events with events= or where=."
+        return failure("http", message, http_status=status, retryable=False, hint=hint, too_large=True)
+    if status == 400 and "later than today" in lower:
+        hint = "The day has not begun in the project's time zone: retry later."
+        return failure("http", message, http_status=status, hint=hint, retryable=False, too_large=asks_for_today)
+    if status == 400:
+        about_filter = where is not None and "date" not in lower
+        hint = "Check the where= expression." if about_filter else HINTS["http"]
+        return failure("http", message, http_status=status, retryable=False, hits_all=about_filter, hint=hint)
+    if status >= 500 or status in (408, 425) or 200 <= status < 300:
+        hint = "Mixpanel had a problem of its own: retry in some minutes."
+        return failure("http", message, http_status=status, hint=hint, wait=_seconds(retry_after, now))
+    return failure("http", message, http_status=status, retryable=False)
+
+
+def error_text(body: bytes) -> str:
+    """Take the message out of an error body, which is JSON with ``error`` or plain text, as one short safe line."""
+    text = body.decode("utf-8", errors="replace")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        text = next((v for key in ("error", "message") if isinstance(v := value.get(key), str) and v), text)
+    # A load balancer's page: its words are enough.
+    return safe_text(re.sub(r"<[^>]{1,200}>", " ", text) if text.lstrip()[:1] == "<" else text)
+
+
+def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
+    """
+    Make one short line of foreign text: no secrets, and control and direction characters written out.
+
+    A terminal would obey an escape sequence, and a right-to-left mark turns a message around.
+    """
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "•••")
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+def _seconds(retry_after: str | None, now: float) -> float | None:
+    """Read ``Retry-After``: seconds or an HTTP date (RFC 9110, 10.2.3). More than two hours is taken for two."""
+    if not retry_after:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    # Not nan, and not for ever.
+    return min(max(seconds, 0.0), 7200.0) if seconds == seconds else None
+
+
+def _queries_over(message: str) -> int:
+    """Count from ``61/60 queries running in the last hour`` how many must leave that hour before one may start."""
+    match = re.search(r"(\d{1,9})/(\d{1,9}) queries running in the last hour", message)
+    return max(0, int(match[1]) - int(match[2]) + 1) if match else 0
+
+
+def utc_now() -> datetime:
+    """Give the time in UTC as DuckDB's ``TIMESTAMP`` keeps it, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,244 @@
+"""
+The ledger: one row a batch, in the database itself, so that what is there and what went wrong is a query.
+
+Of one table, the rows that are ``done`` or ``empty`` never overlap in days. Every function takes the cursor of the
+thread that calls it; those that write are called within a transaction of their caller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._errors import TableError
+from mpnb._failures import HINTS, Failure, utc_now
+from mpnb._plan import Batch, HeldBatch, Unmet
+from mpnb._store import LEDGER, REJECTED, columns_of, quoted, run
+
+HELD = "('done', 'empty')"
+UNMET = "('failed', 'cancelled')"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Say where the events of a table come from: a table has one source alone."""
+
+    project_id: str
+    events: tuple[str, ...] | None = None
+    where: str | None = None
+
+    @property
+    def event_filter(self) -> str | None:
+        """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
+        return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        events = "all events" if self.events is None else f"events {', '.join(map(repr, sorted(self.events)))}"
+        return f"project {self.project_id}, {events}" + (f", where {self.where}" if self.where else "")
+
+
+def exists(cursor: DuckDBPyConnection) -> bool:
+    """Say whether the database has a ledger."""
+    return columns_of(cursor, LEDGER) is not None
+
+
+def tables(cursor: DuckDBPyConnection) -> list[str]:
+    """Give the tables of events that the ledger knows, in order."""
+    return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name")]
+
+
+def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
+    """Give the source of a table, ``None`` where the ledger has no batch of it."""
+    rows = run(
+        cursor,
+        f"SELECT project_id, event_filter, where_filter FROM {LEDGER} WHERE lower(table_name) = lower(?) LIMIT 1",
+        [table],
+    )
+    if not rows:
+        return None
+    project_id, events, where = rows[0]
+    return Source(project_id, None if events is None else tuple(json.loads(events)), where)
+
+
+def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None:
+    """
+    See that a table may take events of this source.
+
+    Raises:
+        TableError: it holds another source, or rows that the ledger knows nothing of.
+    """
+    there = source_of(cursor, table) if exists(cursor) else None
+    if there is None:
+        if columns_of(cursor, table) is not None:
+            [(rows,)] = run(cursor, f"SELECT count(*) FROM {quoted(table)}")
+            if rows:
+                raise TableError(f"table {table!r} has {rows:,} rows that are not mpnb's: pass another table=")
+    elif (there.project_id, there.event_filter, there.where) != (source.project_id, source.event_filter, source.where):
+        raise TableError(
+            f"table {table!r} holds {there}; this call asks for {source}: pass another table= or another database="
+        )
+
+
+def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
+    """Give the batches that the table has, in date order."""
+    rows = run(
+        cursor,
+        f"SELECT batch_id, from_date, to_date, rows, finished_at FROM {LEDGER}"
+        f" WHERE lower(table_name) = lower(?) AND status IN {HELD} ORDER BY from_date",
+        [table],
+    )
+    return [HeldBatch(*row) for row in rows]
+
+
+def unmet_batches(cursor: DuckDBPyConnection, table: str, first: date | None, last: date | None) -> list[Unmet]:
+    """Give the batches that failed or were cancelled and overlap a range of days, or all, in date order."""
+    rows = run(
+        cursor,
+        f"SELECT batch_id, from_date, to_date, created_at FROM {LEDGER} WHERE lower(table_name) = lower(?)"
+        f" AND status IN {UNMET} AND from_date <= ? AND to_date >= ? ORDER BY from_date, to_date",
+        [table, last or date.max, first or date.min],
+    )
+    return [Unmet(*row) for row in rows]
+
+
+def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
+    """Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process."""
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = 'cancelled', kind = 'cancelled', retryable = true, hint = ?,"
+        " message = 'the process that exported it ended', finished_at = ?"
+        " WHERE status NOT IN ('done', 'empty', 'failed', 'cancelled') AND NOT list_contains(?, export_id)",
+        [HINTS["cancelled"], utc_now(), list(running)],
+    )
+
+
+def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
+    """Give the ids of exports that have batches of this table under way."""
+    rows = run(
+        cursor,
+        f"SELECT DISTINCT export_id FROM {LEDGER} WHERE lower(table_name) = lower(?)"
+        " AND status NOT IN ('done', 'empty', 'failed', 'cancelled')",
+        [table],
+    )
+    return {export_id for (export_id,) in rows}
+
+
+def register(
+    cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
+) -> list[int]:
+    """Add batches that are to be fetched, in place of failed ones whose days are among theirs, and give their ids."""
+    if not batches:
+        return []
+    [(first,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) + 1 FROM {LEDGER}")
+    ids = list(range(first, first + len(batches)))
+    # One statement for all: 5,000 of them one by one take seconds.
+    run(
+        cursor,
+        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest(?::DATE[]) AS first, unnest(?::DATE[]) AS last) AS b"
+        f" WHERE lower(f.table_name) = lower(?) AND f.status IN {UNMET}"
+        " AND f.from_date >= b.first AND f.to_date <= b.last",
+        [[batch.from_date for batch in batches], [batch.to_date for batch in batches], table],
+    )
+    run(
+        cursor,
+        f"INSERT INTO {LEDGER} BY NAME SELECT unnest(?::BIGINT[]) AS batch_id, ? AS export_id, ? AS table_name,"
+        " ? AS project_id, ? AS event_filter, ? AS where_filter, unnest(?::DATE[]) AS from_date,"
+        " unnest(?::DATE[]) AS to_date, 'queued' AS status, 0 AS rows, 0 AS rejected, 0 AS bytes, 0 AS attempts,"
+        " ?::TIMESTAMP AS created_at",
+        [
+            ids,
+            export_id,
+            table,
+            source.project_id,
+            source.event_filter,
+            source.where,
+            [batch.from_date for batch in batches],
+            [batch.to_date for batch in batches],
+            utc_now(),
+        ],
+    )
+    return ids
+
+
+def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> None:
+    """Delete batches with their rows and rejected lines."""
+    for name in (table, REJECTED, LEDGER):
+        mine = "" if name == table else " AND lower(table_name) = lower(?)"
+        parameters: list[object] = [list(batch_ids)] + ([table] if mine else [])
+        run(cursor, f"DELETE FROM {quoted(name)} WHERE list_contains(?, batch_id){mine}", parameters)
+
+
+def landed(
+    cursor: DuckDBPyConnection,
+    batch_id: int,
+    table: str,
+    batch: Batch,
+    *,
+    rows: int,
+    rejected: int,
+    size: int,
+    attempts: int,
+    started_at: datetime | None,
+) -> str:
+    """Mark a batch as done or empty, drop the failures that it makes up for, and give its status."""
+    status = "done" if rows or rejected else "empty"
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = ?, rows = ?, rejected = ?, bytes = ?, attempts = ?, http_status = 200,"
+        " kind = NULL, message = NULL, retryable = NULL, hint = NULL, started_at = ?, finished_at = ?"
+        " WHERE batch_id = ?",
+        [status, rows, rejected, size, attempts, started_at, utc_now(), batch_id],
+    )
+    # A failure is made up for when every one of its days was fetched after it was wanted.
+    run(
+        cursor,
+        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower(?) AND f.status IN {UNMET}"
+        " AND f.from_date <= ? AND f.to_date >= ? AND f.to_date - f.from_date + 1 <= ("
+        " SELECT coalesce(sum(least(h.to_date, f.to_date) - greatest(h.from_date, f.from_date) + 1), 0)"
+        f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower(?) AND h.status IN {HELD}"
+        " AND h.finished_at > f.created_at AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
+        [table, batch.to_date, batch.from_date, table],
+    )
+    return status
+
+
+def unmet(
+    cursor: DuckDBPyConnection,
+    batch_ids: Sequence[int],
+    status: str,
+    failure: Failure,
+    *,
+    size: int = 0,
+    attempts: int = 0,
+    started_at: datetime | None = None,
+) -> None:
+    """Mark batches as failed or cancelled, and why."""
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?, bytes = ?,"
+        " attempts = ?, started_at = ?, finished_at = ? WHERE list_contains(?, batch_id)",
+        [
+            status,
+            failure.kind,
+            failure.http_status,
+            failure.message,
+            failure.retryable,
+            failure.hint,
+            size,
+            attempts,
+            started_at,
+            utc_now(),
+            list(batch_ids),
+        ],
+    )
+
+
+def status_of(cursor: DuckDBPyConnection, batch_id: int) -> tuple[str, int, int] | None:
+    """Give status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
+    rows = run(cursor, f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ?", [batch_id])
+    return rows[0] if rows else None

@@ -1,0 +1,350 @@
+"""From a range of days to batches: what to fetch, what is there already, and what of the quota it takes."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from mpnb._errors import PlanError
+
+Mode = Literal["resume", "refresh", "new"]
+DAY = timedelta(days=1)
+MAX_CHUNK_DAYS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Hold one date range of an export: one request, one transaction, one ledger row.
+
+    Attributes:
+        from_date, to_date: first and last day, both inclusive.
+        replaces: ids of the ledger's batches whose rows go in the transaction that brings these.
+    """
+
+    from_date: date
+    to_date: date
+    replaces: tuple[int, ...] = ()
+
+    @property
+    def days(self) -> int:
+        """Count the days, 1 or more."""
+        return (self.to_date - self.from_date).days + 1
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBatch:
+    """Hold a batch that the ledger has: its days are in the table, whole, as they were at ``fetched_at`` (UTC)."""
+
+    batch_id: int
+    from_date: date
+    to_date: date
+    rows: int
+    fetched_at: datetime
+
+    def is_provisional(self, late_days: int) -> bool:
+        """
+        Say whether events may still have arrived after it was fetched.
+
+        Mobile events come up to five days late, and the day of the fetch itself was partial:
+        https://docs.mixpanel.com/docs/tracking-best-practices/hot-shard-limits
+        """
+        return self.is_day_provisional(self.to_date, late_days)
+
+    def is_day_provisional(self, day: date, late_days: int) -> bool:
+        """Say so of one of its days."""
+        return self.fetched_at < datetime.combine(day, datetime.min.time()) + timedelta(days=late_days + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """Hold a batch of the ledger that failed or was cancelled, and since when it has been wanted (UTC)."""
+
+    batch_id: int
+    from_date: date
+    to_date: date
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """
+    Show what an export would do. Nothing was sent to make it.
+
+    Attributes:
+        from_date, to_date: the range, both inclusive, after it was cut at today.
+        batches: what would be fetched, in date order.
+        held: the ledger's batches that overlap the range and would be left as they are.
+        days_held: the days of the range that are in the table and would not be fetched.
+        widened: days outside the range, or outside what it needs, that are fetched again
+            because a batch of the ledger is replaced whole.
+        quota_left: requests that the rolling hour still has.
+        per_hour: requests that an hour has.
+    """
+
+    from_date: date
+    to_date: date
+    batches: tuple[Batch, ...]
+    held: tuple[HeldBatch, ...] = field(repr=False)
+    days_held: tuple[date, ...] = field(repr=False)
+    widened: tuple[date, ...]
+    quota_left: int
+    per_hour: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Count the requests that it takes when none has to be repeated."""
+        return len(self.batches)
+
+    @property
+    def hours_waiting(self) -> int:
+        """Count the full hours that the quota makes it wait, 0 where it fits what is left."""
+        over = self.requests - self.quota_left
+        return 0 if over <= 0 else -(-over // self.per_hour)
+
+    def _lines(self) -> list[tuple[str, str]]:
+        sizes = sorted({batch.days for batch in self.batches}, reverse=True)
+        shape = f" of {sizes[0]} days" if sizes and sizes[0] > 1 else " of 1 day" if sizes else ""
+        if len(sizes) > 1:
+            shape += f" (the shortest {sizes[-1]})"
+        total = (self.to_date - self.from_date).days + 1
+        lines = [
+            ("range", f"{self.from_date} – {self.to_date}, {total:,} day{'s'[: total != 1]}"),
+            ("batches", f"{len(self.batches):,}{shape}"),
+            ("requests", f"{self.requests:,} of {self.quota_left:,} left this hour"),
+        ]
+        if self.hours_waiting:
+            hours = self.hours_waiting
+            lines[-1] = (
+                "requests",
+                f"{lines[-1][1]}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}; "
+                "a larger chunk_days, or chunk_days='auto', takes fewer",
+            )
+        if self.days_held:
+            lines.append(("held", f"{len(self.days_held):,} of these days are in the table and are not fetched again"))
+        if self.widened:
+            lines.append(("widened", f"{len(self.widened):,} more days are fetched, since a batch is replaced whole"))
+        return lines + [("note", note) for note in self.notes]
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        return "\n".join(f"{name:<9} {text}" for name, text in self._lines())
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in self._lines()
+        )
+        return {"text/plain": str(self), "text/html": f"<table>{rows}</table>"}
+
+
+def today() -> date:
+    """Give the day that it is in UTC."""
+    return datetime.now(UTC).date()
+
+
+def parse_date(value: date | str, *, name: str = "date", now: date | None = None) -> date:
+    """
+    Read a day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``, all in UTC.
+
+    Raises:
+        PlanError: it is none of these.
+    """
+    if isinstance(value, datetime):
+        raise PlanError(f"{name} is a day, not a moment: pass {value.date().isoformat()!r}")
+    if isinstance(value, date):
+        return value
+    now = now or today()
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text == "today":
+            return now
+        if text == "yesterday":
+            return now - DAY
+        if match := re.fullmatch(r"(\d{1,5})\s+days?\s+ago", text):
+            return now - timedelta(days=int(match[1]))
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            try:
+                return date.fromisoformat(text)
+            except ValueError as error:
+                raise PlanError(f"{name} {value!r} is no day of the calendar: {error}") from None
+    raise PlanError(f"{name} is a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {value!r}")
+
+
+def check_chunk_days(chunk_days: object) -> None:
+    """Raise ``PlanError`` unless it is a whole number from 1 to 100."""
+    if isinstance(chunk_days, bool) or not isinstance(chunk_days, int) or not 1 <= chunk_days <= MAX_CHUNK_DAYS:
+        raise PlanError(f"chunk_days is a whole number from 1 to {MAX_CHUNK_DAYS}, not {chunk_days!r}")
+
+
+def split_date_range(from_date: date | str, to_date: date | str, chunk_days: int = 7) -> list[tuple[date, date]]:
+    """
+    Split a range of days into chunks without gaps or overlaps.
+
+    Args:
+        from_date, to_date: first and last day, both inclusive.
+        chunk_days: days a chunk, 1–100; the last one may be shorter.
+
+    Returns:
+        ``(first, last)`` of each chunk, both inclusive, in date order: 8 days by 7 are 7 + 1, 90 days are 13 chunks.
+
+    Raises:
+        PlanError: a date cannot be read, the range runs backwards, or ``chunk_days`` is out of range.
+    """
+    check_chunk_days(chunk_days)
+    first, last = parse_date(from_date, name="from_date"), parse_date(to_date, name="to_date")
+    if first > last:
+        raise PlanError(f"from_date {first} is after to_date {last}")
+    step = timedelta(days=chunk_days)
+    count = -(-((last - first).days + 1) // chunk_days)
+    starts = [first + step * i for i in range(count)]
+    # min() of offsets, not of dates: 9999-12-31 has no next day.
+    return [(start, start + min(step - DAY, last - start)) for start in starts]
+
+
+def make_batches(
+    ranges: Sequence[tuple[date, date]],
+    held: Sequence[HeldBatch],
+    is_stale: Callable[[HeldBatch], bool],
+    chunk_days: int,
+) -> tuple[list[Batch], list[HeldBatch]]:
+    """
+    Decide which days to fetch, in which batches, and which of the ledger's batches to leave.
+
+    A batch of the ledger is replaced whole and by one batch alone, so that no day is ever gone: it is an atom here,
+    as a day that the ledger does not hold is. Neighbouring atoms share a batch up to ``chunk_days`` days.
+
+    Args:
+        ranges: first and last days that are asked for, in date order, apart from each other. None of them shares a
+            batch with the one before.
+        held: the table's batches in the ledger, which do not overlap each other.
+        is_stale: whether one of them is to be fetched again.
+
+    Returns:
+        The batches to fetch and the held ones that stay, both in date order.
+    """
+    overlapping = sorted(
+        (h for h in held if any(h.from_date <= last and h.to_date >= first for first, last in ranges)),
+        key=lambda h: h.from_date,
+    )
+    kept = [h for h in overlapping if not is_stale(h)]
+    atoms = [Batch(h.from_date, h.to_date, (h.batch_id,)) for h in overlapping if is_stale(h)]
+    taken = {day for h in overlapping for day in _days(h.from_date, h.to_date)}
+    atoms += [Batch(day, day) for first, last in ranges for day in _days(first, last) if day not in taken]
+    atoms.sort(key=lambda atom: atom.from_date)
+
+    starts = {first for first, _ in ranges}
+    batches: list[Batch] = []
+    for atom in atoms:
+        if batches and atom.from_date not in starts:
+            last = batches[-1]
+            joined = Batch(last.from_date, atom.to_date, last.replaces + atom.replaces)
+            if last.to_date + DAY == atom.from_date and joined.days <= chunk_days:
+                batches[-1] = joined
+                continue
+        batches.append(atom)
+    return batches, kept
+
+
+def make_plan(
+    from_date: date,
+    to_date: date,
+    held: Sequence[HeldBatch],
+    *,
+    mode: Mode,
+    late_days: int,
+    chunk_days: int | Literal["auto"],
+    quota_left: int,
+    per_hour: int,
+    notes: tuple[str, ...] = (),
+) -> ExportPlan:
+    """
+    Plan the export of a range of days, both inclusive.
+
+    Args:
+        held: the table's batches in the ledger, which do not overlap each other.
+        quota_left, per_hour: requests that are left of the rolling hour, and that it has in all.
+    """
+
+    def is_stale(batch: HeldBatch) -> bool:
+        return mode == "refresh" or batch.is_provisional(late_days)
+
+    def cut(days: int) -> tuple[list[Batch], list[HeldBatch]]:
+        return make_batches([(from_date, to_date)], held, is_stale, days)
+
+    if chunk_days == "auto":
+        sizes = ((days, len(cut(days)[0])) for days in range(1, MAX_CHUNK_DAYS + 1))
+        chunk_days = smallest_chunk(sizes, quota_left or per_hour)
+    batches, kept = cut(chunk_days)
+    replaced = {batch_id for batch in batches for batch_id in batch.replaces}
+    widened = [
+        day
+        for h in held
+        if h.batch_id in replaced
+        for day in _days(h.from_date, h.to_date)
+        if not from_date <= day <= to_date or (mode != "refresh" and not h.is_day_provisional(day, late_days))
+    ]
+    return ExportPlan(
+        from_date=from_date,
+        to_date=to_date,
+        batches=tuple(batches),
+        held=tuple(kept),
+        days_held=tuple(day for h in kept for day in _days(max(h.from_date, from_date), min(h.to_date, to_date))),
+        widened=tuple(sorted(widened)),
+        quota_left=quota_left,
+        per_hour=per_hour,
+        notes=notes,
+    )
+
+
+def plan_again(unmet: Sequence[Unmet], held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
+    """
+    Plan the batches that failed once more, each by itself.
+
+    What the ledger got since a batch failed makes up for its days; what it had before was to be replaced.
+
+    Args:
+        unmet: failed and cancelled batches, in date order; they may overlap.
+        held: as for ``make_plan``.
+
+    Returns:
+        The batches to fetch, and the held ones that stay.
+    """
+    ranges: list[tuple[date, date]] = []
+    for u in unmet:
+        first = max(u.from_date, ranges[-1][1] + DAY) if ranges else u.from_date
+        if first <= u.to_date:
+            ranges.append((first, u.to_date))
+
+    def is_stale(h: HeldBatch) -> bool:
+        return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.fetched_at < u.created_at for u in unmet)
+
+    longest = max(((last - first).days + 1 for first, last in ranges), default=1)
+    return make_batches(ranges, held, is_stale, longest)
+
+
+def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -> int:
+    """
+    Pick the smallest chunk whose requests fit.
+
+    Args:
+        count_requests: pairs of chunk length in days and the requests that it takes, shortest first.
+        quota_left: requests that are left.
+
+    Returns:
+        The first chunk length that fits, or the last one where none does.
+    """
+    chunk = MAX_CHUNK_DAYS
+    for chunk, requests in count_requests:  # noqa: B007 (the last one is the answer where none fits)
+        if requests <= quota_left:
+            break
+    return chunk
+
+
+def _days(first: date, last: date) -> Iterator[date]:
+    return (first + DAY * i for i in range((last - first).days + 1))

@@ -1,0 +1,127 @@
+"""Progress without a notebook: one line that is redrawn in a terminal, a line a batch in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol, TextIO
+
+from mpnb import _display as display
+from mpnb._board import ENDED, BatchProgress, JobProgress
+
+# Shorter waits come and go; a line in a log for each would be noise.
+WORTH_A_LINE = 30.0
+
+
+class Progress(Protocol):
+    """Show an export while it runs. One thread."""
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Take one change of state."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Take the whole as it is now, some times a second."""
+
+    def close(self) -> None:
+        """Leave the screen as it should stay."""
+
+
+class TerminalLine:
+    """Redraw one line with tqdm."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            file=stream,
+            unit="batch",
+            dynamic_ncols=True,
+            leave=True,
+            bar_format="{n_fmt}/{total_fmt} batches |{bar}| {elapsed}{postfix}",
+        )
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Leave it to the tick."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Redraw."""
+        self._bar.total = progress.total
+        self._bar.n = progress.ended
+        self._bar.set_postfix_str(summary_line(progress), refresh=True)
+
+    def close(self) -> None:
+        """Keep the last line."""
+        self._bar.close()
+
+
+class PipeLines:
+    """Print a line for each batch that has ended, and for each long wait."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waits_until = 0.0
+        self._ended = 0
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Print the batch, if it has ended."""
+        dates = display.days(progress.from_date, progress.to_date)
+        if progress.status == "waiting" and progress.until:
+            if progress.until - max(time.time(), self._waits_until) > WORTH_A_LINE:
+                self._waits_until = progress.until
+                why = progress.error or "for the quota"
+                self._print(f"{dates} waiting until {clock(progress.until)}: {why}")
+        elif progress.status in ENDED and progress.status != "skipped":
+            self._ended += 1
+            what = f"{progress.rows:,} events" if progress.status == "done" else progress.error or "no events"
+            self._print(
+                f"{dates} {progress.status}: {what}, {display.size(progress.bytes)}, "
+                f"{display.duration(progress.seconds)}"
+            )
+
+    def tick(self, progress: JobProgress) -> None:
+        """Leave it to the batches."""
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+    def _print(self, line: str) -> None:
+        print(f"mpnb: {line}", file=self._stream, flush=True)
+
+
+class Silent:
+    """Show nothing: the caller has a callback."""
+
+    def __init__(self, on_batch: Callable[[BatchProgress], object]) -> None:
+        self.on_batch = on_batch
+
+    def tick(self, progress: JobProgress) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+
+def summary_line(progress: JobProgress) -> str:
+    """Say in one line what goes on."""
+    parts = [f"{progress.rows:,} events", display.size(progress.bytes)]
+    if progress.in_flight:
+        parts.append(f"{progress.in_flight} in flight")
+    if failed := progress.counts.get("failed"):
+        parts.append(f"{failed} failed")
+    if progress.waiting_until and not progress.in_flight and progress.waiting_until > time.time():
+        parts.append(f"waiting until {clock(progress.waiting_until)}")
+    elif progress.seconds_left is not None:
+        parts.append(f"about {display.duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def clock(moment: float) -> str:
+    """Show a moment, in seconds since the epoch, as the local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(moment))
+
+
+def choose(stream: TextIO | None = None) -> Progress:
+    """Give what suits the stream, standard error by default."""
+    stream = stream or sys.stderr
+    return TerminalLine(stream) if stream.isatty() else PipeLines(stream)

@@ -1,0 +1,179 @@
+"""
+Where bodies wait between the network and the table: files of their own, in a folder with a budget.
+
+Each export has a folder of its own in the spool folder, held by a file lock for as long as its process lives. The
+system drops that lock when the process dies, however it dies: a folder whose lock can be had is a dead one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mpnb._errors import PlanError
+from mpnb._limits import Cancelled
+
+MAX_BYTES = 10 * 10**9
+# The database needs room for the same events: about what their spool takes, and some for its log.
+MIN_FREE = 200 * 10**6
+_PREFIX = "mpnb-spool-"
+_LOCK = "owner.lock"
+
+
+class DiskFull(Exception):
+    """The disk of the spool folder has no room for another batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """
+    Say where downloaded bodies wait to be written, and how many bytes of them at most.
+
+    Args:
+        folder: made where it is missing. ``None`` is the database's own folder, or the system's temporary one for a
+            database in memory.
+        max_bytes: 1 or more; one batch may go over it, so that a batch larger than the budget still passes.
+            ``None`` is half of the free disk, at most 10 GB.
+    """
+
+    folder: str | os.PathLike[str] | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        value = self.max_bytes
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise PlanError(f"max_bytes is a whole number of at least 1, not {value!r}")
+
+
+class SpoolFolder:
+    """
+    Own the spool files of one export and the bytes that they take. Any thread may call any method.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(self, spool: Spool, beside: Path | None, name: str) -> None:
+        parent = Path(spool.folder) if spool.folder is not None else beside or Path(tempfile.gettempdir())
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(parent)
+        self.path, self._lock = _claim(parent, name)
+        self.max_bytes = spool.max_bytes or min(MAX_BYTES, max(1, shutil.disk_usage(self.path).free // 2))
+        self._changed = threading.Condition()
+        self._sizes: dict[Path, int] = {}
+        self._largest = 0
+        self._over_budget: Path | None = None  # the one file that may grow although the budget is spent
+
+    def bytes(self) -> int:
+        """Count the bytes that all files take now."""
+        with self._changed:
+            return sum(self._sizes.values())
+
+    def wait_for_room(self, is_cancelled: Callable[[], bool]) -> None:
+        """
+        Wait until the budget and the disk have room for one more batch. Called before each request.
+
+        Raises:
+            Cancelled: the export ended first.
+            DiskFull: the disk has no room, and nothing that waits here would make any.
+        """
+        with self._changed:
+            while True:
+                if is_cancelled():
+                    raise Cancelled
+                free = shutil.disk_usage(self.path).free
+                used = sum(self._sizes.values())
+                enough = free >= MIN_FREE + self._largest
+                if enough and used < self.max_bytes:
+                    return
+                if not enough and used == 0:
+                    raise DiskFull(f"{free / 1e6:,.0f} MB are left on the disk of {self.path.parent}")
+                self._changed.wait(1.0)
+
+    def new_file(self, name: str) -> Path:
+        """Give the path of a new, empty file that only its owner can read, starting anew where it exists."""
+        path = self.path / name
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        with self._changed:
+            self._sizes[path] = 0
+        return path
+
+    def grow(self, path: Path, size: int, is_cancelled: Callable[[], bool]) -> None:
+        """
+        Charge bytes that are about to be written, and wait while the budget is spent.
+
+        One file at a time may go over it: else files that are all half done would wait for each other for ever.
+
+        Raises:
+            Cancelled: the export ended first.
+        """
+        with self._changed:
+            while sum(self._sizes.values()) + size > self.max_bytes and self._over_budget not in (None, path):
+                if is_cancelled():
+                    raise Cancelled
+                self._changed.wait(1.0)
+            if sum(self._sizes.values()) + size > self.max_bytes:
+                self._over_budget = path
+            self._sizes[path] += size
+            self._largest = max(self._largest, self._sizes[path])
+
+    def finish(self, path: Path) -> None:
+        """Say that the file will not grow any more: another may go over the budget now."""
+        with self._changed:
+            if self._over_budget == path:
+                self._over_budget = None
+            self._changed.notify_all()
+
+    def remove(self, path: Path) -> None:
+        """Delete a file and give its bytes back. A file that is gone already is no error."""
+        with contextlib.suppress(OSError):
+            path.unlink()
+        with self._changed:
+            self._sizes.pop(path, None)
+        self.finish(path)
+
+    def wake(self) -> None:
+        """Make every waiting thread look at its ``is_cancelled`` at once."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Delete the folder with all that is in it."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _claim(parent: Path, name: str) -> tuple[Path, FileLock]:
+    """Make a folder and hold its lock. Another process may take it for a dead one's in between: then try the next."""
+    for attempt in range(100):
+        path = parent / f"{_PREFIX}{name}-{attempt}"
+        with contextlib.suppress(FileNotFoundError, FileExistsError, Timeout):
+            path.mkdir(mode=0o700)
+            lock = FileLock(path / _LOCK, mode=0o600)
+            lock.acquire(timeout=0)
+            if (path / _LOCK).exists():
+                return path, lock
+            lock.release()
+    raise FileExistsError(f"no spool folder can be made in {parent}")
+
+
+def _remove_dead(parent: Path) -> None:
+    """Delete the spools of processes that died: whatever they held was not committed and is fetched again."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        lock = FileLock(folder / _LOCK, mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        # Where an open file cannot be deleted, the lock is still there.
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,341 @@
+"""
+The database: how it is opened beside a user's own connection, its tables, and a cursor for every reader.
+
+One DuckDB connection is for one thread at a time, so the connection kept here runs nothing: it only hands out cursors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from mpnb._errors import ClosedError, DatabaseError, TableError
+from mpnb._failures import safe_text
+
+LEDGER = "mpnb_batches"
+REJECTED = "mpnb_rejected"
+MEMORY = ":memory:"
+
+# Settings of the whole instance while an export runs on it, only where it was mpnb that opened it. The limit leaves
+# room for Python and ten workers under 600 MB; the log is folded into the file rarely, for each time costs a sync.
+SETTINGS = {
+    "memory_limit": "'320MB'",
+    "checkpoint_threshold": "'256MB'",
+    "preserve_insertion_order": "false",
+    # JSON is linked in; nothing may be fetched over the network.
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+EVENT_COLUMNS = (
+    ("event_name", "VARCHAR"),
+    ("time", "TIMESTAMP"),
+    ("distinct_id", "VARCHAR"),
+    ("device_id", "VARCHAR"),
+    ("user_id", "VARCHAR"),
+    ("insert_id", "VARCHAR"),
+    ("properties", "JSON"),
+    ("batch_id", "BIGINT"),
+)
+
+LEDGER_COLUMNS = (
+    ("batch_id", "BIGINT"),
+    ("export_id", "VARCHAR"),
+    ("table_name", "VARCHAR"),
+    ("project_id", "VARCHAR"),
+    ("event_filter", "VARCHAR"),
+    ("where_filter", "VARCHAR"),
+    ("from_date", "DATE"),
+    ("to_date", "DATE"),
+    ("status", "VARCHAR"),
+    ("rows", "BIGINT"),
+    ("rejected", "BIGINT"),
+    ("bytes", "BIGINT"),
+    ("attempts", "INTEGER"),
+    ("kind", "VARCHAR"),
+    ("http_status", "INTEGER"),
+    ("message", "VARCHAR"),
+    ("retryable", "BOOLEAN"),
+    ("hint", "VARCHAR"),
+    ("created_at", "TIMESTAMP"),
+    ("started_at", "TIMESTAMP"),
+    ("finished_at", "TIMESTAMP"),
+)
+
+REJECTED_COLUMNS = (
+    ("table_name", "VARCHAR"),
+    ("batch_id", "BIGINT"),
+    ("line_number", "BIGINT"),
+    ("reason", "VARCHAR"),
+    ("line", "BLOB"),
+    ("in_events", "BOOLEAN"),
+)
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Store:
+    """
+    Hold a database open, and hand out cursors. Any thread may call any method.
+
+    Args:
+        database: a path, ``":memory:"``, or an open DuckDB connection, which stays the caller's.
+        create: whether a file that is missing is made.
+
+    Raises:
+        DatabaseError: it cannot be opened; the message names the process that holds it, where the system tells.
+    """
+
+    def __init__(self, database: str | os.PathLike[str] | DuckDBPyConnection, *, create: bool = True) -> None:
+        self.path: Path | None = None
+        self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
+        self._lock = threading.Lock()
+        # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
+        self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
+        if isinstance(database, DuckDBPyConnection):
+            self.name = "the given connection"
+            self._owner = False
+            try:
+                self._root: DuckDBPyConnection | None = database.cursor()
+            except duckdb.Error as error:
+                raise DatabaseError(f"the given DuckDB connection cannot be used: {safe_text(str(error))}") from None
+            return
+        self.name = os.fspath(database)
+        if not isinstance(self.name, str) or not self.name or "\0" in self.name:
+            raise DatabaseError(f"database is a path, ':memory:' or a DuckDB connection, not {database!r}")
+        if self.name != MEMORY:
+            self.path = Path(self.name).absolute()
+            check_path(self.path, create)
+        self._root = _connect(self.name, self.path)
+        with contextlib.closing(self._root.cursor()) as cursor:
+            [(connections,)] = cursor.execute("SELECT count FROM duckdb_connection_count()").fetchall()
+        # This one and its cursor: whoever else was there opened the instance, and its settings are theirs.
+        self._owner = connections <= 2
+
+    def cursor(self) -> DuckDBPyConnection:
+        """
+        Give a cursor of its own to one thread. The store closes it where nobody did before.
+
+        Raises:
+            ClosedError: the store was closed.
+        """
+        with self._lock:
+            if self._root is None:
+                raise ClosedError(f"this result was closed: mpnb.open({self.name!r}) reads it again")
+            cursor = self._root.cursor()
+            self._cursors.add(cursor)
+            return cursor
+
+    def release(self, cursor: DuckDBPyConnection) -> None:
+        """Close a cursor before the store is."""
+        with self._lock:
+            self._cursors.discard(cursor)
+        cursor.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[DuckDBPyConnection]:
+        """Lend a cursor for a moment."""
+        cursor = self.cursor()
+        try:
+            yield cursor
+        finally:
+            self.release(cursor)
+
+    @property
+    def closed(self) -> bool:
+        """Say whether ``close()`` was called."""
+        return self._root is None
+
+    def close(self) -> None:
+        """Close every cursor, and with the last connection of this process the file. A second call does nothing."""
+        with self._lock:
+            cursors, root, self._root = list(self._cursors), self._root, None
+            self._cursors.clear()
+        for cursor in cursors:
+            with contextlib.suppress(duckdb.Error):
+                cursor.close()
+        if root is not None:
+            with contextlib.suppress(duckdb.Error):
+                root.close()
+
+    def share(self) -> Store:
+        """
+        Give another store on the same database, to be closed by itself.
+
+        Raises:
+            ClosedError: this one was closed.
+        """
+        other = Store(self.cursor())
+        other.name, other.path, other._owner = self.name, self.path, self._owner
+        return other
+
+    def reopen(self) -> None:
+        """
+        Open the file anew after DuckDB declared the instance invalid. Cursors handed out before are dead.
+
+        Raises:
+            DatabaseError: it cannot be opened.
+        """
+        if self.path is None:
+            raise DatabaseError(f"{self.name} was declared invalid by DuckDB: connect to it anew")
+        self.close()
+        with self._lock:
+            self._root = _connect(self.name, self.path)
+            self.broken = False
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """Set what an export needs, where the instance is ours, and set back at the end what nobody else changed."""
+        if not self._owner:
+            yield
+            return
+        with self.reading() as cursor:
+            before = {name: _setting(cursor, name) for name in SETTINGS}
+            for name, value in SETTINGS.items():
+                run(cursor, f"SET GLOBAL {name} = {value}")
+            ours = {name: _setting(cursor, name) for name in SETTINGS}
+        try:
+            yield
+        finally:
+            with contextlib.suppress(duckdb.Error, ClosedError), self.reading() as cursor:
+                for name in SETTINGS:
+                    if _setting(cursor, name) == ours[name] != before[name]:
+                        run(cursor, f"RESET GLOBAL {name}")
+
+    def create_tables(self, table: str) -> None:
+        """
+        Make the events table, the ledger and the table of rejected lines where they are missing.
+
+        Raises:
+            TableError: one of them is there with other columns, or is a view.
+            DatabaseError: the database cannot be written.
+        """
+        with self.reading() as cursor:
+            zstd = "USING COMPRESSION zstd" if _has_zstd(cursor) else ""
+            for name, columns, extra in (
+                (LEDGER, LEDGER_COLUMNS, {}),
+                (REJECTED, REJECTED_COLUMNS, {}),
+                (table, EVENT_COLUMNS, {"properties": zstd}),
+            ):
+                found = columns_of(cursor, name)
+                if found is None:
+                    body = ", ".join(f"{quoted(c)} {kind} {extra.get(c, '')}" for c, kind in columns)
+                    try:
+                        run(cursor, f"CREATE TABLE {quoted(name)} ({body})")
+                    except duckdb.Error as error:
+                        raise DatabaseError(f"{self.name} cannot be written: {safe_text(str(error))}") from None
+                elif found != list(columns):
+                    raise TableError(
+                        f"table {name!r} in {self.name} has other columns than mpnb gives it: "
+                        "pass another table=, or another database="
+                    )
+
+    def __repr__(self) -> str:
+        """Name the database."""
+        return f"<Store {self.name}>"
+
+
+def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
+    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
+    return list(cursor.execute(query, parameters).fetchall())
+
+
+def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
+    """Give the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
+    rows = run(
+        cursor,
+        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
+        " AND schema_name = current_schema() AND lower(table_name) = lower(?) ORDER BY column_index",
+        [table],
+    )
+    return [(name, kind) for name, kind in rows] or None
+
+
+def check_table_name(table: object) -> str:
+    """
+    Give back a name that a table of events may have.
+
+    Raises:
+        TableError: it is empty, no text, or one of mpnb's own.
+    """
+    if not isinstance(table, str) or not table.strip() or "\0" in table:
+        raise TableError(f"table is the name of a table, not {table!r}")
+    if table.lower().startswith("mpnb_"):
+        raise TableError(f"table {table!r}: names that begin with mpnb_ are mpnb's own")
+    return table
+
+
+def _setting(cursor: DuckDBPyConnection, name: str) -> str:
+    return str(run(cursor, "SELECT current_setting(?)", [name])[0][0])
+
+
+def _has_zstd(cursor: DuckDBPyConnection) -> bool:
+    """
+    Say whether the file can hold zstd columns: its storage version must be 1.2 or later.
+
+    Where it cannot, DuckDB takes the setting, and then leaves the column uncompressed.
+    """
+    [(tags,)] = run(cursor, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")
+    version = re.match(r"v(\d+)\.(\d+)", (tags or {}).get("storage_version", "v9.9"))
+    return version is None or (int(version[1]), int(version[2])) >= (1, 2)
+
+
+def check_path(path: Path, create: bool) -> None:
+    """Raise ``DatabaseError`` where a file cannot be there, or where it is missing and must not be made."""
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder: name a file in it, such as {path.name}/mixpanel.duckdb")
+    if not path.exists():
+        if not create:
+            raise DatabaseError(f"there is no database at {path}")
+        if not path.parent.is_dir():
+            raise DatabaseError(f"there is no folder {path.parent}: make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DatabaseError(f"{path} cannot be written: mend its permissions, or pass another database=")
+
+
+def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
+    try:
+        if path is not None and not path.exists():
+            _create(path)
+        return duckdb.connect(name)
+    except (duckdb.Error, OSError) as error:
+        text = str(error)
+        if "lock" in text.lower():
+            holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
+            by = f" ({safe_text(holder[1])})" if holder else ""
+            raise DatabaseError(
+                f"{name} is open in another process{by}: close it there, such as by a restart of that kernel"
+            ) from None
+        raise DatabaseError(f"{name} cannot be opened: {safe_text(text)}") from None
+
+
+def _create(path: Path) -> None:
+    """
+    Make a new database file that only its owner can read.
+
+    DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
+    less than half as large, and any DuckDB since 1.2 reads it.
+    """
+    before = os.umask(0o077)
+    try:
+        if duckdb.__version__.startswith("1."):
+            with contextlib.closing(duckdb.connect()) as attacher:
+                location = str(path).replace("'", "''")
+                run(attacher, f"ATTACH '{location}' AS fresh (STORAGE_VERSION 'v1.2.0')")
+                run(attacher, "DETACH fresh")
+        else:
+            duckdb.connect(str(path)).close()
+    finally:
+        os.umask(before)
