@@ -237,7 +237,8 @@ class ExportResult:
 
     def pl(self) -> polars.DataFrame:
         """Give all events as a polars DataFrame, with the columns of ``events``. It holds them all in memory."""
-        return self.events.pl()
+        frame: polars.DataFrame = self.events.pl()
+        return frame
 
     def arrow(self) -> pyarrow.Table:
         """Give all events as an Arrow table, with the columns of ``events``. It holds them all in memory."""

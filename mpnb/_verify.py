@@ -14,7 +14,7 @@ from typing import Any
 from isal import isal_zlib
 
 GZIP_MAGIC = b"\x1f\x8b"
-GZIP_ERROR: type[Exception] = isal_zlib.error
+GZIP_ERROR: Any = isal_zlib.error
 # What one call may decompress to. It bounds the memory of a worker, however well the body is compressed.
 BLOCK = 1 << 20
 # Under DuckDB's default maximum_object_size of 16 MiB; Mixpanel's own limit is 1 MB of JSON an event.

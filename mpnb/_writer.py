@@ -398,7 +398,7 @@ class _NotAllEvents(Exception):
 
 def _blocks(item: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     """Read a spool file as blocks of numbered lines without their line ends, blank ones left out."""
-    opened = igzip.IGzipFile(item.path, "rb") if item.body.gzip else item.path.open("rb")
+    opened = igzip.IGzipFile(item.path, "rb")  # type: ignore[no-untyped-call] if item.body.gzip else item.path.open("rb")
     block: list[tuple[int, bytes]] = []
     size = 0
     with opened as file:
