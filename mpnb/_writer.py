@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 from isal import igzip
@@ -398,7 +399,10 @@ class _NotAllEvents(Exception):
 
 def _blocks(item: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     """Read a spool file as blocks of numbered lines without their line ends, blank ones left out."""
-    opened = igzip.IGzipFile(item.path, "rb")  # type: ignore[no-untyped-call] if item.body.gzip else item.path.open("rb")
+    # DuckDB reads the same file by itself; here Python does.
+    opened: BinaryIO = (
+        igzip.IGzipFile(item.path, "rb") if item.body.gzip else item.path.open("rb")  # type: ignore[no-untyped-call]
+    )
     block: list[tuple[int, bytes]] = []
     size = 0
     with opened as file:
