@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import duckdb
 from isal import igzip
@@ -400,7 +400,7 @@ class _NotAllEvents(Exception):
 def _blocks(item: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     """Read a spool file as blocks of numbered lines without their line ends, blank ones left out."""
     # DuckDB reads the same file by itself; here Python does.
-    opened: BinaryIO = (
+    opened: Any = (
         igzip.IGzipFile(item.path, "rb") if item.body.gzip else item.path.open("rb")  # type: ignore[no-untyped-call]
     )
     block: list[tuple[int, bytes]] = []
