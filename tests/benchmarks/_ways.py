@@ -1,0 +1,165 @@
+"""
+The ways that are measured, each run in a process of its own: ``python -m tests.benchmarks._ways WAY DAYS …``.
+
+A child prints one line of JSON: events, CPU seconds and wall seconds of the work alone (imports are left out), and the
+peak memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+FIRST_DAY = date(2026, 1, 1)
+FAST = {"per_hour": 10**6, "per_second": 1000}
+
+
+def export(folder: Path, last: date, workers: int) -> int:
+    """Export with mpnb, and close, so that the checkpoint counts."""
+    import mpnb
+
+    with mpnb.export(
+        FIRST_DAY,
+        last,
+        database=folder / "mpnb.duckdb",
+        workers=workers,
+        quota=mpnb.Quota(**FAST),
+        on_batch=lambda progress: None,
+    ) as result:
+        assert not result.has_failures, result
+        return result.total_rows
+
+
+def floor(folder: Path, last: date, workers: int) -> int:
+    """Let DuckDB load the same files from the disk, into the same table, all in one statement."""
+    import duckdb
+
+    from mpnb._store import EVENT_COLUMNS
+
+    con = duckdb.connect(str(folder / "floor.duckdb"))
+    con.execute("SET preserve_insertion_order = false").fetchall()
+    columns = ", ".join(
+        f"{name} {kind}" + (" USING COMPRESSION zstd" if kind == "JSON" else "") for name, kind in EVENT_COLUMNS
+    )
+    con.execute(f"CREATE TABLE events ({columns})").fetchall()
+    paths = (
+        "['$.event', '$.properties.time', '$.properties.distinct_id', '$.properties.\"$device_id\"',"
+        " '$.properties.\"$user_id\"', '$.properties.\"$insert_id\"', '$.properties']"
+    )
+    [(rows,)] = con.execute(
+        f"INSERT INTO events SELECT p[1], make_timestamp(p[2]::BIGINT * 1000000), p[3], p[4], p[5], p[6], p[7], 1"
+        f" FROM (SELECT json->>{paths} AS p FROM read_ndjson_objects('{folder}/floor-*.jsonl.gz'))"
+    ).fetchall()
+    con.close()
+    return rows
+
+
+def prepare_floor(folder: Path, last: date) -> None:
+    """Download what ``floor`` loads. Not measured."""
+    for number, body in enumerate(_bodies(last, 7)):
+        (folder / f"floor-{number}.jsonl.gz").write_bytes(body)
+
+
+def executemany(folder: Path, last: date, workers: int) -> int:
+    """Insert row by row with a primary key, 1,000 rows a commit: what exporters commonly do."""
+    import duckdb
+
+    con = duckdb.connect(str(folder / "executemany.duckdb"))
+    con.execute(
+        "CREATE TABLE events (insert_id VARCHAR PRIMARY KEY, event_name VARCHAR, time TIMESTAMP, distinct_id VARCHAR,"
+        " properties JSON)"
+    ).fetchall()
+    count = 0
+    rows: list[tuple[object, ...]] = []
+
+    def commit() -> None:
+        con.execute("BEGIN").fetchall()
+        con.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, make_timestamp(?), ?, ?)", rows)
+        con.execute("COMMIT").fetchall()
+        rows.clear()
+
+    for body in _bodies(last, 7):
+        text = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        for line in text.splitlines():
+            event = json.loads(line)
+            p = event["properties"]
+            count += 1
+            rows.append(
+                (
+                    p.get("$insert_id") or f"none-{count}",
+                    event["event"],
+                    int(p["time"]) * 1_000_000,
+                    p.get("distinct_id"),
+                    json.dumps(p),
+                )
+            )
+            if len(rows) == 1000:
+                commit()
+    commit()
+    con.close()
+    return count
+
+
+def _bodies(last: date, chunk_days: int) -> Iterator[bytes]:
+    import httpx
+
+    url = f"{os.environ['MP_API_BASE_URL']}/api/2.0/export"
+    auth = (os.environ["MP_USERNAME"], os.environ["MP_SECRET"])
+    with httpx.Client(auth=auth, headers={"Accept-Encoding": "gzip"}, timeout=600, trust_env=False) as client:
+        first = FIRST_DAY
+        while first <= last:
+            end = min(first + timedelta(days=chunk_days - 1), last)
+            params = {
+                "from_date": str(first),
+                "to_date": str(end),
+                "project_id": os.environ["MP_PROJECT_ID"],
+            }
+            with client.stream("GET", url, params=params) as response:
+                response.raise_for_status()
+                yield b"".join(response.iter_raw())
+            first = end + timedelta(days=1)
+
+
+WAYS: dict[str, Callable[[Path, date, int], int]] = {"mpnb": export, "floor": floor, "executemany": executemany}
+
+
+def main() -> None:
+    """Run one way and print its figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("way", choices=WAYS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("days", type=int)
+    parser.add_argument("workers", type=int)
+    args = parser.parse_args()
+    last = FIRST_DAY + timedelta(days=args.days - 1)
+    import duckdb  # noqa: F401 (imports are not what is measured)
+    import httpx  # noqa: F401
+
+    import mpnb  # noqa: F401
+
+    if args.way == "floor":
+        prepare_floor(args.folder, last)
+    cpu, wall = time.process_time(), time.perf_counter()
+    events = WAYS[args.way](args.folder, last, args.workers)
+    figures = {
+        "events": events,
+        "cpu": time.process_time() - cpu,
+        "wall": time.perf_counter() - wall,
+        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "file": sum(path.stat().st_size for path in args.folder.glob(f"{args.way}.duckdb*")),
+        "threads": threading.active_count(),
+    }
+    json.dump(figures, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
