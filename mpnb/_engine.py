@@ -346,10 +346,10 @@ class Engine:
         first, factor, longest = BACKOFF_SECONDS, 2.0, MAX_BACKOFF_SECONDS
         if why.queries_over:
             first, factor, longest = why.queries_over * HOUR / self._limiter.quota.per_hour, HOUR_FULL_FACTOR, HOUR
-        backoff = tenacity.wait_exponential_jitter(
-            initial=first, exp_base=factor, max=longest, jitter=min(first, BACKOFF_SECONDS)
-        )
-        seconds = backoff(state) if why.wait is None else why.wait
+        # Not wait_exponential_jitter: the name of its first argument changes from one tenacity to the next.
+        backoff = tenacity.wait_exponential(multiplier=first, exp_base=factor, max=longest)
+        jitter = tenacity.wait_random(0, min(first, BACKOFF_SECONDS))
+        seconds = backoff(state) + jitter(state) if why.wait is None else why.wait
         if why.kind == "rate_limit":
             self._limiter.cool_down(seconds)
             return 0.0
