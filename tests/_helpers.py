@@ -1,0 +1,107 @@
+"""What tests share: days, lines, and the one claim that every export must keep."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+import mpnb
+from mpnb.sandbox import Sandbox
+
+# Long past, so that no batch is provisional unless a test makes it so.
+START = date(2026, 1, 1)
+# So wide that no test waits for it.
+WIDE = mpnb.Quota(per_hour=10**6, per_second=1000)
+# What DuckDB calls an events table's rows, in the form that as_served() gives.
+Event = tuple[str, str]
+
+
+def day(number: int) -> date:
+    """Give a day by its number, 1 being the first of January 2026."""
+    return START + timedelta(days=number - 1)
+
+
+def until(is_true: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return when something has become true, and fail when it does not in time."""
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, f"not true within {seconds} s"
+        time.sleep(0.005)
+
+
+def event(name: object = "Sign Up", /, **properties: object) -> bytes:
+    """Make a line as Mixpanel sends it."""
+    return json.dumps({"event": name, "properties": {"time": 1767225600, "distinct_id": "a"} | properties}).encode()
+
+
+def zipped(*members: bytes) -> bytes:
+    """Compress each into a gzip member of its own."""
+    return b"".join(gzip.compress(member, mtime=0) for member in members)
+
+
+def canonical(properties: str | bytes) -> str:
+    """Write JSON in one way, so that equal values are equal texts; integers of any length stay what they are."""
+    return json.dumps(json.loads(properties), sort_keys=True)
+
+
+def as_served(mp: Sandbox, days: Iterable[date]) -> Counter[Event]:
+    """Count what the sandbox serves of these days."""
+    values = (json.loads(line) for each in days for line in mp.lines(each))
+    return Counter((v["event"], json.dumps(v["properties"], sort_keys=True)) for v in values)
+
+
+def as_stored(rows: Iterable[Sequence[Any]]) -> Counter[Event]:
+    """Count rows of ``event_name, properties`` in the same form."""
+    return Counter((name, canonical(properties)) for name, properties in rows)
+
+
+def days_of(first: date, last: date) -> list[date]:
+    """List the days of a range, both ends included."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def query(database: Path | str, sql: str) -> list[Any]:
+    """Ask a database by a connection of its own, as a user would."""
+    with duckdb.connect(str(database)) as con:
+        return con.execute(sql).fetchall()
+
+
+def statuses(result: mpnb.ExportResult) -> dict[str, int]:
+    """Count the ledger's batches of a result by status."""
+    return dict(result.sql("SELECT status, count(*) FROM mpnb_batches GROUP BY ALL").fetchall())
+
+
+def all_or_nothing(result: mpnb.ExportResult, mp: Sandbox) -> None:
+    """
+    See that each batch is whole in the table, or has no row there.
+
+    Every row belongs to a batch that is done; the rows of such a batch are just what the sandbox serves of its days,
+    and the days of batches that are done or empty do not overlap.
+    """
+    rows = result.sql(f'SELECT batch_id, event_name, properties FROM "{result.table}"').fetchall()
+    by_batch: dict[int, list[tuple[str, str]]] = {}
+    for batch_id, name, properties in rows:
+        by_batch.setdefault(batch_id, []).append((name, properties))
+    seen: set[date] = set()
+    for batch_id, status, first, last, count in result.sql(
+        "SELECT batch_id, status, from_date, to_date, rows FROM mpnb_batches"
+    ).fetchall():
+        mine = by_batch.pop(batch_id, [])
+        assert status in ("done", "empty", "failed", "cancelled")
+        if status in ("failed", "cancelled"):
+            assert not mine, f"batch {batch_id} is {status} and has rows"
+            continue
+        days = days_of(first, last)
+        assert not seen & set(days), "a day is held twice"
+        seen |= set(days)
+        assert len(mine) == count
+        assert as_stored(mine) == as_served(mp, days)
+    assert not by_batch, "rows without a batch"

@@ -1,0 +1,92 @@
+"""What every test here gets: fast retries, a home of its own, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import psutil
+import pytest
+
+import mpnb
+import mpnb._engine
+from mpnb.sandbox import Sandbox, serve
+from tests._helpers import WIDE, day, until
+
+FIRST, LAST = day(1), day(3)
+
+# The same examples in every run: a failure that shows here shows everywhere.
+hypothesis.settings.register_profile("mpnb", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("mpnb")
+
+
+def _ours() -> set[object]:
+    """Name the threads and TCP sockets of this process."""
+    connections = psutil.Process().net_connections("tcp")
+    return {t for t in threading.enumerate() if t is not threading.main_thread()} | {c.fd for c in connections}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """See that a test leaves no thread, no socket and no spool folder."""
+    if request.path.parent != Path(__file__).parent:
+        yield  # tests in folders of their own have their own ways
+        return
+    before = _ours()
+    yield
+    until(lambda: not _ours() - before)
+    assert not list(tmp_path.rglob("mpnb-spool-*"))
+
+
+@pytest.fixture(autouse=True)
+def _own_home(nothing_left: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let nothing of the machine in, and nothing out."""
+    for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_REGION", "MP_API_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.01)
+
+
+@pytest.fixture
+def sandbox(nothing_left: None) -> Iterator[Callable[..., Sandbox]]:
+    """Serve sandboxes with what ``serve`` takes, until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(serve(**{"events_per_day": 30, **options}))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Give the path of a database that is not there yet."""
+    return tmp_path / "mixpanel.duckdb"
+
+
+@pytest.fixture
+def export(database: Path) -> Iterator[Callable[..., mpnb.ExportResult]]:
+    """Export some days of a sandbox, 3 of 1 a batch if not said, without waiting for a quota; results are closed."""
+    with contextlib.ExitStack() as stack:
+
+        def run(mp: Sandbox, first: Any = FIRST, last: Any = LAST, **options: Any) -> Any:
+            usual = {"credentials": mp.credentials, "quota": WIDE, "database": database, "chunk_days": 1}
+            return stack.enter_context(mpnb.export(first, last, **{**usual, **options}))
+
+        yield run
+
+
+@pytest.fixture
+def start(database: Path) -> Iterator[Callable[..., mpnb.ExportJob]]:
+    """Start what ``export`` would run; a job that still runs is cancelled when the test ends."""
+    jobs: list[mpnb.ExportJob] = []
+
+    def run(mp: Sandbox, first: Any = FIRST, last: Any = LAST, **options: Any) -> mpnb.ExportJob:
+        usual = {"credentials": mp.credentials, "quota": WIDE, "database": database, "chunk_days": 1}
+        jobs.append(mpnb.start(first, last, **{**usual, **options}))
+        return jobs[-1]
+
+    yield run
+    for job in jobs:
+        job.cancel()
+        job.outcome(30).close()
