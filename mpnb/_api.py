@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ from mpnb._limits import Quota, RateLimiter, limiter_for
 from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._spool import Spool, SpoolFolder
-from mpnb._store import MEMORY, Store, check_path, check_table_name, run
+from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
 OnBatch = Callable[[BatchProgress], object]
@@ -304,7 +304,7 @@ def _check_number(name: str, value: object, least: int, most: int) -> None:
 def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if events is None:
         return None
-    names = (events,) if isinstance(events, str) else tuple(events)
+    names = (events,) if isinstance(events, str) else tuple(events) if isinstance(events, Iterable) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
         raise PlanError(f"events is a list of names of events, or None for all, not {events!r}")
     return tuple(dict.fromkeys(names))
@@ -347,8 +347,8 @@ def _plan(asked: _Asked, held: Sequence[HeldBatch], limiter: RateLimiter) -> Exp
 @contextlib.contextmanager
 def _existing(database: Database) -> Iterator[Store | None]:
     """Open a database for reading where there is one, and see that one could be made where there is none."""
-    if isinstance(database, str | os.PathLike) and os.fspath(database) != MEMORY:
-        path = Path(os.fspath(database))
+    if not isinstance(database, DuckDBPyConnection) and check_database(database) != MEMORY:
+        path = Path(database)
         if not path.exists():
             check_path(path.absolute(), create=True)
             yield None

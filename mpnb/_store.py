@@ -112,9 +112,7 @@ class Store:
             except duckdb.Error as error:
                 raise DatabaseError(f"the given DuckDB connection cannot be used: {safe_text(str(error))}") from None
             return
-        self.name = os.fspath(database)
-        if not isinstance(self.name, str) or not self.name or "\0" in self.name:
-            raise DatabaseError(f"database is a path, ':memory:' or a DuckDB connection, not {database!r}")
+        self.name = check_database(database)
         if self.name != MEMORY:
             self.path = Path(self.name).absolute()
             check_path(self.path, create)
@@ -290,6 +288,14 @@ def _has_zstd(cursor: DuckDBPyConnection) -> bool:
     [(tags,)] = run(cursor, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")
     version = re.match(r"v(\d+)\.(\d+)", (tags or {}).get("storage_version", "v9.9"))
     return version is None or (int(version[1]), int(version[2])) >= (1, 2)
+
+
+def check_database(database: object) -> str:
+    """Give the path of a database, or ``":memory:"``, as text. Raises ``DatabaseError`` where it is neither."""
+    name = os.fspath(database) if isinstance(database, str | os.PathLike) else None
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DatabaseError(f"database is a path, ':memory:' or a DuckDB connection, not {database!r}")
+    return name
 
 
 def check_path(path: Path, create: bool) -> None:
