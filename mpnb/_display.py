@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 50
 
-SENTENCES = {
-    "rate_limit": "Mixpanel's quota was spent.",
-    "timeout": "Mixpanel did not answer in time.",
-    "connection": "The connection broke.",
-    "truncated": "The answer was cut short, and none of it was kept.",
-    "http": "Mixpanel refused the request.",
-    "decode": "The answer was damaged, and none of it was kept.",
-    "write": "The batch could not be written.",
-    "auth": "Mixpanel refused the credentials.",
-    "cancelled": "It was stopped before this batch was done.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
@@ -58,9 +46,9 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary
         with store.reading() as cursor:
             for kind, hint, count in run(
                 cursor,
-                f"SELECT kind, any_value(hint), count(*) FROM {LEDGER} WHERE {unmet} GROUP BY kind ORDER BY 3 DESC, 1",
+                f"SELECT kind, hint, count(*) FROM {LEDGER} WHERE {unmet} GROUP BY ALL ORDER BY 3 DESC, 1, 2",
             ):
-                kinds.append((kind, count, f"{SENTENCES.get(kind, '')} {hint or HINTS.get(kind, '')}".strip()))
+                kinds.append((kind, count, hint or HINTS.get(kind, "")))
             for first, last, kind, http, message, attempts in run(
                 cursor,
                 f"SELECT from_date, to_date, kind, http_status, message, attempts FROM {LEDGER} WHERE {unmet}"
