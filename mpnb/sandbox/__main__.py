@@ -16,14 +16,18 @@ from mpnb.sandbox._faults import Fault
 from mpnb.sandbox._sandbox import Sandbox, serve
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandbox") -> int:
     """
     Run the sandbox from a command line.
+
+    Args:
+        argv: options; those of the process without.
+        prog: what was typed to come here, for ``--help``.
 
     Returns:
         The exit status: 0 after Ctrl-C or SIGTERM.
     """
-    parser = _parser()
+    parser = _parser(prog)
     options = parser.parse_args(argv)
     try:
         mp = _serve(options)
@@ -97,9 +101,9 @@ def fault(text: str) -> Fault:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mpnb.sandbox",
+        prog=prog,
         description="Serve made-up events as Mixpanel's raw export API does, on loopback, until Ctrl-C.",
     )
     add = parser.add_argument
