@@ -1,0 +1,193 @@
+"""The command ``mpnb``: the public functions, for a shell."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+import mpnb
+from mpnb import _demo, _options
+from mpnb._text import result_text
+from mpnb.sandbox.__main__ import main as serve_sandbox
+
+DONE, SOME_FAILED, NOTHING, INTERRUPTED = 0, 1, 2, 130
+
+EXPORT_EXAMPLES = """\
+examples:
+  mpnb export 2026-01-01 2026-03-31
+  mpnb export last 30 days --database mixpanel.duckdb
+  mpnb export 2026-01-01 yesterday -e "Sign Up" -e Purchase --table funnel
+  mpnb export last 7 days --where 'properties["$os"] == "iOS"' --table ios
+
+MP_USERNAME, MP_SECRET and MP_PROJECT_ID of a service account come from the
+environment, and if set MP_REGION (us, eu, in) and MP_API_BASE_URL.
+
+The same command again fetches what is missing, and the days of which late
+events may still have arrived. Exit status: 0 all is there, 1 some batches
+failed, 2 wrong arguments or nothing exported, 130 interrupted."""
+
+PLAN_EXAMPLES = """\
+examples:
+  mpnb plan 2026-01-01 2026-03-31
+  mpnb plan last 365 days --chunk-days auto"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse options as they are spelt out, and say in one line what is wrong with others."""
+
+    def __init__(self, **more: Any) -> None:
+        # An abbreviation that works today may be ambiguous tomorrow.
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, with the closest option there is for one that there is not."""
+        options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        if match := re.match(r"unrecognized arguments: .*?(--[\w-]+)", message):
+            close = difflib.get_close_matches(match[1], options, n=1)
+            message = f"no option {match[1]}" + (f", the closest is {close[0]}" if close else "")
+        self.exit(NOTHING, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+
+
+def run() -> NoReturn:
+    """Stand in for the interpreter's way out: the entry point of the console script."""
+    status = main()
+    if status == INTERRUPTED:
+        # A connect that is still pending takes ten seconds to give up and writes nothing: nobody waits for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        argv: words after ``mpnb``; those of the process without.
+
+    Returns:
+        The exit status: 0 all is there, 1 some batches failed, 2 wrong arguments or nothing exported, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a Windows pipe has no dashes and boxes
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has left, as head does. What is still buffered must not be flushed into nowhere at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["sandbox"]:
+        return serve_sandbox(words[1:], prog="mpnb sandbox")
+    parser = _parser()
+    options = parser.parse_args(words)
+    command: Callable[[argparse.Namespace, list[str]], int] = options.command
+    try:
+        return command(options, words)
+    except mpnb.PlanError as error:
+        _say(options.name, _options.in_shell_words(str(error)))
+        return NOTHING
+    except KeyboardInterrupt as stop:
+        _say(options.name, _options.in_shell_words(str(stop)) or "interrupted")
+        return INTERRUPTED
+
+
+def _export(options: argparse.Namespace, words: list[str]) -> int:
+    arguments = _options.export_arguments(options)
+    try:
+        result = mpnb.export(**arguments)
+    except mpnb.ExportError as error:
+        with error.result as result:
+            print(result_text(result, _again(result, options, words)))
+        _say(options.name, _options.in_shell_words(str(error)))
+        return NOTHING
+    with result:
+        print(result_text(result, _again(result, options, words)))
+        return SOME_FAILED if result.has_failures else DONE
+
+
+def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[str]) -> str:
+    """Give the command that fetches what failed: the same again, but for a mode that would not."""
+    typed = sys.argv[0]
+    program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
+    more: list[str] = []
+    if getattr(options, "mode", None) == "new":
+        more = ["--mode", "resume"]
+    elif result.has_failures and not result.failed_batches:
+        # An earlier refresh failed: its days are there as they were before, and to resume leaves them so.
+        more = ["--mode", "refresh"]
+    return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + shlex.join([*words, *more])
+
+
+def _plan(options: argparse.Namespace, words: list[str]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
+        plan = mpnb.plan(**_options.export_arguments(options))
+    print(_options.in_shell_words(str(plan)))
+    return DONE
+
+
+def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
+    _demo.run(options.database)
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="mpnb",
+        description="Get raw events out of Mixpanel and into a DuckDB file.",
+        epilog="mpnb COMMAND --help says more about each. Nothing to try it on? mpnb demo needs no account.",
+    )
+    parser.add_argument("--version", action="version", version=f"mpnb {mpnb.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[..., int], help: str, **more: Any) -> argparse.ArgumentParser:
+        described = f"{help[0].upper()}{help[1:]}."
+        sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=described, **more)
+        sub.set_defaults(command=function, name=f"mpnb {name}")
+        return sub
+
+    _options.add_export_options(
+        command("export", _export, "fetch the events of a range of days into a DuckDB table", epilog=EXPORT_EXAMPLES)
+    )
+    _options.add_export_options(
+        command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
+    )
+    command("demo", _demonstrate, "export made-up events, with faults on the way, without an account").add_argument(
+        "--database", metavar="FILE", help="a new DuckDB file to keep (default: a temporary one, deleted at the end)"
+    )
+    # Only to be listed: it has a parser of its own, see _run().
+    commands.add_parser("sandbox", help="serve made-up events as Mixpanel's export API does, until Ctrl-C")
+    return parser
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _say("mpnb", _options.in_shell_words(str(message)))

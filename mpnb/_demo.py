@@ -1,0 +1,97 @@
+"""``mpnb demo``: an export of made-up events, with faults on the way, told as it happens."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import mpnb
+from mpnb._errors import DatabaseError
+from mpnb._plan import today
+from mpnb._text import failure_table
+from mpnb.sandbox import Fault, Sandbox, serve
+
+DAYS = 90
+FIRST, LAST = f"{DAYS} days ago", "yesterday"
+
+EVENTS = """\
+SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS people
+FROM events GROUP BY ALL ORDER BY events DESC"""
+
+WEEKS = """\
+SELECT date_trunc('week', time)::DATE AS week, count(*) AS purchases,
+       round(sum(CAST(properties->>'amount' AS DOUBLE))) AS amount, bar(count(*), 0, 250, 25) AS chart
+FROM events WHERE event_name = 'Purchase' GROUP BY ALL ORDER BY week"""
+
+
+def run(database: str | None = None) -> None:
+    """
+    Show on a terminal or in a log what an export does: about 15 seconds, without an account or a network.
+
+    Args:
+        database: a file that does not exist yet and is kept; without it, a temporary one.
+
+    Raises:
+        DatabaseError: the file exists, or cannot be made.
+        KeyboardInterrupt: it was interrupted.
+    """
+    if database is not None and Path(database).exists():
+        raise DatabaseError(f"{database} exists already: the demo keeps its made-up events in a new file")
+    with (
+        tempfile.TemporaryDirectory(prefix="mpnb-demo-") as folder,
+        serve(quota=mpnb.Quota(), retry_after="seconds", faults=_faults()) as mp,
+    ):
+        _tell(mp, database or str(Path(folder) / "demo.duckdb"))
+    _say(
+        f"The made-up events are in {database}." if database else "The made-up events are deleted again.",
+        "With a project of your own (MP_REGION=eu or in, if its data lives there):",
+        "  export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…     # of a service account",
+        "  mpnb export last 30 days",
+    )
+
+
+def _faults() -> list[Fault]:
+    """Break two batches for good, and two others once."""
+
+    def day(number: int) -> str:
+        return (today() - timedelta(days=DAYS - number)).isoformat()
+
+    return [
+        Fault("terminated", day=day(10), times=None),
+        Fault("status", day=day(17), status=503, times=None),
+        Fault("status", day=day(38), status=429, retry_after=2),
+        Fault("reset", day=day(59)),
+    ]
+
+
+def _tell(mp: Sandbox, database: str) -> None:
+    _say(
+        f"All data here is made up. A sandbox on this machine ({mp.url}) stands in for Mixpanel's export API,",
+        f"with its quota of 3 requests a second and 60 an hour. An export of {DAYS} days would be:",
+    )
+    _say(mpnb.plan(FIRST, LAST, database=database, credentials=mp.credentials))
+    _say(
+        "It runs now. To show what happens then, the sandbox refuses one request with 429 and breaks one connection;",
+        "each is tried again. Two batches are broken for good: one is cut short each time, one meets a 503.",
+    )
+    with mpnb.export(FIRST, LAST, database=database, credentials=mp.credentials) as result:
+        _say(result)
+        _say(
+            f"The sandbox was asked {len(mp.requests)} times and misbehaved {mp.injected.total()} times.",
+            "Nothing of a batch that failed is in the table. The failure table says why:",
+        )
+        _say(failure_table(result))
+        mp.clear_faults()
+        _say("Now the sandbox is mended, and result.retry() fetches the two that are missing, and only those.")
+        with result.retry() as retried:
+            _say(retried)
+            [(left,)] = retried.failures.count("*").fetchall()
+            _say(f"The failure table has {left} rows now. Two questions to the table of events (all made up):")
+            for query in (EVENTS, WEEKS):
+                _say(query, str(retried.sql(query)).rstrip())
+
+
+def _say(*lines: object) -> None:
+    """Print a paragraph at once: progress goes to standard error, and the two are read together."""
+    print(*lines, sep="\n", end="\n\n", flush=True)
