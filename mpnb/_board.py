@@ -36,6 +36,8 @@ class BatchProgress:
         error: what went wrong last, or ``None``.
         until: seconds since the epoch at which a ``waiting`` ends, ``None`` where that is not known.
         http_status: of the last answer, or ``None``.
+        kind: of a batch that failed or was cancelled, as in ``result.failures``, else ``None``.
+        hint: what to do about it, one sentence, else empty.
         rejected: lines that are not events.
         seconds: from the batch's first request to its end, or to now.
     """
@@ -53,6 +55,8 @@ class BatchProgress:
     http_status: int | None = None
     rejected: int = 0
     seconds: float = 0.0
+    kind: str | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

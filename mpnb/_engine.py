@@ -136,6 +136,11 @@ class Engine:
         return self._cancelled_at is not None
 
     @property
+    def quota_left(self) -> int:
+        """Count the requests that the project's rolling hour still has."""
+        return self._limiter.left()
+
+    @property
     def halted_by(self) -> Failure | None:
         """Give the fault that would have hit every batch, and so ended the export."""
         return self._halted_by
@@ -206,12 +211,15 @@ class Engine:
         except (duckdb.Error, MpnbError) as error:
             log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
         for index in left:
-            self._board.set(index, status, error=str(why))
+            self._show_unmet(index, status, why)
 
     def _reopened_if_broken(self) -> Store:
         if self._store.broken:
             self._store.reopen()
         return self._store
+
+    def _show_unmet(self, index: int, status: str, why: Failure, **more: object) -> None:
+        self._board.set(index, status, error=str(why), kind=why.kind, hint=why.hint, **more)
 
     # --- what any thread may do ----------------------------------------------------------------------------------
 
@@ -364,7 +372,7 @@ class Engine:
 
     def _lose(self, index: int, task: _Task, why: Failure) -> None:
         self._writer.put(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
-        self._board.set(index, "failed", error=str(why), http_status=why.http_status)
+        self._show_unmet(index, "failed", why, http_status=why.http_status)
         self._end(index)
 
     def _on_split(self, index: int, why: Failure, parts: list[tuple[Batch, int]]) -> None:
@@ -390,7 +398,7 @@ class Engine:
     def _note_unsplit(self, index: int, task: _Task, why: Failure) -> None:
         # Not by the queue: the writer would wait for itself.
         self._writer.note(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
-        self._board.set(index, "failed", error=str(why), http_status=why.http_status)
+        self._show_unmet(index, "failed", why, http_status=why.http_status)
         self._end(index)
 
     def _on_writing(self, item: Fetched) -> bool:
@@ -414,7 +422,7 @@ class Engine:
         if outcome.fatal:
             self._store.broken = True
         self._writer.note(Lost(item.batch_id, why, item.body.size, item.attempts, item.started_at))
-        self._board.set(item.index, "failed", error=str(why), http_status=200)
+        self._show_unmet(item.index, "failed", why, http_status=200)
         self._end(item.index)
         if why.hits_all:
             self._halt(why, abort=True)
