@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -47,12 +46,20 @@ class Parser(argparse.ArgumentParser):
         # An abbreviation that works today may be ambiguous tomorrow.
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse, and name what there is no such option of, with the closest that there is."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if not rest:
+            return namespace, rest
+        word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+        options = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
+        if word.startswith("-"):
+            self.error(f"{word} is no option" + (f", the closest is {close[0]}" if close else ""))
+        self.error(f"{word} is out of place: words that are no options come together, before them")
+
     def error(self, message: str) -> NoReturn:
-        """End with status 2, with the closest option there is for one that there is not."""
-        options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-        if match := re.match(r"unrecognized arguments: .*?(--[\w-]+)", message):
-            close = difflib.get_close_matches(match[1], options, n=1)
-            message = f"no option {match[1]}" + (f", the closest is {close[0]}" if close else "")
+        """End with status 2 and one line."""
         self.exit(NOTHING, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
 
 
@@ -145,7 +152,11 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
-    _demo.run(options.database)
+    try:
+        _demo.run(options.database)
+    except KeyboardInterrupt:
+        # Not what an export says: there is nothing to go on with.
+        raise KeyboardInterrupt from None
     return DONE
 
 

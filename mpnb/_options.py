@@ -49,7 +49,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     add("--database", metavar="FILE", help="the DuckDB file")
     add("--table", metavar="NAME", help="the table of events in it")
     add("--workers", type=int, metavar="N", help="requests at once, 1 to 100")
-    add("--chunk-days", type=_chunk_days, metavar="N", help="days a request, 1 to 100, or auto: the fewest that fit")
+    add(
+        "--chunk-days",
+        type=_chunk_days,
+        metavar="N",
+        help="days a request, 1 to 100, or auto: the fewest that the quota has room for",
+    )
     add("--mode", choices=MODES, help="resume fetches what is missing, refresh all again, new wants an empty table")
     add("--late-days", type=int, metavar="N", help="for how many days after a day its events may still arrive")
     add("--per-hour", type=int, metavar="N", help="requests an hour that the project was granted (usual: 60)")
@@ -106,9 +111,14 @@ def in_shell_words(text: str) -> str:
     text = re.sub(r"\bspool=mpnb\.Spool\(folder\)", "--spool-folder FOLDER", text)
     text = text.replace("; result.failures lists the rest", "").replace("the same call", "the same command")
     text = text.replace("max_bytes is", "--spool-bytes is")
-    text = re.sub(rf"\b({names})='([^']*)'", lambda m: f"{_option(m[1])} {m[2]}", text)
+    text = re.sub(rf"\b({names})='(\w*)'(?: or '(\w*)')?", _typed_value, text)
     text = re.sub(rf"\b({names})=", lambda m: _option(m[1]), text)
     return re.sub(rf"(^|smaller |larger )({names})\b(?= is |[,.])", lambda m: m[1] + _option(m[2]), text)
+
+
+def _typed_value(match: re.Match[str]) -> str:
+    name, value, other = match.groups()
+    return f"{_option(name)} {value}" + (f" or {other}" if other else "")
 
 
 def _option(name: str) -> str:
