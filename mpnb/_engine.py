@@ -117,6 +117,8 @@ class Engine:
             self._wait_for_workers()
             self._end_writer()
             self._close_out()
+            if not self.cancelled:
+                self._store.checkpoint()
             with self._changed:
                 idle, self._idle = self._idle, []
             for connection in idle:
