@@ -98,7 +98,15 @@ class Engine:
         self._halted_by: Failure | None = None
         self._aborting = False
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
-        self._writer = Writer(store, table, export_id, source, on_writing=self._on_writing, on_landed=self._on_landed)
+        self._writer = Writer(
+            store,
+            table,
+            export_id,
+            source,
+            on_writing=self._on_writing,
+            on_landed=self._on_landed,
+            on_broken=self._on_broken,
+        )
 
     # --- the coordinator -----------------------------------------------------------------------------------------
 
@@ -402,6 +410,11 @@ class Engine:
         self._writer.note(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
         self._show_unmet(index, "failed", why, http_status=why.http_status)
         self._end(index)
+
+    def _on_broken(self, error: Exception) -> None:
+        log.error("the writer met what it did not expect", exc_info=error)
+        why = f"unexpected {type(error).__name__}: {error}"
+        self._halt(failure("write", safe_text(why), hits_all=True), abort=True)
 
     def _on_writing(self, item: Fetched) -> bool:
         if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):

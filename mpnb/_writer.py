@@ -121,6 +121,7 @@ class Writer(threading.Thread):
         table: the events table, which exists.
         export_id, source: what the ledger says of batches that are split.
         on_landed: called in this thread with what a ``Fetched`` became, or the failure of writing it.
+        on_broken: called in this thread with an exception that nobody expected.
         on_writing: called in this thread before a ``Fetched`` is written; false leaves it unwritten.
     """
 
@@ -133,6 +134,7 @@ class Writer(threading.Thread):
         *,
         on_writing: Callable[[Fetched], bool],
         on_landed: Callable[[Fetched, Landed | WriteError], object],
+        on_broken: Callable[[Exception], object],
     ) -> None:
         super().__init__(name=f"mpnb-writer-{export_id}", daemon=False)
         self._store = store
@@ -141,6 +143,7 @@ class Writer(threading.Thread):
         self._source = source
         self._on_writing = on_writing
         self._on_landed = on_landed
+        self._on_broken = on_broken
         self._queue: queue.Queue[Fetched | Lost | Split | None] = queue.Queue(QUEUED_SPOOLS)
         self._cursor = store.cursor()
         self._stopping = threading.Event()
@@ -171,14 +174,21 @@ class Writer(threading.Thread):
         """Write until the pill comes."""
         try:
             while (item := self._queue.get()) is not None:
-                if isinstance(item, Fetched):
-                    self._land(item)
-                elif isinstance(item, Lost):
-                    self.note(item)
-                else:
-                    item.done(self._split(item))
+                try:
+                    self._take(item)
+                except Exception as error:
+                    # The writer outlives whatever it meets: without it the workers would wait for ever.
+                    self._on_broken(error)
         finally:
             self._store.release(self._cursor)
+
+    def _take(self, item: Fetched | Lost | Split) -> None:
+        if isinstance(item, Fetched):
+            self._land(item)
+        elif isinstance(item, Lost):
+            self.note(item)
+        else:
+            item.done(self._split(item))
 
     def _land(self, item: Fetched) -> None:
         if not self._on_writing(item):
@@ -202,7 +212,6 @@ class Writer(threading.Thread):
                 return landed
             raise self._write_error(error) from None
         except Exception as error:
-            # The writer outlives whatever it meets: without it the workers would wait for ever.
             message = safe_text(f"unexpected {type(error).__name__}: {error}")
             raise WriteError(failure("write", message)) from error
 
