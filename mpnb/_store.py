@@ -139,7 +139,10 @@ class Store:
         with self._lock:
             if self._root is None:
                 raise ClosedError(f"this result was closed: mpnb.open({self.name!r}) reads it again")
-            cursor = self._root.cursor()
+            try:
+                cursor = self._root.cursor()
+            except duckdb.ConnectionException:
+                raise ClosedError(f"{self.name} was closed, and its cursors with it") from None
             self._cursors.add(cursor)
             return cursor
 
@@ -326,7 +329,7 @@ def check_database(database: object) -> str:
 def check_path(path: Path, create: bool) -> None:
     """Raise ``DatabaseError`` where a file cannot be there, or where it is missing and must not be made."""
     if path.is_dir():
-        raise DatabaseError(f"{path} is a folder: name a file in it, such as {path.name}/mixpanel.duckdb")
+        raise DatabaseError(f"{path} is a folder: name a file in it, such as {path / 'mixpanel.duckdb'}")
     if not path.exists():
         if not create:
             raise DatabaseError(f"there is no database at {path}")
@@ -348,6 +351,11 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
             by = f" ({safe_text(holder[1])})" if holder else ""
             raise DatabaseError(
                 f"{name} is open in another process{by}: close it there, such as by a restart of that kernel"
+            ) from None
+        if "different configuration" in text:
+            raise DatabaseError(
+                f"{name} is open in this process by a connection with settings of its own, such as read_only: "
+                "close it first"
             ) from None
         raise DatabaseError(f"{name} cannot be opened: {safe_text(text)}") from None
 
