@@ -128,7 +128,7 @@ def start(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool,
     )  # fmt: skip
-    return _launch(asked, Store(asked.database), Events(asked.on_batch), in_background=asked.on_batch is not None)
+    return _start(asked, Store(asked.database))
 
 
 def export(
@@ -224,7 +224,9 @@ def open_database(
             from_date=None,
             to_date=None,
             outcome=Outcome(),
-            retry=lambda result, **options: _retry(result, None, {"credentials": credentials, **options}),
+            retry=lambda result, options, background: _retry(
+                result, None, {"credentials": credentials, **options}, background
+            ),
             call="db",
         )
     except BaseException:
@@ -442,7 +444,7 @@ def _launch(
             from_date=None if whole else asked.from_date,
             to_date=None if whole else asked.to_date,
             outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
-            retry=lambda result, **options: _retry(result, asked, options),
+            retry=lambda result, options, background: _retry(result, asked, options, background),
             call="db" if whole else "result",
         )
 
@@ -457,28 +459,34 @@ def _launch(
     )
 
 
+def _start(asked: _Asked, store: Store, **more: Any) -> ExportJob:
+    """Start an export in the background."""
+    return _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+
+
 def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
     """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
     show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
     job = None
     events = Events(show.on_batch)
     try:
-        try:
-            job = _launch(asked, store, events, in_background=False, **more)
-            while events.dispatch(timeout=0.1):
-                show.tick(job.progress())
+        job = _launch(asked, store, events, in_background=False, **more)
+        show.begin(job)
+        while events.dispatch(timeout=0.1):
             show.tick(job.progress())
-        finally:
-            show.close()
-        return job.result()
+        show.tick(job.progress())
+        result = job.result()
     except KeyboardInterrupt:
-        if job is not None:
-            stopped = _end(job)
-            if stopped is not None:
-                line = stopped.stopped_line()
-                stopped.close()
-                raise KeyboardInterrupt(line) from None
-        raise
+        stopped = _end(job) if job is not None else None
+        if stopped is None:
+            raise
+        line = stopped.stopped_line()
+        show.close()  # while the database is open: it may show what failed
+        stopped.close()
+        raise KeyboardInterrupt(line) from None
+    finally:
+        show.close()
+    return result
 
 
 def _end(job: ExportJob) -> ExportResult | None:
@@ -491,7 +499,9 @@ def _end(job: ExportJob) -> ExportResult | None:
             continue
 
 
-def _retry(result: ExportResult, asked: _Asked | None, options: dict[str, Any]) -> ExportResult:
+def _retry(
+    result: ExportResult, asked: _Asked | None, options: dict[str, Any], background: bool
+) -> ExportResult | ExportJob:
     """Fetch what is unmet of a result's days, each batch as it was, on the same database."""
     allowed = ("workers", "on_batch", "credentials", "quota", "spool")
     for name in options:
@@ -524,4 +534,4 @@ def _retry(result: ExportResult, asked: _Asked | None, options: dict[str, Any]) 
     def make_plan(cursor: DuckDBPyConnection) -> tuple[list[Batch], list[HeldBatch]]:
         return planning.plan_again(unmet, ledger.held_batches(cursor, asked.table))
 
-    return _run(asked, store, make_plan=make_plan, whole=result.from_date is None)
+    return (_start if background else _run)(asked, store, make_plan=make_plan, whole=result.from_date is None)

@@ -18,6 +18,7 @@ from mpnb._errors import ExportCancelled, ExportError
 from mpnb._store import Store
 
 if TYPE_CHECKING:
+    from mpnb._panel._live import JobPanel
     from mpnb._result import ExportResult
 
 log = logging.getLogger("mpnb")
@@ -166,6 +167,22 @@ class ExportJob:
     def batches(self) -> list[BatchProgress]:
         """Give each batch as it is now."""
         return self._board.cells()
+
+    @property
+    def version(self) -> int:
+        """Count the changes of its batches: where it is the same, nothing is new."""
+        return self._board.version
+
+    @property
+    def quota_left(self) -> int:
+        """Count the requests that the project's rolling hour still has."""
+        return self._engine.quota_left
+
+    def panel(self) -> JobPanel:
+        """Show its batches live in a notebook. As many panels as one likes, and they agree."""
+        from mpnb._panel import job_panel
+
+        return job_panel(self)
 
     def __await__(self) -> Generator[Any, None, ExportResult]:
         """Wait for the end without blocking the event loop. To cancel the wait leaves the export running."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from mpnb import _display as display
 from mpnb._board import ENDED, BatchProgress, JobProgress
+
+if TYPE_CHECKING:
+    from mpnb._job import ExportJob
 
 # Shorter waits come and go; a line in a log for each would be noise.
 WORTH_A_LINE = 30.0
@@ -17,6 +20,9 @@ WORTH_A_LINE = 30.0
 class Progress(Protocol):
     """Show an export while it runs. One thread."""
 
+    def begin(self, job: ExportJob) -> None:
+        """Take the export, which has just started."""
+
     def on_batch(self, progress: BatchProgress) -> None:
         """Take one change of state."""
 
@@ -24,7 +30,7 @@ class Progress(Protocol):
         """Take the whole as it is now, some times a second."""
 
     def close(self) -> None:
-        """Leave the screen as it should stay."""
+        """Leave the screen as it should stay. A second call does nothing."""
 
 
 class TerminalLine:
@@ -40,6 +46,9 @@ class TerminalLine:
             leave=True,
             bar_format="{n_fmt}/{total_fmt} batches |{bar}| {elapsed}{postfix}",
         )
+
+    def begin(self, job: ExportJob) -> None:
+        """Wait for the first tick."""
 
     def on_batch(self, progress: BatchProgress) -> None:
         """Leave it to the tick."""
@@ -62,6 +71,9 @@ class PipeLines:
         self._stream = stream
         self._waits_until = 0.0
         self._ended = 0
+
+    def begin(self, job: ExportJob) -> None:
+        """Wait for the first batch that ends."""
 
     def on_batch(self, progress: BatchProgress) -> None:
         """Print the batch, if it has ended."""
@@ -95,6 +107,9 @@ class Silent:
     def __init__(self, on_batch: Callable[[BatchProgress], object]) -> None:
         self.on_batch = on_batch
 
+    def begin(self, job: ExportJob) -> None:
+        """Show nothing."""
+
     def tick(self, progress: JobProgress) -> None:
         """Show nothing."""
 
@@ -122,6 +137,12 @@ def clock(moment: float) -> str:
 
 
 def choose(stream: TextIO | None = None) -> Progress:
-    """Give what suits the stream, standard error by default."""
+    """Give what suits a notebook, where this is one, else the stream, standard error by default."""
+    if stream is None and "ipykernel" in sys.modules:
+        from mpnb._panel import notebook_progress
+
+        live = notebook_progress()
+        if live is not None:
+            return live
     stream = stream or sys.stderr
     return TerminalLine(stream) if stream.isatty() else PipeLines(stream)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+    from mpnb._job import ExportJob
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -37,9 +39,9 @@ class Outcome:
 
 
 class Retry(Protocol):
-    """Fetch again what of a range failed. What ``ExportResult.retry`` calls."""
+    """Fetch again what of a range failed. What ``retry`` and ``start_retry`` of a result call."""
 
-    def __call__(self, result: ExportResult, **options: Any) -> ExportResult: ...
+    def __call__(self, result: ExportResult, options: dict[str, Any], background: bool) -> Any: ...
 
 
 class ExportResult:
@@ -267,7 +269,17 @@ class ExportResult:
             PlanError: an option cannot work, such as credentials that are missing.
             ClosedError: this result was closed.
         """
-        return self._retry(self, **options)
+        result: ExportResult = self._retry(self, options, background=False)
+        return result
+
+    def start_retry(self, **options: Any) -> ExportJob:
+        """
+        Do what ``retry()`` does in the background and return at once, as ``mpnb.start()`` does.
+
+        Options and errors are those of ``retry()``, but that ``ExportError`` comes from ``job.result()``.
+        """
+        job: ExportJob = self._retry(self, options, background=True)
+        return job
 
     def raise_for_failures(self) -> None:
         """Raise ``ExportError``, which carries this result, where ``has_failures``."""

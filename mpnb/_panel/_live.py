@@ -1,0 +1,163 @@
+"""A running export on the screen: ``job.panel()``, and ``mpnb.export()`` while it blocks in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import queue
+import threading
+from typing import Any
+
+from mpnb._board import BatchProgress, JobProgress
+from mpnb._job import ExportJob
+from mpnb._panel import _frontend as frontend
+from mpnb._panel import _static as static
+from mpnb._panel._feed import Frame, Track, detail
+from mpnb._panel._grid import Grid
+from mpnb._panel._pump import TICK_SECONDS, pump
+
+# The Jupyter server drops messages over its rate limit without a word: what counts at the end is sent once more.
+AGAIN_SECONDS = 3.0
+# How long a cell waits for its output to be swapped.
+SWAP_SECONDS = 10.0
+
+log = logging.getLogger("mpnb")
+Message = dict[str, Any]
+
+
+class Screen:
+    """
+    Show one grid in as many outputs as one likes, and swap them all for what stays. The pump's thread alone calls it,
+    but for ``show``.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.grid = Grid(frame, self.signal)
+        self._ids: list[str] = []
+        self._last: Frame | None = None
+
+    def signal(self, message: Message) -> None:
+        """Leave a word for the pump. Any thread may call it, and it does no work: it may be in a click's thread."""
+        self.inbox.put(message)
+        pump.wake()
+
+    def messages(self) -> list[Message]:
+        """Take what was said since the last call."""
+        taken = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken.append(self.inbox.get_nowait())
+        return taken
+
+    def show(self, widget: Any, text: str) -> None:
+        """Put a widget that holds the grid into the running cell, with a text for viewers that show no widgets."""
+        bundle = widget._repr_mimebundle_()
+        data: dict[str, Any] = bundle[0] if isinstance(bundle, tuple) else bundle
+        self._ids.append(
+            frontend.show({**data, "text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"})
+        )  # fmt: skip
+
+    def answer(self, message: Message, cells: list[BatchProgress]) -> None:
+        """Tell the details of a cell that was asked for."""
+        index = message.get("index")
+        if isinstance(index, int) and 0 <= index < len(cells):
+            self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
+
+    def swap(self, bundle: dict[str, Any]) -> None:
+        """Put what stays in place of every output."""
+        for display_id in self._ids:
+            frontend.swap(display_id, bundle)
+
+
+class JobPanel:
+    """
+    Show a job's batches live, and what stays of it once it has ended. Made by ``job.panel()``.
+
+    Attributes:
+        grid: the anywidget alone, for hosts that know only those.
+    """
+
+    def __init__(self, job: ExportJob) -> None:
+        self.job = job
+        self._track = Track(job)
+        self._cells: list[BatchProgress] = []
+        self._seen: tuple[int, int] | None = None
+        self._swapped_at: float | None = None
+        self._bundle: dict[str, Any] = {}
+        self.ended = threading.Event()
+        self._screen = Screen(self._frame())
+        pump.add(self)
+
+    @property
+    def grid(self) -> Grid:
+        """Give the anywidget alone."""
+        return self._screen.grid
+
+    def _frame(self) -> Frame:
+        self._seen = self._track.version
+        self._cells = self._track.cells()
+        running = not self.job.done() and not self.job.cancelled()
+        return self._track.frame(self._cells, [{"id": "cancel", "label": "Cancel", "enabled": running}])
+
+    def tick(self, now: float) -> float | None:
+        """Bring the screen up to date; at the end swap it, and once more a little later."""
+        done = self.job.done()
+        if self._track.version != self._seen or (done and self._swapped_at is None):
+            self.grid.paint(self._frame())
+        for message in self._screen.messages():
+            if message.get("type") == "cell":
+                self._screen.answer(message, self._cells)
+            elif message.get("type") == "cancel":
+                self.job.cancel()
+        if not done:
+            return now + TICK_SECONDS
+        if self._swapped_at is None:
+            self._swapped_at = now
+            self._bundle = static.ended(self.job, self._cells)
+            self._screen.swap(self._bundle)
+            self.ended.set()
+        elif now >= self._swapped_at + AGAIN_SECONDS:
+            self.grid.send_state()
+            self._screen.swap(self._bundle)
+            return None
+        return self._swapped_at + AGAIN_SECONDS
+
+    def _ipython_display_(self) -> None:
+        if self.ended.is_set():
+            frontend.show(self._bundle)
+        elif frontend.has_kernel():
+            self._screen.show(self.grid, repr(self))
+        else:
+            print(repr(self))
+
+    def __repr__(self) -> str:
+        """Say how far it is."""
+        return f"<JobPanel of {self.job!r}>"
+
+
+class NotebookProgress:
+    """Show the grid in the running cell while ``mpnb.export()`` blocks it. What fails here never fails the export."""
+
+    def __init__(self) -> None:
+        self._panel: JobPanel | None = None
+
+    def begin(self, job: ExportJob) -> None:
+        """Show the grid."""
+        try:
+            self._panel = JobPanel(job)
+            self._panel._ipython_display_()
+        except Exception:
+            log.exception("the grid cannot be shown")
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Leave it to the pump."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Leave it to the pump."""
+
+    def close(self) -> None:
+        """Wait until the output is what stays in the notebook."""
+        if self._panel is not None and self._panel.job.done():
+            self._panel.ended.wait(SWAP_SECONDS)

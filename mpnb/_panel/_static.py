@@ -1,0 +1,62 @@
+"""What stays in the notebook when an export is over: plain HTML, without scripts, right in light and dark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from mpnb import _display as display
+from mpnb._board import STATUSES, BatchProgress
+from mpnb._job import ExportJob
+
+GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
+COLOURS = {
+    "done": "#009e73", "empty": "#009e73", "failed": "#d55e00", "cancelled": "#cc79a7", "skipped": "#808080",
+}  # fmt: skip
+# A viewer that strips this leaves a line of coloured glyphs, which says the same.
+STYLE = """<style>
+.mpnb-ended{display:flex;flex-wrap:wrap;gap:3px;margin:6px 0;max-width:1080px;max-height:340px;overflow:auto}
+.mpnb-ended span{display:contents}
+.mpnb-ended b{width:18px;height:18px;border-radius:4px;display:grid;place-items:center;font:600 11px/1 sans-serif;
+background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparent}
+.mpnb-ended b.o{background:none;border-color:currentColor;-webkit-text-fill-color:currentColor}
+@media (forced-colors:active){.mpnb-ended b{border-color:CanvasText;-webkit-text-fill-color:CanvasText}}
+</style>"""
+
+
+def ended(job: ExportJob, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
+    """
+    Give the output for an export that has ended: the result in words, and the grid as it ended.
+
+    Args:
+        retry: the call that retries, where it is not ``result = result.retry()``.
+    """
+    try:
+        summary = job.outcome().summary()
+    except Exception as error:
+        text = f"The export ended with an error: {type(error).__name__}: {error}"
+        return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}
+    if retry is not None:
+        summary = replace(summary, retry=retry)
+    return {"text/plain": display.text(summary), "text/html": grid(cells) + display.html(summary)}
+
+
+def grid(cells: Sequence[BatchProgress]) -> str:
+    """Draw the cells, in runs of one state to keep it small."""
+    counts = Counter(cell.status for cell in cells)
+    words = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
+    runs = []
+    for status, group in groupby(cells, key=lambda cell: cell.status):
+        run = list(group)
+        dates = display.days(run[0].from_date, run[-1].to_date)
+        many = f", {len(run):,} batches" if len(run) > 1 else ""
+        box = f"<b{' class=o' if status in ('empty', 'queued') else ''}>{GLYPHS[status]}</b>"
+        runs.append(
+            f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
+            f"{box * len(run)}</span>"
+        )
+    return f'{STYLE}<div class="mpnb-ended" role="img" aria-label="Batches: {words}">{"".join(runs)}</div>'
