@@ -291,12 +291,18 @@ class Engine:
 
     def _fetch_with(self, connection: Connection, index: int, task: _Task) -> None:
         path = self._spool.path / f"{task.batch_id}.jsonl"
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            # At once: others may wait for its bytes, and so would this batch's own next attempt.
+            self._spool.remove(path)
+            self._tell_wait(index, state)
+
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
             retry=tenacity.retry_if_exception(_is_worth_another),
             wait=self._seconds_until_next,
             sleep=self._sleep,
-            before_sleep=lambda state: self._before_sleep(index, state),
+            before_sleep=before_sleep,
             reraise=True,
         )
         try:
@@ -373,7 +379,7 @@ class Engine:
             return 0.0
         return seconds
 
-    def _before_sleep(self, index: int, state: tenacity.RetryCallState) -> None:
+    def _tell_wait(self, index: int, state: tenacity.RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0
         until = time.time() + seconds if seconds else None
         self._board.set(index, "waiting", until=until, error=str(_failure_of(state)), bytes=0)
