@@ -66,7 +66,7 @@ class Connection:
     All methods are the worker's, but for ``abort`` and ``connecting``, which any thread may call.
     """
 
-    def __init__(self, credentials: Credentials, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, credentials: Credentials, tls: ssl.SSLContext) -> None:
         self._url = f"{credentials.host}/api/2.0/export"
         basic = b64encode(f"{credentials.username}:{credentials.secret}".encode()).decode()
         self._secrets = (basic, credentials.secret)
@@ -79,7 +79,7 @@ class Connection:
             headers={"Accept-Encoding": "gzip", "User-Agent": f"mpnb/{__version__}"},
             timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-            verify=tls or True,
+            verify=tls,
             # A proxy of the environment has no way to a server on this machine.
             trust_env=host not in LOOPBACK,
             # Only ours decides where the credentials go: see _answer().
@@ -244,6 +244,9 @@ def _from_httpx(error: httpx.HTTPError) -> Failure:
     return failure("connection", text)
 
 
-def tls_context(credentials: Credentials) -> ssl.SSLContext | None:
+def tls_context(credentials: Credentials) -> ssl.SSLContext:
     """Make the TLS settings that all connections of an export share: loading the roots takes tens of milliseconds."""
-    return httpx.create_ssl_context() if credentials.host.startswith("https:") else None
+    if credentials.host.startswith("https:"):
+        return httpx.create_ssl_context()
+    # Never used on plain http, where httpx would load the roots for every connection; it trusts nobody.
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
