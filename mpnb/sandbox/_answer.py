@@ -215,8 +215,10 @@ def _spoil_lines(parts: list[Part], fault: Fault) -> list[Part]:
         return [*parts, part_of_lines([b'{"error": "a made-up error at the end of the export"}'])]
     if fault.kind == "half_line":
         at = min(at, sum(each.count for each in parts) - 1)
-        line = next(_lines_from(parts, at))
-        return [*_first_lines(parts, at), part([line[: max(1, len(line) // 2)]])]
+        # Half of a blank line would not show.
+        rest = enumerate(_lines_from(parts, at))
+        skipped, line = next(((n, each) for n, each in rest if each.strip()), (0, b"{}"))
+        return [*_first_lines(parts, at + skipped), part([line[: max(1, len(line) // 2)]])]
     return parts
 
 
