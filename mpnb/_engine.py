@@ -375,7 +375,7 @@ class Engine:
         jitter = tenacity.wait_random(0, min(first, BACKOFF_SECONDS))
         seconds = backoff(state) + jitter(state) if why.wait is None else why.wait
         if why.kind == "rate_limit":
-            self._limiter.cool_down(seconds)
+            self._limiter.cool_down(seconds, hour_is_full=why.queries_over > 0)
             return 0.0
         return seconds
 

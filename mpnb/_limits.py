@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from mpnb._history import History, Times
+
 HOUR = 3600.0
-# Requests that leave a second apart may arrive a little less apart: stay clear of the edge of both windows.
-SECOND_WINDOW = 1.1
+# Requests that leave a second apart may arrive less apart, where the first one had to connect and the other had not, or
+# a busy machine held it up: stay clear of the edge of both windows.
+SECOND_WINDOW = 1.3
 HOUR_WINDOW = HOUR + 2.0
+# A file that is written at every start would slow those who may ask this often, and they rarely meet the limit.
+MOST_SHARED = 1000
+# As long as the longest Retry-After that is believed: a moment later than that is of a clock that was set back.
+MOST_COOL = 2 * HOUR + 1.0
 # Waits shorter than this are the pace of three a second, not news.
 WORTH_TELLING = 1.0
 
@@ -50,10 +58,13 @@ class RateLimiter:
     """
     Hold every request of a project to its quota: a semaphore, a window of a second, and one of an hour.
 
-    Any thread may call any method. One object serves all exports of a project in this process.
+    Any thread may call any method. One object serves all exports of a project in this process, and a history what other
+    processes of the user start.
 
     Args:
         quota: what the project may do.
+        history: shares the times of requests with other processes; of no use, and not used, where the quota allows
+            more than ``MOST_SHARED`` an hour.
         clock: gives the time in seconds since the epoch.
         wait: sleeps on the condition for some seconds, or until it is notified.
     """
@@ -62,14 +73,16 @@ class RateLimiter:
         self,
         quota: Quota,
         *,
+        history: History | None = None,
         clock: Callable[[], float] = time.time,
         wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
         self.quota = quota
+        self._history = history
         self._clock = clock
         self._wait = wait
         self._changed = threading.Condition()
-        self._starts: deque[float] = deque()
+        self._starts: list[float] = []  # in order
         self._in_flight = 0
         self._cool_until = 0.0
 
@@ -102,13 +115,14 @@ class RateLimiter:
             while True:
                 if is_cancelled():
                     raise Cancelled
-                now = self._clock()
-                until = self._next_start(now)
-                full = self._in_flight >= self.quota.concurrent
-                if until <= now and not full:
-                    self._starts.append(now)
-                    self._in_flight += 1
-                    return
+                with self._exclusive():
+                    now = self._clock()
+                    until = self._next_start(now)
+                    full = self._in_flight >= self.quota.concurrent
+                    if until <= now and not full:
+                        self._note([now])
+                        self._in_flight += 1
+                        return
                 moment = until if until > now else None
                 seconds = until - now if until > now else HOUR
                 if on_wait and seconds >= WORTH_TELLING and moment != told:
@@ -116,21 +130,57 @@ class RateLimiter:
                     told = moment
                 self._wait(self._changed, min(seconds, HOUR))
 
+    @property
+    def _shared(self) -> History | None:
+        return self._history if self.quota.per_hour <= MOST_SHARED else None
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return self._shared.exclusive() if self._shared else nullcontext()
+
+    def _note(self, starts: list[float]) -> None:
+        """Add starts, and let other processes know. Within ``_exclusive()``."""
+        for start in starts:
+            # Each is a moment of its own: the file's and ours are told apart by it.
+            while (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start:
+                start = math.nextafter(start, math.inf)
+            insort(self._starts, start)
+        if self._shared:
+            self._shared.write(Times(tuple(self._starts), self._cool_until))
+
     def _next_start(self, now: float) -> float:
         """Give the first moment at which neither window nor a cool-down stands in the way."""
-        # Entries from the future are of a clock that was set back: they would block for ever.
-        while self._starts and not now - HOUR_WINDOW < self._starts[0] <= now + 1:
-            self._starts.popleft()
+        if self._shared:
+            theirs = self._shared.read()
+            self._starts = sorted({*self._starts, *theirs.starts})
+            self._cool_until = max(self._cool_until, theirs.cool_until)
+        # What lies in the future is of a clock that was set back: it would block for ever.
+        first, last = bisect_right(self._starts, now - HOUR_WINDOW), bisect_right(self._starts, now + 1)
+        self._starts = self._starts[first:last]
+        if self._cool_until > now + MOST_COOL:
+            self._cool_until = 0.0
         until = max(now, self._cool_until)
         for count, window in ((self.quota.per_second, SECOND_WINDOW), (self.quota.per_hour, HOUR_WINDOW)):
             if len(self._starts) >= count:
                 until = max(until, self._starts[-count] + window)
         return until
 
-    def cool_down(self, seconds: float) -> float:
-        """Let no request of the project start for so many seconds, and give the moment at which that ends."""
-        with self._changed:
-            self._cool_until = max(self._cool_until, self._clock() + max(seconds, 0.0))
+    def cool_down(self, seconds: float, *, hour_is_full: bool = False) -> float:
+        """
+        Let no request of the project start for so many seconds, and give the moment at which that ends.
+
+        Args:
+            hour_is_full: Mixpanel says that the hour is used up. What is missing of it here was then asked by others,
+                and nobody knows when: it is taken for spread over the hour, so that places come back one by one.
+        """
+        with self._changed, self._exclusive():
+            now = self._clock()
+            self._next_start(now)
+            self._cool_until = max(self._cool_until, now + max(seconds, 0.0))
+            others = self.quota.per_hour - len(self._starts)
+            if hour_is_full and self._shared and others > 0:
+                self._note([now - HOUR * i / others for i in range(others)])
+            else:
+                self._note([])
             self._changed.notify_all()
             return self._cool_until
 
@@ -163,7 +213,9 @@ def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
         quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.
     """
     with _limiters_lock:
-        limiter = _limiters.setdefault((host, project_id), RateLimiter(quota or Quota()))
+        limiter = _limiters.get((host, project_id))
+        if limiter is None:
+            limiter = _limiters[host, project_id] = RateLimiter(quota or Quota(), history=History(host, project_id))
         if quota is not None:
             limiter.quota = quota
         return limiter
