@@ -22,6 +22,7 @@ from mpnb._errors import (
 )
 from mpnb._job import ExportJob
 from mpnb._limits import Quota
+from mpnb._panel import panel
 from mpnb._plan import Batch, ExportPlan, split_date_range
 from mpnb._result import ExportResult
 from mpnb._spool import Spool
@@ -48,6 +49,7 @@ __all__ = [
     "TableError",
     "__version__",
     "export",
+    "panel",
     "plan",
     "split_date_range",
     "start",
