@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shlex
 import shutil
@@ -39,24 +38,11 @@ examples:
   mpnb plan last 365 days --chunk-days auto"""
 
 
-class Parser(argparse.ArgumentParser):
-    """Parse options as they are spelt out, and say in one line what is wrong with others."""
+class Parser(_options.Parser):
+    """Say in one line what is wrong with the words of a command, and end with its status."""
 
     def __init__(self, **more: Any) -> None:
-        # An abbreviation that works today may be ambiguous tomorrow.
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse, and name what there is no such option of, with the closest that there is."""
-        namespace, rest = super().parse_known_args(args, namespace)
-        if not rest:
-            return namespace, rest
-        word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
-        options = [name for action in self._actions for name in action.option_strings]
-        close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
-        if word.startswith("-"):
-            self.error(f"{word} is no option" + (f", the closest is {close[0]}" if close else ""))
-        self.error(f"{word} is out of place: words that are no options come together, before them")
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
@@ -91,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            warnings.simplefilter("always", UserWarning)
             status = _run(words)
         sys.stdout.flush()
         return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -21,6 +22,26 @@ PARTS: dict[str, tuple[type[Quota] | type[Spool], dict[str, str]]] = {
 PARAMETERS = inspect.signature(export).parameters
 # The days are no options, and a callback or a secret cannot be one.
 NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials"})
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse options as they are spelt out, and name the closest one where there is none of a name."""
+
+    def __init__(self, **more: Any) -> None:
+        # An abbreviation that works today may be ambiguous tomorrow.
+        super().__init__(allow_abbrev=False, **more)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse, and name what there is no such option of, with the closest that there is."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if not rest:
+            return namespace, rest
+        word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+        options = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
+        if word.startswith("-"):
+            self.error(f"{word} is no option" + (f", the closest is {close[0]}" if close else ""))
+        self.error(f"{word} is out of place: words that are no options come together, before them")
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -105,15 +126,17 @@ def parse_range(words: Sequence[str]) -> tuple[str, str]:
 
 def in_shell_words(text: str) -> str:
     """Put what a message says of arguments of ``export`` in terms of options, so that it can be typed."""
-    names = "|".join([*(PARAMETERS.keys() - NOT_OPTIONS), *PARTS["quota"][1]])
-    text = text.replace("from_date", "FROM").replace("to_date", "TO")
+    every = [*(name for name in PARAMETERS if name not in NOT_OPTIONS), *PARTS["quota"][1]]
+    names, joined = "|".join(every), "|".join(name for name in every if "_" in name)
+    text = text.replace("from_date", "FROM").replace("to_date", "TO").replace("the same call", "the same command")
     text = text.replace(", or pass credentials=mpnb.Credentials(username, secret, project_id)", "")
-    text = re.sub(r"\bspool=mpnb\.Spool\(folder\)", "--spool-folder FOLDER", text)
-    text = text.replace("; result.failures lists the rest", "").replace("the same call", "the same command")
-    text = text.replace("max_bytes is", "--spool-bytes is")
+    text = text.replace("; result.failures lists the rest", "").replace("max_bytes is", "--spool-bytes is")
+    text = text.replace("result.rejected holds", "the table mpnb_rejected holds")
+    text = text.replace("spool=mpnb.Spool(folder)", "--spool-folder FOLDER")
     text = re.sub(rf"\b({names})='(\w*)'(?: or '(\w*)')?", _typed_value, text)
     text = re.sub(rf"\b({names})=", lambda m: _option(m[1]), text)
-    return re.sub(rf"(^|smaller |larger )({names})\b(?= is |[,.])", lambda m: m[1] + _option(m[2]), text)
+    # A name that is a word of its own is meant as one, but where a complaint begins with it.
+    return re.sub(rf"\b(?:{joined})\b|^(?:{names})(?= is )", lambda m: _option(m[0]), text)
 
 
 def _typed_value(match: re.Match[str]) -> str:
