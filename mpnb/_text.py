@@ -23,8 +23,10 @@ def result_text(result: ExportResult, retry: str) -> str:
     Args:
         retry: the command that fetches what failed.
     """
-    summary = replace(result.summary(), retry=retry)
-    parts = [in_shell_words(display.text(summary))]
+    summary = result.summary()
+    facts = tuple((name, in_shell_words(value)) for name, value in summary.facts)
+    kinds = tuple((kind, count, in_shell_words(hint)) for kind, count, hint in summary.kinds)
+    parts = [display.text(replace(summary, facts=facts, kinds=kinds, retry=retry))]
     if summary.failures:
         parts.append(failure_table(result))
     return "\n\n".join(parts)
