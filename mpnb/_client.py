@@ -120,7 +120,7 @@ class Connection:
         target = url.copy_merge_params(params)
         for _ in range(MAX_REDIRECTS + 1):
             with self._client.stream("GET", target, extensions={"trace": self._trace}) as response:
-                if not response.is_redirect:
+                if not response.has_redirect_location:
                     yield response
                     return
                 target = target.join(response.headers["location"])
@@ -173,6 +173,9 @@ class Connection:
             if is_cancelled():
                 raise Cancelled from None
             raise FetchError(_from_httpx(error)) from None
+        except httpx.InvalidURL as error:
+            # No HTTPError: httpx reads the address of a redirect even where it is told not to follow it.
+            raise FetchError(failure("connection", safe_text(f"redirected to an invalid URL: {error}"))) from None
         except BodyError as error:
             raise FetchError(failure(error.kind, safe_text(str(error)), http_status=200)) from None
         except OSError as error:
