@@ -309,8 +309,9 @@ class ExportResult:
         with self._store.reading() as cursor:
             rows = run(
                 cursor,
-                f"SELECT kind, message, http_status, hint, count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}"
-                " GROUP BY ALL ORDER BY count(*) DESC, kind LIMIT 1",
+                "SELECT kind, first(message ORDER BY from_date), first(http_status ORDER BY from_date),"
+                f" first(hint ORDER BY from_date), count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}"
+                " GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1",
             )
             [(count,)] = run(cursor, f"SELECT count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}")
         if not rows:
