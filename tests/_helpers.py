@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 
 import mpnb
+import mpnb._limits
+from mpnb import Quota
+from mpnb._limits import RateLimiter
 from mpnb.sandbox import Sandbox
 
 # Long past, so that no batch is provisional unless a test makes it so.
@@ -105,3 +112,52 @@ def all_or_nothing(result: mpnb.ExportResult, mp: Sandbox) -> None:
         assert len(mine) == count
         assert as_stored(mine) == as_served(mp, days)
     assert not by_batch, "rows without a batch"
+
+
+class Clock:
+    """
+    A clock of its own, which whoever waits moves on.
+
+    A wait lasts as long as was asked or, as a real one may, less. ``seen`` is what each thread read last: the moment
+    of its start, as the limiter sees it.
+    """
+
+    def __init__(self, now: float = 1e9, seed: int | None = None) -> None:
+        self.now = now
+        self.seen: dict[int, float] = {}
+        self._random = random.Random(seed)
+        self._early = seed is not None
+
+    def __call__(self) -> float:
+        self.seen[threading.get_ident()] = self.now
+        return self.now
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        self.now += seconds * (self._random.choice([0.1, 0.5, 1.0]) if self._early else 1.0)
+        condition.wait(0)  # the others come in between
+
+    @property
+    def mine(self) -> float:
+        return self.seen[threading.get_ident()]
+
+
+class Recorded(RateLimiter):
+    """A limiter with a clock of its own, which notes when each request started."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.starts: list[float] = []
+        super().__init__(Quota(), clock=self.clock, wait=self.clock.wait)
+
+    @classmethod
+    def of(cls, mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+        """Put one in the place of a sandbox's own limiter."""
+        limiter = cls()
+        monkeypatch.setitem(mpnb._limits._limiters, (mp.url, mp.project_id), limiter)
+        return limiter
+
+    @contextmanager
+    def slot(self, *args: Any) -> Iterator[None]:
+        with super().slot(*args):
+            self.starts.append(self.clock.mine)
+            yield

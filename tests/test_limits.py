@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-import mpnb._limits
 from mpnb import Quota
 from mpnb._limits import HOUR, Cancelled, RateLimiter, limiter_for
 from mpnb.sandbox import Fault
-from tests._helpers import WIDE, day, until
-
-
-class Clock:
-    """
-    A clock of its own, which whoever waits moves on.
-
-    A wait lasts as long as was asked or, as a real one may, less. ``seen`` is what each thread read last: the moment
-    of its start, as the limiter sees it.
-    """
-
-    def __init__(self, now: float = 1e9, seed: int | None = None) -> None:
-        self.now = now
-        self.seen: dict[int, float] = {}
-        self._random = random.Random(seed)
-        self._early = seed is not None
-
-    def __call__(self) -> float:
-        self.seen[threading.get_ident()] = self.now
-        return self.now
-
-    def wait(self, condition: threading.Condition, seconds: float) -> None:
-        self.now += seconds * (self._random.choice([0.1, 0.5, 1.0]) if self._early else 1.0)
-        condition.wait(0)  # the others come in between
-
-    @property
-    def mine(self) -> float:
-        return self.seen[threading.get_ident()]
+from tests._helpers import WIDE, Clock, Recorded, day, until
 
 
 def never() -> bool:
@@ -93,27 +62,11 @@ def test_the_quota_is_used_up() -> None:
     assert HOUR <= starts[60] < HOUR + 10
 
 
-class Recorded(RateLimiter):
-    """A limiter with a clock of its own, which notes when each request started."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.starts: list[float] = []
-        super().__init__(Quota(), clock=self.clock, wait=self.clock.wait)
-
-    @contextmanager
-    def slot(self, *args: Any) -> Iterator[None]:
-        with super().slot(*args):
-            self.starts.append(self.clock.mine)
-            yield
-
-
 @pytest.mark.parametrize("kind", [None, "reset", "half_line"])
 def test_every_request_of_an_export_goes_by_the_limiter(sandbox, export, monkeypatch, kind: str | None) -> None:
     """Ten workers, attempts that fail and all: never more than three starts a second nor sixty an hour."""
     mp = sandbox(events_per_day=1, faults=[Fault(kind, day(n)) for n in range(1, 70, 3)] if kind else [])
-    limiter = Recorded()
-    monkeypatch.setitem(mpnb._limits._limiters, (mp.url, mp.project_id), limiter)
+    limiter = Recorded.of(mp, monkeypatch)
     assert export(mp, day(1), day(70), quota=None).successful_batches == 70
     assert len(limiter.starts) == len(mp.requests) == (93 if kind else 70)
     assert most_in(1.0, limiter.starts) <= 3
