@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,16 +28,13 @@ from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
 from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode
 from mpnb._result import ExportResult, Outcome, outcome_of
+from mpnb._running import registration, running
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
 OnBatch = Callable[[BatchProgress], object]
 MODES = ("resume", "refresh", "new")
-
-# What this process exports now, and the lock under which an export plans and enters itself into a ledger.
-_running: set[str] = set()
-_registration = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +205,7 @@ def open_database(
         with store.reading() as cursor:
             there = ledger.tables(cursor) if ledger.exists(cursor) else []
             if there:
-                ledger.settle_dead(cursor, _running)
+                ledger.settle_dead(cursor, running)
         if not there:
             raise TableError(f"{store.name} has no events yet: mpnb.export() brings some")
         if table is None and len(there) > 1:
@@ -386,9 +382,9 @@ def _launch(
             spool = SpoolFolder(asked.spool, beside, export_id)
         except OSError as error:
             raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
-        with _registration, store.reading() as cursor:
+        with registration, store.reading() as cursor:
             if ledger.exists(cursor):
-                ledger.settle_dead(cursor, _running)
+                ledger.settle_dead(cursor, running)
                 if ledger.unfinished_exports(cursor, asked.table):
                     raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
             held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
@@ -402,7 +398,7 @@ def _launch(
             run(cursor, "BEGIN")
             ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)
             run(cursor, "COMMIT")
-            _running.add(export_id)
+            running.add(export_id)
     except BaseException as error:
         if spool is not None:
             spool.close()
@@ -454,7 +450,7 @@ def _launch(
         events=events,
         store=store,
         make_result=make_result,
-        on_end=lambda: _running.discard(export_id),
+        on_end=lambda: running.discard(export_id),
         in_background=in_background,
     )
 

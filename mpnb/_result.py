@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb import _catalog, _frames, _queries, _typed
 from mpnb import _display as display
 from mpnb._errors import ExportError
 from mpnb._failures import Failure
@@ -17,10 +18,6 @@ from mpnb._ledger import HELD, UNMET
 from mpnb._store import LEDGER, REJECTED, Store, quoted, run
 
 if TYPE_CHECKING:
-    import pandas
-    import polars
-    import pyarrow
-
     from mpnb._job import ExportJob
 
 
@@ -175,37 +172,14 @@ class ExportResult:
             " ORDER BY b.from_date, r.line_number"
         )
 
-    def deduplicated(self) -> DuckDBPyRelation:
-        """
-        Give the events without duplicates, by Mixpanel's own rule.
-
-        Of events with the same name, ``distinct_id``, ``time`` and ``insert_id``, the newest by
-        ``mp_processing_time_ms`` stays; events without ``insert_id`` are never merged:
-        https://docs.mixpanel.com/docs/data-structure/events-and-properties#event-deduplication
-
-        Raises:
-            ClosedError: the result was closed.
-        """
-        return self._relation(
-            f"SELECT * FROM ({self._events_query()}) QUALIFY insert_id IS NULL OR row_number() OVER ("
-            " PARTITION BY event_name, distinct_id, time, insert_id"
-            " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST) = 1"
-        )
-
-    def event_names(self) -> DuckDBPyRelation:
-        """
-        Give one row an event name, most frequent first.
-
-        Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``), ``first``, ``last`` (of ``time``).
-
-        Raises:
-            ClosedError: the result was closed.
-        """
-        return self._relation(
-            "SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS users,"
-            f" min(time) AS first, max(time) AS last FROM ({self._events_query()})"
-            " GROUP BY event_name ORDER BY events DESC, event_name"
-        )
+    # Each is described where it is written.
+    deduplicated = _queries.deduplicated
+    duplicates = _queries.duplicates
+    event_names = _queries.event_names
+    local_time = _queries.local_time
+    event = _typed.event
+    forget_typed = _typed.forget_typed
+    catalog = _catalog.catalog
 
     @property
     def con(self) -> DuckDBPyConnection:
@@ -232,20 +206,10 @@ class ExportResult:
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
-    def df(self) -> pandas.DataFrame:
-        """Give all events as a pandas DataFrame, with the columns of ``events``. It holds them all in memory."""
-        frame: pandas.DataFrame = self.events.df()
-        return frame
-
-    def pl(self) -> polars.DataFrame:
-        """Give all events as a polars DataFrame, with the columns of ``events``. It holds them all in memory."""
-        frame: polars.DataFrame = self.events.pl()
-        return frame
-
-    def arrow(self) -> pyarrow.Table:
-        """Give all events as an Arrow table, with the columns of ``events``. It holds them all in memory."""
-        table: pyarrow.Table = self.events.to_arrow_table()
-        return table
+    df = _frames.df
+    pl = _frames.pl
+    arrow = _frames.arrow
+    to_parquet = _frames.to_parquet
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Stream the events to whatever reads Arrow's C interface, such as ``polars.from_arrow`` and pyarrow."""

@@ -1,0 +1,114 @@
+"""The catalog: what properties events have, which column holds each, and what is in it. A method of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._ledger import HELD
+from mpnb._properties import Column, drift_of, merged, sql_type
+from mpnb._store import LEDGER, quoted, run
+from mpnb._typed import Typed, rows_condition, typed
+
+if TYPE_CHECKING:
+    from mpnb._result import ExportResult
+
+EXAMPLES = 3
+# More at once make a plan that takes longer than the query.
+AT_ONCE = 100
+# Of these, a least and a greatest value say something.
+ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
+
+
+def catalog(
+    self: ExportResult, events: str | Sequence[str] | None = None, *, materialize: bool = True
+) -> DuckDBPyRelation:
+    """
+    Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
+
+    Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values that
+    the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of them are a
+    JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON, lists and structs),
+    ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no other type holds it).
+
+    It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it takes
+    to read all JSON three times.
+
+    Args:
+        events: a name, or several; all if not given.
+        materialize: false reads JSON and writes nothing.
+
+    Raises:
+        PlanError: there is no such event.
+        ClosedError: the result was closed.
+    """
+    import pyarrow as pa
+
+    if events is None:
+        names = [name for name, *_ in self.event_names().fetchall()]
+    else:
+        names = [events] if isinstance(events, str) else list(events)
+    rows: list[tuple[Any, ...]] = []
+    condition = rows_condition(self)
+    for name in names:
+        found = typed(self, name, materialize=materialize, kinds=True)
+        with self._store.reading() as cursor:
+            ids = run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {self._mine(HELD)}")
+            rows += _rows(cursor, found, condition, {batch_id for (batch_id,) in ids})
+    schema = pa.schema(
+        [
+            ("event_name", pa.string()),
+            ("property", pa.string()),
+            ("column_name", pa.string()),
+            ("type", pa.string()),
+            ("share", pa.float64()),
+            ("nulls", pa.int64()),
+            ("distinct_values", pa.int64()),
+            ("minimum", pa.string()),
+            ("maximum", pa.string()),
+            ("examples", pa.list_(pa.string())),
+            ("drift", pa.string()),
+        ]
+    )
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    table = pa.table([list(column) for column in columns], schema=schema)
+    return self._store.cursor().from_arrow(table)
+
+
+def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, mine: set[int]) -> list[tuple[Any, ...]]:
+    everywhere, here = merged(found.seen), merged(each for each in found.seen if each.batch_id in mine)
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(found.columns), AT_ONCE):
+        columns = found.columns[start : start + AT_ONCE]
+        query = f"SELECT count(*), {', '.join(map(_figures, columns))} FROM {found.rows} WHERE {condition}"
+        [(events, *figures)] = run(cursor, query)
+        for column, figure in zip(columns, figures, strict=True):
+            kinds = here.get((column.property,), {})
+            rows.append(
+                (
+                    found.event,
+                    column.property,
+                    column.name,
+                    sql_type(column.type),
+                    sum(kinds.values()) / events if events else 0.0,
+                    kinds.get(("null", None), 0),
+                    figure["values"],
+                    figure["least"],
+                    figure["most"],
+                    [example for example in figure["examples"] or [] if example is not None],
+                    drift_of(everywhere, column),
+                )
+            )
+    return rows
+
+
+def _figures(column: Column) -> str:
+    name = quoted(column.name)
+    ordered = column.type in ORDERED
+    least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")
+    return (
+        f"{{'values': approx_count_distinct({name}), 'least': {least}, 'most': {most},"
+        f" 'examples': approx_top_k({name}, {EXAMPLES})::VARCHAR[]}}"
+    )

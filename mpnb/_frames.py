@@ -1,0 +1,180 @@
+"""Events as pandas and polars frames, Arrow tables and Parquet files, of types that hold them. Methods of a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duckdb import DuckDBPyRelation
+
+from mpnb._errors import PlanError
+from mpnb._properties import literal
+from mpnb._store import quoted, run
+from mpnb._typed import event_query
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+    from mpnb._result import ExportResult
+
+# What neither Arrow nor Parquet have, by what holds it there: DuckDB itself would make HUGEINT a DOUBLE.
+STAND_INS = {"HUGEINT": "DECIMAL(38, 0)", "JSON": "VARCHAR"}
+
+Events = str | Sequence[str] | DuckDBPyRelation | None
+
+
+def arrow(self: ExportResult, events: Events = None, **options: Any) -> pyarrow.Table:
+    """
+    Give events as an Arrow table. It holds them all in memory.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``.
+
+    Returns:
+        HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
+
+    Raises:
+        PlanError: there is no such event or column.
+        ClosedError: the result was closed.
+    """
+    table: pyarrow.Table = _arrow(_relation(self, events, options))
+    return table
+
+
+def df(self: ExportResult, events: Events = None, **options: Any) -> pandas.DataFrame:
+    """
+    Give events as a pandas DataFrame. It holds them all in memory.
+
+    Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
+    more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``.
+
+    Raises:
+        PlanError: there is no such event or column.
+        ClosedError: the result was closed.
+    """
+    import pandas
+
+    relation = _relation(self, events, options)
+    huge = _huge(relation)
+    table = _arrow(relation)
+    series = {name: _series(table.column(name), name in huge) for name in table.column_names}
+    return pandas.DataFrame(series, columns=table.column_names)
+
+
+def pl(self: ExportResult, events: Events = None, **options: Any) -> polars.DataFrame:
+    """
+    Give events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``.
+
+    Raises:
+        PlanError: there is no such event or column.
+        ClosedError: the result was closed.
+    """
+    import polars
+
+    relation = _relation(self, events, options)
+    huge = _huge(relation)
+    frame = polars.DataFrame(_arrow(relation))
+    return frame.with_columns(polars.col(name).cast(polars.Int128) for name in huge)
+
+
+def to_parquet(
+    self: ExportResult,
+    folder: str | os.PathLike[str],
+    events: str | Sequence[str] | None = None,
+    *,
+    partition_by: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Path:
+    """
+    Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
+
+    Args:
+        folder: a new or empty one.
+        events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
+        partition_by: columns, of which no file has more than one combination of values. They are in the files, not
+            in the names of folders: there, no two readers agree on their types.
+        options: those of ``event()``.
+
+    Returns:
+        The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
+
+    Raises:
+        PlanError: there is no such event or column, or the folder is not empty.
+        ClosedError: the result was closed.
+    """
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise PlanError(f"{path} is there and not empty: pass another folder")
+    query = self._events_query() if events is None else event_query(self, events, **options)
+    parts = [partition_by] if isinstance(partition_by, str) else list(partition_by or [])
+    with self._store.reading() as cursor:
+        relation = cursor.sql(query)
+        if unknown := [name for name in parts if name not in relation.columns]:
+            raise PlanError(f"there is no column {unknown[0]!r} to partition by, but {', '.join(relation.columns)}")
+        query = f"SELECT {_stand_ins(relation)} FROM ({query})"
+        path.mkdir(parents=True, exist_ok=True)
+        target, how = path / "events.parquet", ""
+        if parts:
+            target = path
+            how = f", PARTITION_BY ({', '.join(map(quoted, parts))}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false"
+        run(cursor, f"COPY ({query}) TO {literal(str(target))[1:-1]} (FORMAT parquet{how})")
+    return path
+
+
+def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> DuckDBPyRelation:
+    if events is None or isinstance(events, DuckDBPyRelation):
+        if options:
+            raise TypeError(f"{', '.join(options)}: options are for events by name")
+        return result.events if events is None else events
+    return result._relation(event_query(result, events, **options))
+
+
+def _huge(relation: DuckDBPyRelation) -> list[str]:
+    return [name for name, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "HUGEINT"]
+
+
+def _stand_ins(relation: DuckDBPyRelation) -> str:
+    parts = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        other = STAND_INS.get(str(kind))
+        parts.append(f"CAST({quoted(name)} AS {other}) AS {quoted(name)}" if other else quoted(name))
+    return ", ".join(parts)
+
+
+def _arrow(relation: DuckDBPyRelation) -> Any:
+    return relation.project(_stand_ins(relation)).to_arrow_table()
+
+
+def _series(column: Any, huge: bool) -> Any:
+    """Turn an Arrow column into what a pandas DataFrame takes, without a detour through floats."""
+    import pandas
+    import pyarrow
+
+    if huge:
+        try:
+            column = column.cast(pyarrow.int64())
+        except pyarrow.ArrowInvalid:
+            return pandas.Series([None if v is None else int(v) for v in column.to_pylist()], dtype=object)
+    if pyarrow.types.is_nested(column.type):
+        return pandas.Series(column.to_pylist(), dtype=object)
+    if column.null_count and (pyarrow.types.is_integer(column.type) or pyarrow.types.is_boolean(column.type)):
+        # pandas names them by capital letters: int64 cannot be null, Int64 can.
+        name = str(column.type).replace("uint", "UInt").replace("int", "Int").replace("bool", "boolean")
+        return pandas.Series(pandas.array(column.to_pylist(), dtype=name))
+    return column.to_pandas()

@@ -1,0 +1,114 @@
+"""Mixpanel's own rules as queries: duplicates, the names of events, the two kinds of time. Methods of a result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duckdb import DuckDBPyRelation
+
+from mpnb._errors import PlanError
+from mpnb._properties import literal
+from mpnb._store import run
+
+if TYPE_CHECKING:
+    from mpnb._result import ExportResult
+
+# Of the events that say when they arrived, how many must agree on an offset for it to be a time zone's.
+AGREE = 0.5
+SAMPLE = 100_000
+
+
+def deduplicated(self: ExportResult) -> DuckDBPyRelation:
+    """
+    Give the events without duplicates, by Mixpanel's own rule. ``duplicates()`` counts what it leaves out.
+
+    Of events with the same name, ``distinct_id``, ``time`` and ``insert_id``, the newest by
+    ``mp_processing_time_ms`` stays; events without ``insert_id`` are never merged:
+    https://docs.mixpanel.com/docs/data-structure/events-and-properties#event-deduplication
+
+    Raises:
+        ClosedError: the result was closed.
+    """
+    return self._relation(
+        f"SELECT * FROM ({self._events_query()}) QUALIFY insert_id IS NULL OR row_number() OVER ("
+        " PARTITION BY event_name, distinct_id, time, insert_id"
+        " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) = 1"
+    )
+
+
+def duplicates(self: ExportResult) -> DuckDBPyRelation:
+    """
+    Count what ``deduplicated()`` leaves out: one row an event name, most duplicates first.
+
+    Columns: ``event_name``, ``events`` (as exported), ``duplicates`` (of these, left out).
+
+    Raises:
+        ClosedError: the result was closed.
+    """
+    return self._relation(
+        "SELECT event_name, sum(events)::BIGINT AS events,"
+        " sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS duplicates"
+        " FROM (SELECT event_name, distinct_id, time, insert_id, count(*) AS events"
+        f" FROM ({self._events_query()}) GROUP BY ALL)"
+        " GROUP BY event_name ORDER BY duplicates DESC, event_name"
+    )
+
+
+def event_names(self: ExportResult) -> DuckDBPyRelation:
+    """
+    Give one row an event name, most frequent first.
+
+    Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``), ``first``, ``last`` (of ``time``).
+
+    Raises:
+        ClosedError: the result was closed.
+    """
+    return self._relation(
+        "SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS users,"
+        f" min(time) AS first, max(time) AS last FROM ({self._events_query()})"
+        " GROUP BY event_name ORDER BY events DESC, event_name"
+    )
+
+
+def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = None) -> DuckDBPyRelation:
+    """
+    Give the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP. ``time`` stays as it is.
+
+    ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer does
+    not say which. What says it is when events arrived, ``$mp_api_timestamp_ms``, which is UTC in both: where that is
+    off by the same whole quarter-hours in most events, this asks for ``project_timezone``. The hour that a wall clock
+    shows twice in autumn cannot be told apart.
+
+    Args:
+        zone: whose wall clock ``local_time`` shows, such as ``"Europe/Berlin"``.
+        project_timezone: of a project made before 2023; ``"UTC"`` for a newer one, without a look at the data.
+
+    Raises:
+        PlanError: there is no such zone, or ``time`` looks like a wall clock and no ``project_timezone`` is given.
+        ClosedError: the result was closed.
+    """
+    events = self._events_query()
+    with self._store.reading() as cursor:
+        for each in (zone, project_timezone or "UTC"):
+            if not run(cursor, "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1", [each]):
+                raise PlanError(f"no time zone is called {each!r}; their names are like 'Europe/Berlin'")
+        if project_timezone is None:
+            quarters = run(
+                cursor,
+                "SELECT quarters, count(*) / sum(count(*)) OVER () AS share FROM ("
+                " SELECT round((epoch_ms(time) - TRY_CAST(properties->>'/$mp_api_timestamp_ms' AS BIGINT)) / 900000)"
+                f" AS quarters FROM (SELECT * FROM ({events}) LIMIT {SAMPLE}))"
+                " WHERE quarters IS NOT NULL GROUP BY quarters ORDER BY share DESC, quarters LIMIT 1",
+            )
+            # From the Line Islands to Baker Island; what is further off was imported long after.
+            if quarters and quarters[0][0] and quarters[0][1] > AGREE and -48 <= quarters[0][0] <= 56:
+                hours = quarters[0][0] / 4
+                raise PlanError(
+                    f"time is {hours:+g} h off from UTC in {quarters[0][1]:.0%} of the events, as in projects made"
+                    " before 2023: pass project_timezone= as in the project's settings, or 'UTC' if it is UTC after all"
+                )
+    utc = f"time AT TIME ZONE {literal(project_timezone or 'UTC')}"
+    return self._relation(
+        f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS utc_time, ({utc}) AT TIME ZONE {literal(zone)} AS local_time"
+        f" FROM ({events})"
+    )
