@@ -6,6 +6,7 @@ Get raw events out of Mixpanel and into a notebook: in parallel, whole, and with
     result.events, result.failures, result.retry()
 """
 
+from mpnb import analysis
 from mpnb._api import export, plan, start
 from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
 from mpnb._board import BatchProgress, JobProgress
@@ -48,6 +49,7 @@ __all__ = [
     "Spool",
     "TableError",
     "__version__",
+    "analysis",
     "export",
     "panel",
     "plan",
