@@ -69,7 +69,7 @@ def funnel(
         # The earliest event that fits leaves the most room for the next step, so that one join for each is enough.
         queries.append(
             f"way_{number} AS (SELECT way.* EXCLUDE (least),"
-            f" CASE WHEN s.time <= t1 + INTERVAL {microseconds} MICROSECONDS THEN s.time END AS t{number}"
+            f" CASE WHEN s.time <= t1 + to_microseconds({microseconds}) THEN s.time END AS t{number}"
             f" FROM (SELECT *, CASE WHEN t{number - 1} IS NOT NULL THEN {least} END AS least"
             f" FROM way_{number - 1}) AS way"
             f" ASOF LEFT JOIN step_{number} AS s ON way.person = s.person AND way.least <= s.time)"

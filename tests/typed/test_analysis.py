@@ -101,7 +101,9 @@ def test_a_funnel_counts_who_has_a_way(con: Any, rows: list[Row], steps: list[An
             for number in range(deepest):
                 lasted[number].append((way[number] - start).total_seconds())
     found = funnel(relation(con, rows), steps, window).fetchall()
-    assert [row[:3] for row in found] == [(n, name_of(s), c) for n, (s, c) in enumerate(zip(steps, reached), 1)]
+    assert [row[:3] for row in found] == [
+        (n, name_of(s), c) for n, (s, c) in enumerate(zip(steps, reached, strict=True), 1)
+    ]
     for number, (_, _, users, of_first, of_previous, seconds_in) in enumerate(found):
         assert of_first == (users / reached[0] if reached[0] else None)
         assert of_previous == (users / reached[number - 1] if number and reached[number - 1] else None)
