@@ -38,7 +38,7 @@ def catalog(
 
     Args:
         events: a name, or several; all if not given.
-        materialize: false reads JSON and writes nothing.
+        materialize: false writes nothing: what no table has yet is read from JSON.
 
     Raises:
         PlanError: there is no such event.

@@ -264,7 +264,7 @@ def drift_of(kinds: Kinds, column: Column) -> str | None:
         if kind != "null":
             sorts[_SORTS.get(kind, "list or object")] += rows
     if len(sorts) > 1:
-        return ", ".join(f"{sort}: {rows:,}" for sort, rows in sorted(sorts.items(), key=lambda s: -s[1]))
+        return ", ".join(f"{sort}: {rows:,}" for sort, rows in sorted(sorts.items(), key=lambda s: (-s[1], s[0])))
     [sort] = sorts
     if sort == "number":
         return "numbers that no type holds together"

@@ -15,7 +15,7 @@ import contextlib
 import difflib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("mpnb")
 
 SCHEMA = "mpnb_typed"
+STAGE = "temp.mpnb_stage"
+# Of JSON, at 1 kB a row.
+STAGED_ROWS = 250_000
 PROCESSED = "mp_processing_time_ms"
 
 
@@ -98,7 +101,7 @@ def event(
         name: of the event; several give all their rows, ``event_name`` first, with the columns of all, by property.
         columns: names of properties or columns to have besides the first five; all if not given.
         deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
-        materialize: false reads JSON and writes nothing.
+        materialize: false writes nothing: what no table has yet is read from JSON.
 
     Raises:
         PlanError: there is no such event or column.
@@ -239,7 +242,7 @@ def typed(
         with _transaction(cursor):
             held = _held(cursor, table)
             known = _known(cursor, table, name, kinds=kinds)
-        if known is not None and known.covers == held:
+        if known is not None and known.covers == held.keys():
             return known.typed(name)
         if not run(cursor, f"SELECT 1 FROM ({_events(table, name, held)}) LIMIT 1"):
             names = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(table)}")
@@ -261,13 +264,11 @@ def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) 
         held = _held(cursor, table)
         known = _known(cursor, table, name)
         seen, there = known.of(held) if known else ([], frozenset[int]())
-        fresh = _events(table, name, held - there)
-        names = [each for (each,) in run(cursor, names_query(fresh))]
-        asked = [each for each in names if only is None or _may_be(each, only)]
-        seen += scan(lambda query: run(cursor, query), fresh, asked)
-    every = {*names, *_properties(seen)}
-    columns = [c for c in columns_of(merged(seen), every) if c.fixed or only is None or _may_be(c.property, only)]
-    return Typed(name, tuple(columns), f"({typed_query(_events(table, name, held), columns)})", seen)
+        found, names = _scanned(cursor, table, name, {b: held[b] for b in held.keys() - there}, only)
+    seen += found
+    columns = columns_of(merged(seen), names | _properties(seen))
+    scanned = [c for c in columns if only is None or _may_be(c.property, only)]
+    return Typed(name, columns, f"({typed_query(_events(table, name, held), scanned)})", seen)
 
 
 def _may_be(name: str, asked: Sequence[str]) -> bool:
@@ -289,9 +290,9 @@ class _Known:
     columns: tuple[Column, ...]
     seen: list[Seen]
 
-    def of(self, batch_ids: frozenset[int]) -> tuple[list[Seen], frozenset[int]]:
+    def of(self, batch_ids: Mapping[int, int]) -> tuple[list[Seen], frozenset[int]]:
         """Give what was seen in some batches, and which of them are known."""
-        return [each for each in self.seen if each.batch_id in batch_ids], self.covers & batch_ids
+        return [each for each in self.seen if each.batch_id in batch_ids], self.covers & frozenset(batch_ids)
 
     def typed(self, name: str) -> Typed:
         return Typed(name, self.columns, _table(self.number), self.seen)
@@ -311,20 +312,19 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
                 known = _Known(number, frozenset(), (), [])
             number = known.number
             seen, there = known.of(held)
-            fresh = _events(table, name, held - there)
-            names = [each for (each,) in run(cursor, names_query(fresh))]
-            found = list(scan(lambda query: run(cursor, query), fresh, names))
+            found, _ = _scanned(cursor, table, name, {b: held[b] for b in held.keys() - there})
             seen += found
             columns = columns_of(merged(seen), _properties(seen))
             if there and known.columns == columns:
-                gone = in_batches(known.covers - held, BATCH_ID)
+                gone = in_batches(known.covers - held.keys(), BATCH_ID)
                 run(cursor, f"DELETE FROM {_table(number)} WHERE {gone}")
-                run(cursor, f"INSERT INTO {_table(number)} BY NAME {typed_query(fresh, columns)}")
+                query = typed_query(_events(table, name, held.keys() - there), columns)
+                run(cursor, f"INSERT INTO {_table(number)} BY NAME {query}")
             else:
                 query = typed_query(_events(table, name, held), columns)
                 run(cursor, f"CREATE OR REPLACE TABLE {_table(number)} AS {query}")
-            _enter(cursor, _Known(number, held, columns, found), table, name)
-        return _Known(number, held, columns, seen).typed(name)
+            _enter(cursor, _Known(number, frozenset(held), columns, found), table, name)
+        return Typed(name, columns, _table(number), seen)
 
 
 def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> None:
@@ -413,11 +413,43 @@ def _transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def _held(cursor: DuckDBPyConnection, table: str) -> frozenset[int]:
-    return frozenset(batch.batch_id for batch in ledger.held_batches(cursor, table) if batch.rows)
+def _scanned(
+    cursor: DuckDBPyConnection, table: str, name: str, batches: Mapping[int, int], only: Sequence[str] | None = None
+) -> tuple[list[Seen], set[str]]:
+    """Scan an event's rows of some batches, given with the number of all their rows; give all its properties, too."""
+    seen: list[Seen] = []
+    names: set[str] = set()
+    for some in _groups(batches):
+        # A scan reads its rows many times, and reading them from the events unpacks those of all other events as well.
+        rows = f"SELECT batch_id, properties FROM ({_events(table, name, some)})"
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {STAGE} AS {rows}")
+        here = [each for (each,) in run(cursor, names_query(f"FROM {STAGE}"))]
+        asked = [each for each in here if only is None or _may_be(each, only)]
+        seen += scan(lambda query: run(cursor, query), f"FROM {STAGE}", asked)
+        names.update(here)
+        run(cursor, f"DROP TABLE {STAGE}")
+    return seen, names
 
 
-def _events(table: str, name: str, batch_ids: frozenset[int]) -> str:
+def _groups(batches: Mapping[int, int]) -> Iterator[set[int]]:
+    """Take batches together as far as a stage holds them, so that no memory grows with the size of the table."""
+    some: set[int] = set()
+    rows = 0
+    for batch_id in sorted(batches):
+        if some and rows + batches[batch_id] > STAGED_ROWS:
+            yield some
+            some, rows = set(), 0
+        some.add(batch_id)
+        rows += batches[batch_id]
+    if some:
+        yield some
+
+
+def _held(cursor: DuckDBPyConnection, table: str) -> dict[int, int]:
+    return {batch.batch_id: batch.rows for batch in ledger.held_batches(cursor, table) if batch.rows}
+
+
+def _events(table: str, name: str, batch_ids: Iterable[int]) -> str:
     mine = in_batches(batch_ids, "batch_id")
     return f"SELECT * FROM {quoted(table)} WHERE event_name = {literal(name)} AND {mine}"
 

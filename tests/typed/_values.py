@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import json
 import random
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from hypothesis import strategies as st
 
 import mpnb
+from mpnb.sandbox import Sandbox, serve
+from tests._helpers import WIDE, day
 
 # The columns that a property may be in without a type of its own.
 EDGES = [0, 10**11, 10**15, 2**53, 2**63, 2**64, 10**38, 2**127, 10**45]
@@ -50,7 +53,8 @@ def _alike(draw: st.DrawFn) -> st.SearchStrategy[Any]:
     )
     element = draw(one)
     fields = draw(st.dictionaries(keys, one, min_size=1, max_size=3))
-    struct = st.fixed_dictionaries(fields)
+    struct = st.fixed_dictionaries(fields) | st.fixed_dictionaries({}, optional=fields)
+    struct = draw(st.sampled_from([st.fixed_dictionaries(fields), struct]))
     some = st.sampled_from(
         [element, element, st.lists(element, max_size=3), struct, st.lists(struct, max_size=2), scalars, anything]
     )
@@ -96,7 +100,8 @@ names = st.one_of(st.sampled_from(NAMES), st.text(max_size=5, alphabet=st.charac
 @st.composite
 def events(draw: st.DrawFn, least: int = 1, most: int = 12) -> list[dict[str, Any]]:
     """Make the properties of some events: some have a property and some do not. ``n`` numbers them."""
-    sorts = {name: draw(alike) for name in draw(st.lists(names, unique=True, max_size=5))}
+    chosen = draw(st.lists(names, unique=True, max_size=5) | st.sampled_from([NAMES[:5], NAMES[5:11]]))
+    sorts = {name: draw(alike) for name in chosen}
     count = draw(st.integers(least, most))
     rows = []
     for number in range(count):
@@ -123,6 +128,35 @@ def random_value(r: random.Random, depth: int = 3) -> Any:
     if kind == 6:
         return {r.choice("abcA"): random_value(r, depth - 1) for _ in range(r.randint(0, 3))}
     return [random_value(r, depth - 1) for _ in range(r.randint(0, 3))]
+
+
+class Exporter:
+    """Export lists of properties, each as the events of one day, from one sandbox into databases in memory."""
+
+    def __init__(self) -> None:
+        self.days: dict[date, list[bytes]] = {}
+        self.mp: Sandbox = serve(lines=lambda d: self.days.get(d, []))
+
+    def __call__(self, *days: list[dict[str, Any]], event: str = "E", **options: Any) -> mpnb.ExportResult:
+        self.days = {
+            day(n): [json.dumps({"event": event, "properties": p}).encode() for p in rows]
+            for n, rows in enumerate(days, 1)
+        }
+        usual: dict[str, Any] = {"database": ":memory:", "chunk_days": 1, "on_batch": lambda progress: None}
+        return mpnb.export(day(1), day(len(days)), credentials=self.mp.credentials, quota=WIDE, **{**usual, **options})
+
+
+def rows_of(relation: Any) -> list[dict[str, Any]]:
+    """Read a relation as dictionaries."""
+    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+
+def from_arrow(table: Any) -> list[dict[str, Any]]:
+    """Read an Arrow table as Python's own values, decimals as the integers that they stand for."""
+    return [
+        {name: int(value) if isinstance(value, decimal.Decimal) else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
 
 
 def same(one: Any, other: Any) -> bool:

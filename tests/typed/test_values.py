@@ -4,67 +4,35 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb.sandbox import Sandbox, serve
+from mpnb.sandbox import serve
 from tests._helpers import WIDE, day
 from tests.typed import _values as values
 
 few = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-class Exporter:
-    """Export lists of properties, each as the events of one day, from one sandbox into databases in memory."""
-
-    def __init__(self) -> None:
-        self.days: dict[date, list[bytes]] = {}
-        self.mp: Sandbox = serve(lines=lambda d: self.days.get(d, []))
-
-    def __call__(self, *days: list[dict[str, Any]], event: str = "E", **options: Any) -> mpnb.ExportResult:
-        self.days = {
-            day(n): [json.dumps({"event": event, "properties": p}).encode() for p in rows]
-            for n, rows in enumerate(days, 1)
-        }
-        usual: dict[str, Any] = {"database": ":memory:", "chunk_days": 1, "on_batch": lambda progress: None}
-        return mpnb.export(day(1), day(len(days)), credentials=self.mp.credentials, quota=WIDE, **{**usual, **options})
-
-
-@pytest.fixture(scope="module")
-def exported() -> Iterator[Exporter]:
-    """Serve a sandbox for this module."""
-    exporter = Exporter()
-    with exporter.mp:
-        yield exporter
-
-
-def rows_of(relation: Any) -> list[dict[str, Any]]:
-    """Read a relation as dictionaries."""
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-
 @given(values.events(), values.events(), st.booleans())
 @few
 def test_every_value_is_found_again(
-    exported: Exporter, first: list[dict[str, Any]], second: list[dict[str, Any]], materialize: bool
+    exported: values.Exporter, first: list[dict[str, Any]], second: list[dict[str, Any]], materialize: bool
 ) -> None:
     """Every value of every property is found again, equal: in the relation, and through pandas, polars and Arrow."""
     sent = first + [event | {"n": event["n"] + len(first)} for event in second]
     with exported(sent[: len(first)], sent[len(first) :]) as result:
         columns = values.layout(result, "E", materialize=materialize)
         relation = result.event("E", materialize=materialize)
-        values.check(rows_of(relation), sent, columns)
+        values.check(values.rows_of(relation), sent, columns)
         frame = result.df("E", materialize=materialize)
         values.check(from_pandas(frame), sent, columns)
         values.check(result.pl("E", materialize=materialize).to_dicts(), sent, columns)
-        values.check(from_arrow(result.arrow("E", materialize=materialize)), sent, columns)
+        values.check(values.from_arrow(result.arrow("E", materialize=materialize)), sent, columns)
         for name, kind in zip(relation.columns, relation.types, strict=True):
             assert str(kind) != "BLOB"
             assert "JSON" not in str(kind) or str(kind) == "JSON", name
@@ -82,20 +50,10 @@ def from_pandas(frame: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def from_arrow(table: Any) -> list[dict[str, Any]]:
-    """Read an Arrow table as Python's own values, decimals as the integers that they stand for."""
-    import decimal
-
-    return [
-        {name: int(value) if isinstance(value, decimal.Decimal) else value for name, value in row.items()}
-        for row in table.to_pylist()
-    ]
-
-
 @given(values.events(least=2), values.events(), values.events())
 @few
 def test_a_union_of_events_keeps_every_value(
-    exported: Exporter, a: list[dict[str, Any]], b: list[dict[str, Any]], c: list[dict[str, Any]]
+    exported: values.Exporter, a: list[dict[str, Any]], b: list[dict[str, Any]], c: list[dict[str, Any]]
 ) -> None:
     """Events together have a column for each property of any, of a type that holds the values of all."""
     exported.days = {}
@@ -106,7 +64,7 @@ def test_a_union_of_events_keeps_every_value(
     ) as result:  # fmt: skip
         relation = result.event(["A", "B", "c"])
         assert relation.columns[:2] == ["event_name", "time"]
-        rows = rows_of(relation)
+        rows = values.rows_of(relation)
         flat = [event | {"mpnb event": name} for name, some in sent.items() for event in some]
         every = {name for event in flat for name in event} - {"mpnb event"}
         columns = union_layout(relation, every, flat)
@@ -140,7 +98,7 @@ def union_layout(relation: Any, every: set[str], flat: list[dict[str, Any]]) -> 
     return {name: (column, types[column]) for name, column in columns.items()}
 
 
-def test_nothing_is_lost_in_10_000_sets_that_drift(exported: Exporter) -> None:
+def test_nothing_is_lost_in_10_000_sets_that_drift(exported: values.Exporter) -> None:
     """Of 10,000 properties with random values of random kinds, each value is found again."""
     r = random.Random(6)
     lines, sent = [], {}
@@ -158,14 +116,14 @@ def test_nothing_is_lost_in_10_000_sets_that_drift(exported: Exporter) -> None:
             relation = result.event(name)
             types = dict(zip(relation.columns, map(str, relation.types), strict=True))
             columns = {each: (each, types[each]) for row in rows for each in row}
-            values.check(rows_of(relation), rows, columns)
+            values.check(values.rows_of(relation), rows, columns)
             kinds |= set(types.values())
     assert kinds >= {"JSON", "BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "BOOLEAN", "TIMESTAMP"}
 
 
 @given(values.events(), st.booleans())
 @settings(few, max_examples=15)
-def test_parquet_reads_back_equal(exported: Exporter, sent: list[dict[str, Any]], parted: bool) -> None:
+def test_parquet_reads_back_equal(exported: values.Exporter, sent: list[dict[str, Any]], parted: bool) -> None:
     """pandas, polars and DuckDB read from the files what the relation has."""
     import tempfile
 
@@ -180,6 +138,6 @@ def test_parquet_reads_back_equal(exported: Exporter, sent: list[dict[str, Any]]
         files = str(path / "*.parquet")
         with duckdb.connect() as con:
             table = con.sql(f"FROM read_parquet('{files}')").to_arrow_table()
-        values.check(from_arrow(table), rows, columns)
-        values.check(from_arrow(polars.read_parquet(files).to_arrow()), rows, columns)
-        values.check(from_arrow(polars.from_pandas(pandas.read_parquet(path)).to_arrow()), rows, columns)
+        values.check(values.from_arrow(table), rows, columns)
+        values.check(values.from_arrow(polars.read_parquet(files).to_arrow()), rows, columns)
+        values.check(values.from_arrow(polars.from_pandas(pandas.read_parquet(path)).to_arrow()), rows, columns)

@@ -1,0 +1,166 @@
+"""The catalog, duplicates, time zones and frames: what users ask of events besides their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pandas
+import polars
+import pyarrow
+import pytest
+
+import mpnb
+from mpnb.sandbox import Sandbox
+from tests._helpers import day
+from tests.typed import _values as values
+
+Export = Callable[..., mpnb.ExportResult]
+
+
+def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) -> None:
+    """Each row of the catalog has the figures of its property, and why a column is JSON."""
+    rows = [
+        {"time": 1767225600, "n": 1, "mixed": 1, "shape": {"a": 1}, "ids": 2**63, "none": None, "big": 2**60},
+        {"time": 1767225601, "n": 2, "mixed": "x", "shape": {"b": 1}, "ids": 1, "none": None, "big": 0.5},
+        {"time": 1767225602, "n": 2, "mixed": True, "shape": {"a": 1}},
+        {"time": 1767225603, "n": None, "mixed": "y"},
+    ]
+    with exported(rows) as result:
+        found = {row[1]: row[2:] for row in result.catalog().fetchall()}
+        assert result.catalog().columns == [
+            "event_name", "property", "column_name", "type", "share", "nulls", "distinct_values", "minimum", "maximum",
+            "examples", "drift",
+        ]  # fmt: skip
+    assert found["n"] == ("n", "BIGINT", 1.0, 1, 2, "1", "2", ["2", "1"], None)
+    assert found["time"][:4] == ("time", "TIMESTAMP", 1.0, 0)
+    assert found["time"][5:7] == ("2026-01-01 00:00:00", "2026-01-01 00:00:03")
+    assert found["mixed"][1:7] == ("JSON", 1.0, 0, 4, None, None)
+    assert found["mixed"][8] == "text: 2, boolean: 1, number: 1"
+    assert found["shape"][8] == "lists or objects that are not all alike"
+    assert found["ids"][:2] == ("ids", "HUGEINT")
+    assert found["ids"][2:7] == (0.5, 0, 2, "1", str(2**63))
+    assert found["none"] == ("none", "VARCHAR", 0.5, 2, 0, None, None, [], None)
+    assert found["big"][8] == "numbers that no type holds together"
+
+
+def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None:
+    """Without events the catalog is empty, and a relation all the same."""
+    with exported([]) as result:
+        assert result.catalog().fetchall() == []
+        assert len(result.catalog().columns) == 11
+
+
+def test_names_differ_by_a_stated_rule(exported: values.Exporter) -> None:
+    """Names that differ by case, or are taken, get the first number that is free, in the order of code points."""
+    names = ["plan", "Plan", "PLAN", "plan_2", "Time", "batch_id", "mpnb_batch_id", "", "_", "a\0b"]
+    with exported([dict.fromkeys(names, 1)]) as result:
+        columns = {name: column for name, (column, _) in values.layout(result, "E").items()}
+    assert columns == {
+        "PLAN": "PLAN",
+        "Plan": "Plan_3",
+        "plan": "plan_4",
+        "plan_2": "plan_2",
+        "Time": "Time_2",
+        "batch_id": "batch_id",
+        "mpnb_batch_id": "mpnb_batch_id_2",
+        "": "_",
+        "_": "__2",
+        "a\0b": "a_b",
+    }
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_duplicates_are_left_out_of_typed_events_as_of_all(exported: values.Exporter, materialize: bool) -> None:
+    """Typed or not, the same events are left out, and ``duplicates`` says how many."""
+    same = {"time": 1767225600, "distinct_id": "a", "$insert_id": "i"}
+    rows = [
+        {**same, "mp_processing_time_ms": 1, "v": "old"},
+        {**same, "mp_processing_time_ms": 3, "v": "newest"},
+        {**same, "mp_processing_time_ms": "2", "v": "text"},
+        {**same, "v": "unknown"},
+        {**same, "$insert_id": "j", "v": "other"},
+        {"time": 1767225600, "distinct_id": "a", "v": "no id"},
+        {"time": 1767225600, "distinct_id": "a", "v": "no id"},
+    ]
+    with exported(rows[:3], rows[3:]) as result:
+        kept = sorted(v for (v,) in result.deduplicated().project("properties->>'v'").fetchall())
+        assert kept == ["newest", "no id", "no id", "other"]
+        for names in ("E", ["E"]):
+            typed = result.event(names, deduplicated=True, materialize=materialize)
+            assert sorted(v for (v,) in typed.project("v").fetchall()) == kept
+        assert result.duplicates().fetchall() == [("E", 7, 3)]
+
+
+def test_local_time_of_a_new_project(export: Export, sandbox: Callable[..., Sandbox]) -> None:
+    """Where ``time`` is UTC, ``local_time`` is the zone's wall clock, summer and winter, and ``time`` stays."""
+    result = export(sandbox(events_per_day=40), "2026-03-28", "2026-03-29", chunk_days=7)
+    rows = result.local_time("Europe/Berlin").project("time, utc_time, local_time").fetchall()
+    change = datetime(2026, 3, 29, 1)
+    assert {(t >= change, local - t) for t, _, local in rows} == {
+        (False, timedelta(hours=1)),
+        (True, timedelta(hours=2)),
+    }
+    assert all(t == utc for t, utc, _ in rows)
+    with pytest.raises(mpnb.PlanError, match="no time zone is called 'Berlin'"):
+        result.local_time("Berlin")
+
+
+def test_local_time_of_an_old_project(export: Export, sandbox: Callable[..., Sandbox]) -> None:
+    """Where ``time`` is the project's wall clock, nothing is shifted until its zone is given; then it is UTC's."""
+    result = export(sandbox(events_per_day=40, legacy_timezone="Asia/Kolkata"), day(1), day(2), chunk_days=7)
+    with pytest.raises(mpnb.PlanError, match=r"\+5\.5 h off from UTC.*project_timezone="):
+        result.local_time("Europe/Berlin")
+    rows = result.local_time("Asia/Kolkata", project_timezone="Asia/Kolkata")
+    assert all(t - utc == timedelta(hours=5.5) and t == local
+               for t, utc, local in rows.project("time, utc_time, local_time").fetchall())  # fmt: skip
+    late = rows.project("epoch_ms(utc_time) - (properties->>'/$mp_api_timestamp_ms')::BIGINT").fetchall()
+    assert sorted(abs(ms) for (ms,) in late)[len(late) // 2] < 900_000
+    assert len(result.local_time("UTC", project_timezone="UTC").fetchall()) == result.total_rows
+
+
+def test_frames_have_types_that_hold_the_values(exported: values.Exporter) -> None:
+    """pandas, polars and Arrow have the type of each column, nullable where needed, and no integer is rounded."""
+    rows = [
+        {"i": 1, "b": True, "f": 1.5, "t": "x", "d": "2026-01-01T00:00:00", "huge": 2**70, "l": [2**60, None],
+         "s": {"a": 1}, "some": 2**60 + 1, "maybe": True},
+        {"i": 2, "b": False, "f": 1, "t": "y", "d": "2026-01-02T00:00:00", "huge": 1, "l": [], "s": {"a": 2}},
+    ]  # fmt: skip
+    with exported(rows) as result:
+        frame = result.df("E").sort_values("i")
+        kinds = {name: str(kind) for name, kind in frame.dtypes.items()}
+        assert kinds | {"t": ""} == kinds | {
+            "i": "int64", "b": "bool", "f": "float64", "d": "datetime64[us]", "huge": "object", "l": "object",
+            "s": "object", "some": "Int64", "maybe": "boolean", "t": "",
+        }  # fmt: skip
+        assert pandas.api.types.is_string_dtype(frame["t"])
+        assert frame["huge"].tolist() == [2**70, 1]
+        assert frame["l"].tolist() == [[2**60, None], []]
+        assert frame["some"].tolist() == [2**60 + 1, pandas.NA]
+        # Sums are HUGEINT in DuckDB: where they fit 64 bits they are plain integers.
+        assert result.df(result.event("E").aggregate("sum(i) AS i"))["i"].dtype == "int64"
+        schema = result.pl("E").schema
+        assert schema["huge"] == polars.Int128
+        assert schema["l"] == polars.List(polars.Int64)
+        assert schema["s"] == polars.Struct({"a": polars.Int64})
+        assert schema["d"] == polars.Datetime("us")
+        assert result.arrow("E").schema.field("huge").type == pyarrow.decimal128(38, 0)
+        assert result.pl("E")["huge"].to_list() == result.df("E")["huge"].tolist()
+        assert list(result.df().columns) == result.events.columns
+        with pytest.raises(TypeError, match="deduplicated"):
+            result.df(deduplicated=True)
+
+
+def test_parquet_wants_a_new_folder_and_known_columns(exported: values.Exporter, tmp_path: Path) -> None:
+    """No file is mixed with others, each partition has files of its own, and a wrong column leaves no folder."""
+    with exported([{"n": n, "g": n % 3} for n in range(30)]) as result:
+        with pytest.raises(mpnb.PlanError, match="no column 'h' to partition by"):
+            result.to_parquet(tmp_path / "a", "E", partition_by="h")
+        assert not (tmp_path / "a").exists()
+        folder = result.to_parquet(tmp_path / "a", "E", partition_by=["g"])
+        groups = [polars.read_parquet(file)["g"].unique().to_list() for file in folder.glob("*.parquet")]
+        assert sorted(groups) == [[0], [1], [2]]
+        with pytest.raises(mpnb.PlanError, match="not empty"):
+            result.to_parquet(tmp_path / "a", "E")
+        assert polars.read_parquet(result.to_parquet(tmp_path / "all")).height == 30
