@@ -92,10 +92,19 @@ def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         PlanError: the days cannot be read, or a number is out of its range.
     """
+    first, last = parse_range(options.days)
+    return option_arguments(options) | {"from_date": first, "to_date": last}
+
+
+def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Turn what was parsed into arguments of ``export``, all but the days.
+
+    Raises:
+        PlanError: a number is out of its range.
+    """
     typed = vars(options)
-    first, last = parse_range(typed["days"])
     arguments = {name: value for name, value in typed.items() if name in PARAMETERS}
-    arguments |= {"from_date": first, "to_date": last}
     for name, (kind, parts) in PARTS.items():
         given = {parts[option]: typed[option] for option in parts if option in typed}
         if given:
