@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from mpnb.sandbox import Sandbox
 
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -32,3 +39,34 @@ def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the quota's file of this machine out of it."""
     monkeypatch.setenv("MPNB_STATE_DIR", str(tmp_path / "state"))
+
+
+def asked(server: Sandbox, database: Path, first: str, last: str, **more: Any) -> str:
+    """Write what ``tests.faults._exporter`` is to do."""
+    quota = more.pop("quota", {"per_hour": 10**6, "per_second": 1000})
+    return json.dumps(
+        {
+            "from_date": first,
+            "to_date": last,
+            "database": str(database),
+            "credentials": asdict(server.credentials),
+            "quota": quota,
+            "chunk_days": 1,
+            **more,
+        }
+    )
+
+
+def begin(argument: str) -> subprocess.Popen[str]:
+    """Start an export in a process of its own."""
+    command = [sys.executable, "-m", "tests.faults._exporter", argument]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for its end and give what it says."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err, err
+    answer: dict[str, Any] = json.loads(out)
+    return answer
