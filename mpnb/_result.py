@@ -331,6 +331,10 @@ class ExportResult:
             f"{self._store.name}; the same call again fetches the rest"
         )
 
+    def known_as(self, name: str) -> None:
+        """Take the name of the variable that holds it, for the calls that its displays suggest."""
+        self._call = name
+
     def share_store(self) -> Store:
         """Give another hold on the database, to be closed by itself. Raises ``ClosedError``."""
         return self._store.share()

@@ -16,7 +16,6 @@ import re
 from IPython.core.interactiveshell import InteractiveShell
 
 from mpnb._magic._command import Command
-from mpnb._magic._completion import Completion
 from mpnb._magic._manual import NAME
 from mpnb._magic._words import is_silent
 
@@ -29,7 +28,10 @@ def load(shell: InteractiveShell) -> None:
     command = Command(shell)
     shell.magics_manager.register_function(command.mpexport, "line_cell", NAME)
     shell.input_transformers_post.append(hide_display)
-    shell.Completer.custom_matchers.append(Completion(shell).matches)
+    with contextlib.suppress(ImportError):  # IPython before 8.6 knows no such matchers: all works but Tab
+        from mpnb._magic._completion import Completion
+
+        shell.Completer.custom_matchers.append(Completion(shell).matches)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -40,7 +42,7 @@ def unload(shell: InteractiveShell) -> None:
         delattr(shell.magics_manager.user_magics, NAME)
     shell.input_transformers_post[:] = [each for each in shell.input_transformers_post if each is not hide_display]
     matchers = shell.Completer.custom_matchers
-    matchers[:] = [each for each in matchers if not isinstance(getattr(each, "__self__", None), Completion)]
+    matchers[:] = [each for each in matchers if not getattr(each, "__module__", "").startswith(__name__)]
 
 
 def hide_display(lines: list[str]) -> list[str]:

@@ -68,6 +68,8 @@ class Command:
             made = self._retry(options) if "retry" in options else self._fetch(options)
             if "name" in options:
                 self._shell.user_ns[options.name] = made
+                if isinstance(made, mpnb.ExportResult):
+                    made.known_as(options.name)
             if cell is not None and isinstance(made, mpnb.ExportResult):
                 return made.sql(cell)
             return made
