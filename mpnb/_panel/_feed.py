@@ -123,7 +123,7 @@ def phase(job: ExportJob, counts: Counter[str]) -> str:
     return "failed" if counts["failed"] else "done"
 
 
-def plan_frame(plan: ExportPlan, actions: Sequence[Info], **more: Any) -> Frame:
+def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), **more: Any) -> Frame:
     """Show what would be fetched, and what is there already."""
     cells = sorted(
         [(b.from_date, b.to_date, "queued") for b in plan.batches]
@@ -135,7 +135,7 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], **more: Any) -> Frame:
         ("quota left", f"{plan.quota_left:,} this hour"),
         ("days there already", f"{len(plan.days_held):,}"),
     ]
-    notes = list(plan.notes)
+    notes = [*plan.notes, *notes]
     if plan.widened:
         notes.append(
             f"{len(plan.widened):,} more {plural(len(plan.widened), 'day is', 'days are')} fetched, "

@@ -11,7 +11,7 @@ const WORDS = {
 };
 const PHASES = {
   idle: "Ready", starting: "Starting", running: "Exporting", waiting: "Waiting for the quota", cancelling: "Cancelling",
-  done: "Done", failed: "Done, with failures", cancelled: "Cancelled", error: "Stopped by an error",
+  done: "Done", failed: "Ended", cancelled: "Cancelled", error: "Stopped by an error",
 };
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
 // Up to so many batches, cells of so many pixels with so many between them.
@@ -305,7 +305,7 @@ function render({ model, el }) {
     busy = "";
     clearTimeout(timers.answer);
     root.dataset.phase = info.phase ?? "";
-    setText(phase, PHASES[info.phase] ?? "");
+    setText(phase, (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
     setText(title, info.title ?? "");
     paintButtons(info.actions ?? []);
     const total = Math.max(1, info.total ?? 0), done = info.done ?? 0, failed = info.failed ?? 0;
