@@ -24,11 +24,11 @@ from mpnb._board import BatchBoard
 from mpnb._client import Connection, FetchError, Request, tls_context
 from mpnb._credentials import Credentials
 from mpnb._errors import MpnbError
-from mpnb._failures import HINTS, Failure, failure, safe_text, utc_now
+from mpnb._failures import HINTS, Failure, failure, from_os_error, safe_text, utc_now
 from mpnb._ledger import Source
 from mpnb._limits import HOUR, Cancelled, RateLimiter
 from mpnb._plan import Batch
-from mpnb._spool import DiskFull, SpoolFolder
+from mpnb._spool import SpoolFolder
 from mpnb._store import Store, run
 from mpnb._verify import Body
 from mpnb._writer import Fetched, Landed, Lost, Split, WriteError, Writer
@@ -331,10 +331,8 @@ class Engine:
         """Send one request, once the budget and the quota let it."""
         try:
             self._spool.wait_for_room(self._stopping.is_set)
-        except (DiskFull, OSError) as error:
-            hint = "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry."
-            message = safe_text(str(error))
-            raise FetchError(failure("write", message, retryable=False, hits_all=True, hint=hint)) from None
+        except OSError as error:
+            raise FetchError(from_os_error(error)) from None
         tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
         with self._limiter.slot(self._stopping.is_set, tell):
             task.attempts += 1

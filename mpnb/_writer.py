@@ -358,7 +358,8 @@ class Writer(threading.Thread):
             return WriteError(failure("write", text, hits_all=True, hint=hint), fatal=True)
         if isinstance(error, duckdb.OutOfMemoryException):
             return WriteError(failure("write", text, hint="Retry with a smaller chunk_days."))
-        if isinstance(error, duckdb.IOException):
+        # A commit that meets a full disk comes as an error of the transaction.
+        if isinstance(error, duckdb.IOException) or "Could not write file" in text:
             hint = "Free some disk or mend the folder, then retry: every batch that is done is in the file."
             return WriteError(failure("write", text, hits_all=True, hint=hint))
         return WriteError(failure("write", text))
