@@ -206,7 +206,7 @@ def open_database(
     """
     store = Store(database, create=False)
     try:
-        with store.reading() as cursor:
+        with store.committing(), store.reading() as cursor:
             there = ledger.tables(cursor) if ledger.exists(cursor) else []
             if there:
                 ledger.settle_dead(cursor, _running)
@@ -386,7 +386,7 @@ def _launch(
             spool = SpoolFolder(asked.spool, beside, export_id)
         except OSError as error:
             raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
-        with _registration, store.reading() as cursor:
+        with _registration, store.committing(), store.reading() as cursor:
             if ledger.exists(cursor):
                 ledger.settle_dead(cursor, _running)
                 if ledger.unfinished_exports(cursor, asked.table):
@@ -476,20 +476,24 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
             show.tick(job.progress())
         show.tick(job.progress())
         result = job.result()
-    except KeyboardInterrupt:
-        stopped = _end(job) if job is not None else None
-        if stopped is None:
+    except BaseException as error:
+        # An alarm's handler may raise as well, and so may a stream that nobody reads any more.
+        is_stop = isinstance(error, KeyboardInterrupt)
+        if job is None or (job.done() and not is_stop):
             raise
+        stopped = _end(job)
         line = stopped.stopped_line()
         show.close()  # while the database is open: it may show what failed
         stopped.close()
-        raise KeyboardInterrupt(line) from None
+        if is_stop:
+            raise KeyboardInterrupt(line) from None
+        raise
     finally:
         show.close()
     return result
 
 
-def _end(job: ExportJob) -> ExportResult | None:
+def _end(job: ExportJob) -> ExportResult:
     """Cancel a job and wait for its end, however often Ctrl-C is pressed meanwhile."""
     job.cancel()
     while True:
