@@ -217,7 +217,8 @@ class Engine:
                             attempts=item.attempts,
                             started_at=item.started_at,
                         )
-                run(cursor, "COMMIT")
+                with self._store.committing():
+                    run(cursor, "COMMIT")
         except (duckdb.Error, MpnbError) as error:
             log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
         for index in left:

@@ -43,6 +43,9 @@ SETTINGS = {
     "autoload_known_extensions": "false",
 }
 
+# The umask is the process's: two threads that change it at once would leave it changed.
+_umask = threading.Lock()
+
 EVENT_COLUMNS = (
     ("event_name", "VARCHAR"),
     ("time", "TIMESTAMP"),
@@ -222,6 +225,15 @@ class Store:
                     if value == ours[name] != before[name]:
                         run(cursor, f"RESET GLOBAL {name}")
 
+    def committing(self) -> contextlib.AbstractContextManager[None]:
+        """
+        Let only the owner read the log that a commit within the block may begin.
+
+        DuckDB makes it anew after each checkpoint, with the mode that the process's umask leaves.
+        """
+        log = self.path and self.path.with_name(self.path.name + ".wal")
+        return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
+
     def checkpoint(self) -> None:
         """
         Fold the log into the file, where the instance is ours and nothing else is under way.
@@ -346,7 +358,7 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
         return duckdb.connect(name)
     except (duckdb.Error, OSError) as error:
         text = str(error)
-        if "lock" in text.lower():
+        if re.search(r"\block\b|used by another process", text):
             holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
             by = f" ({safe_text(holder[1])})" if holder else ""
             raise DatabaseError(
@@ -357,7 +369,9 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
                 f"{name} is open in this process by a connection with settings of its own, such as read_only: "
                 "close it first"
             ) from None
-        raise DatabaseError(f"{name} cannot be opened: {safe_text(text)}") from None
+        raise DatabaseError(
+            f"{name} cannot be opened: {safe_text(text)}: pass another database=, or put back a copy of the file"
+        ) from None
 
 
 def _create(path: Path) -> None:
@@ -367,8 +381,7 @@ def _create(path: Path) -> None:
     DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
     less than half as large, and any DuckDB since 1.2 reads it.
     """
-    before = os.umask(0o077)
-    try:
+    with _owner_only():
         if duckdb.__version__.startswith("1."):
             with contextlib.closing(duckdb.connect()) as attacher:
                 location = str(path).replace("'", "''")
@@ -376,5 +389,14 @@ def _create(path: Path) -> None:
                 run(attacher, "DETACH fresh")
         else:
             duckdb.connect(str(path)).close()
-    finally:
-        os.umask(before)
+
+
+@contextlib.contextmanager
+def _owner_only() -> Iterator[None]:
+    """Make files that only their owner can read; so come those that other threads make in these milliseconds."""
+    with _umask:
+        before = os.umask(0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)

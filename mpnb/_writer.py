@@ -233,7 +233,8 @@ class Writer(threading.Thread):
                 attempts=item.attempts,
                 started_at=item.started_at,
             )
-            run(cursor, "COMMIT")
+            with self._store.committing():
+                run(cursor, "COMMIT")
         except BaseException:
             # After an error COMMIT would say nothing and commit nothing.
             self._roll_back()
@@ -371,15 +372,16 @@ class Writer(threading.Thread):
         Where even that cannot be written, it is kept for another try at the end.
         """
         try:
-            ledger.unmet(
-                self._cursor,
-                [item.batch_id],
-                "failed",
-                item.failure,
-                size=item.size,
-                attempts=item.attempts,
-                started_at=item.started_at,
-            )
+            with self._store.committing():
+                ledger.unmet(
+                    self._cursor,
+                    [item.batch_id],
+                    "failed",
+                    item.failure,
+                    size=item.size,
+                    attempts=item.attempts,
+                    started_at=item.started_at,
+                )
         except duckdb.Error:
             self._roll_back()
             self.not_noted.append(item)
@@ -398,7 +400,8 @@ class Writer(threading.Thread):
                     cursor, export_id=self._export_id, table=self._table, source=self._source, batches=days
                 )
                 parts = list(zip(days, ids, strict=True))
-            run(cursor, "COMMIT")
+            with self._store.committing():
+                run(cursor, "COMMIT")
         except duckdb.Error:
             self._roll_back()
             return []
