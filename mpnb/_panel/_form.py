@@ -80,7 +80,7 @@ class Form:
         )
         self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
         self.table = w.Text(description="Table", value=given.get("table", "events"))
-        self.workers = w.IntText(description="Workers", value=given.get("workers", 10))
+        self.workers = w.IntText(description="Workers", value=given.get("workers", 10), continuous_update=True)
         self.chunk_days = w.Text(description="Days a batch", value=chunk_days, placeholder="1–100, or auto")
         self.mode = w.Dropdown(
             description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode if mode in MODES else "resume"

@@ -20,6 +20,9 @@ const REST_MS = 80; // a pointer that only sweeps over cells asks for nothing
 const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a cell
 const SPEAK_MS = 5000;
 
+// JupyterLab takes Enter and the arrows for its cells, unless it is told not to.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 function make(tag, className, parent, attributes = {}) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -46,7 +49,7 @@ const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12:
 /** The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are. */
 function cellGrid(parent, onPoint) {
   const box = make("div", "mpnb-scroll", parent);
-  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches", "aria-readonly": "true" });
+  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches", ...OWN_KEYS });
   let cells = [], shown = new Uint8Array(), days = new DataView(new ArrayBuffer(0)), columns = 1, stop = 0, size = 0, gap = 0;
 
   const dates = (i) => {
@@ -128,7 +131,7 @@ function cellGrid(parent, onPoint) {
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has its own use for arrows
+    event.stopPropagation();
     moveTo(to);
   });
   const indexOf = (event) => { const i = event.target.dataset?.i; return i === undefined ? null : Number(i); };
@@ -148,7 +151,7 @@ function cellGrid(parent, onPoint) {
 
 /** Buttons that stay the same elements, so that focus stays where it is. */
 function buttonRow(parent, onPress) {
-  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions" });
+  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions", ...OWN_KEYS });
   const known = new Map();
   return (actions) => {
     for (const { id, label, enabled, look } of actions) {
