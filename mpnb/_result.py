@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb import _display as display
+from mpnb._check import Check, check
 from mpnb._errors import ExportError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, UNMET
@@ -285,6 +286,26 @@ class ExportResult:
         """Raise ``ExportError``, which carries this result, where ``has_failures``."""
         if self.has_failures:
             raise ExportError(self.failed_line(None), self)
+
+    def check(self, *, late_days: int = 5) -> Check:
+        """
+        Check the table against its ledger: days, duplicates, rejected lines, counts, times. It reads all events.
+
+        Args:
+            late_days: for how long after a day events of it may still arrive: days fetched sooner are provisional.
+
+        Returns:
+            The report: its text shows by itself, ``.relation`` has one row a check, ``.ok`` says whether no check
+            found a problem.
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        asked = (self.from_date, self.to_date) if self.from_date and self.to_date else None
+        with self._store.reading() as cursor:
+            return check(
+                cursor, table=self.table, mine=self._mine(), days=asked, late_days=late_days, relate=self._relation
+            )
 
     def close(self) -> None:
         """Close the database. Every relation ends with it; ``mpnb.open()`` reads it again."""
