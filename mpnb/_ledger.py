@@ -136,13 +136,17 @@ def register(
         return []
     [(first,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) + 1 FROM {LEDGER}")
     ids = list(range(first, first + len(batches)))
-    # One statement for all: 5,000 of them one by one take seconds.
+    # One statement for all: 5,000 of them one by one take seconds. By name: DuckDB 1.5.0 counts the ? of WHERE first.
     run(
         cursor,
-        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest(?::DATE[]) AS first, unnest(?::DATE[]) AS last) AS b"
-        f" WHERE lower(f.table_name) = lower(?) AND f.status IN {UNMET}"
+        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest($first::DATE[]) AS first, unnest($last::DATE[]) AS last) AS b"
+        f" WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
         " AND f.from_date >= b.first AND f.to_date <= b.last",
-        [[batch.from_date for batch in batches], [batch.to_date for batch in batches], table],
+        {
+            "first": [batch.from_date for batch in batches],
+            "last": [batch.to_date for batch in batches],
+            "table": table,
+        },
     )
     run(
         cursor,
