@@ -60,7 +60,7 @@ class _Task:
 
 class Engine:
     """
-    Run one export. ``run`` is the coordinator's thread; ``cancel`` is for any thread.
+    Run one export. ``start`` is for the caller's thread, ``run`` is the coordinator's; ``cancel`` is for any thread.
 
     Args:
         store: the database, with its tables made and the batches registered.
@@ -110,12 +110,15 @@ class Engine:
 
     # --- the coordinator -----------------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Begin to fetch. Before ``run``, in the caller's thread: once the interpreter ends, the pool takes no more."""
+        for index in list(self._tasks):
+            self._pool.submit(self._fetch, index)
+
     def run(self) -> None:
         """Run the export to its end, and leave every batch in the ledger as it ended."""
         self._writer.start()
         try:
-            for index in list(self._tasks):
-                self._pool.submit(self._fetch, index)
             with self._changed:
                 self._changed.wait_for(lambda: not self._tasks or self._stopping.is_set())
         finally:
@@ -407,8 +410,12 @@ class Engine:
             for i, (batch, batch_id) in zip(indexes, others, strict=True):
                 self._tasks[i] = _Task(batch, batch_id)
             if not self._stopping.is_set():
-                for i in (index, *indexes):
-                    self._pool.submit(self._fetch, i)
+                try:
+                    for i in (index, *indexes):
+                        self._pool.submit(self._fetch, i)
+                except RuntimeError:  # the interpreter ends: what has begun goes on, the rest is for a retry
+                    self._stopping.set()
+                    self._changed.notify_all()
 
     def _note_unsplit(self, index: int, task: _Task, why: Failure) -> None:
         # Not by the queue: the writer would wait for itself.
