@@ -16,6 +16,7 @@ const PHASES = {
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
 // Up to so many batches, cells of so many pixels with so many between them.
 const SIZES = [[60, 26, 4], [240, 20, 3], [1200, 15, 3], [Infinity, 12, 2]];
+const BREATHING = 240; // cells that move are dear where there are many
 const REST_MS = 80; // a pointer that only sweeps over cells asks for nothing
 const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a cell
 const SPEAK_MS = 5000;
@@ -91,6 +92,7 @@ function cellGrid(parent, onPoint) {
       [, size, gap] = SIZES.find(([most]) => state.length <= most);
       grid.style.setProperty("--mpnb-size", `${size}px`);
       grid.style.setProperty("--mpnb-gap", `${gap}px`);
+      grid.classList.toggle("mpnb-roomy", state.length <= BREATHING);
       cells = Array.from(state, (_, i) => cells[i] ?? make("div", "", null, { role: "gridcell", tabindex: -1 }));
       cells.forEach((cell, i) => { cell.dataset.i = i; });
       stop = Math.min(stop, Math.max(0, cells.length - 1));
