@@ -211,13 +211,13 @@ def open_database(
             if there:
                 ledger.settle_dead(cursor, _running)
         if not there:
-            raise TableError(f"{store.name} has no events yet: mpnb.export() brings some")
+            raise TableError(f"{store.label} has no events yet: mpnb.export() brings some")
         if table is None and len(there) > 1:
-            raise TableError(f"{store.name} has several tables: pass table= one of {', '.join(map(repr, there))}")
+            raise TableError(f"{store.label} has several tables: pass table= one of {', '.join(map(repr, there))}")
         names = {name.lower(): name for name in there}
         name = names.get((table or there[0]).lower())
         if name is None:
-            raise TableError(f"{store.name} has no table {table!r} of events, but {', '.join(map(repr, there))}")
+            raise TableError(f"{store.label} has no table {table!r} of events, but {', '.join(map(repr, there))}")
         return ExportResult(
             store=store,
             table=name,
@@ -408,7 +408,7 @@ def _launch(
             spool.close()
         store.close()
         if isinstance(error, duckdb.Error):
-            raise DatabaseError(f"{store.name} cannot be written: {safe_text(str(error))}") from None
+            raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
         raise
 
     board = BatchBoard(events.put)

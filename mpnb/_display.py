@@ -62,7 +62,7 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary
         (result.failed_batches, "failed"),
         (result.cancelled_batches, "cancelled"),
     ]
-    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.name}")]
+    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.label}")]
     if asked:
         facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))

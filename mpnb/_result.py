@@ -341,7 +341,7 @@ class ExportResult:
         why = Failure(kind, message, http_status=status)
         return (
             f"{count:,} {'batch' if count == 1 else 'batches'} failed, {most:,} of them by {kind}: {why}. {hint} "
-            f"What landed is kept in {self._store.name}; {self._call}.failures lists the rest"
+            f"What landed is kept in {self._store.label}; {self._call}.failures lists the rest"
         )
 
     def stopped_line(self) -> str:
@@ -349,7 +349,7 @@ class ExportResult:
         done = self.successful_batches + self.skipped_batches
         return (
             f"cancelled: {done:,} of {done + self.failed_batches + self.cancelled_batches:,} batches are in "
-            f"{self._store.name}; the same call again fetches the rest"
+            f"{self._store.label}; the same call again fetches the rest"
         )
 
     def known_as(self, name: str) -> None:

@@ -145,7 +145,7 @@ class Store:
             try:
                 cursor = self._root.cursor()
             except duckdb.ConnectionException:
-                raise ClosedError(f"{self.name} was closed, and its cursors with it") from None
+                raise ClosedError(f"{self.label} was closed, and its cursors with it") from None
             self._cursors.add(cursor)
             return cursor
 
@@ -163,6 +163,11 @@ class Store:
             yield cursor
         finally:
             self.release(cursor)
+
+    @property
+    def label(self) -> str:
+        """Give the name as it may show: a file's name may hold what a terminal obeys."""
+        return safe_text(self.name)
 
     @property
     def closed(self) -> bool:
@@ -200,7 +205,7 @@ class Store:
             DatabaseError: it cannot be opened.
         """
         if self.path is None:
-            raise DatabaseError(f"{self.name} was declared invalid by DuckDB: connect to it anew")
+            raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
         self.close()
         with self._lock:
             self._root = _connect(self.name, self.path)
@@ -272,16 +277,16 @@ class Store:
                     try:
                         run(cursor, f"CREATE TABLE {quoted(name)} ({body})")
                     except duckdb.Error as error:
-                        raise DatabaseError(f"{self.name} cannot be written: {safe_text(str(error))}") from None
+                        raise DatabaseError(f"{self.label} cannot be written: {safe_text(str(error))}") from None
                 elif found != list(columns):
                     raise TableError(
-                        f"table {name!r} in {self.name} has other columns than mpnb gives it: "
+                        f"table {name!r} in {self.label} has other columns than mpnb gives it: "
                         "pass another table=, or another database="
                     )
 
     def __repr__(self) -> str:
         """Name the database."""
-        return f"<Store {self.name}>"
+        return f"<Store {self.label}>"
 
 
 def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
@@ -340,15 +345,16 @@ def check_database(database: object) -> str:
 
 def check_path(path: Path, create: bool) -> None:
     """Raise ``DatabaseError`` where a file cannot be there, or where it is missing and must not be made."""
+    shown = safe_text(str(path))
     if path.is_dir():
-        raise DatabaseError(f"{path} is a folder: name a file in it, such as {path / 'mixpanel.duckdb'}")
+        raise DatabaseError(f"{shown} is a folder: name a file in it, such as {shown}/mixpanel.duckdb")
     if not path.exists():
         if not create:
-            raise DatabaseError(f"there is no database at {path}")
+            raise DatabaseError(f"there is no database at {shown}")
         if not path.parent.is_dir():
-            raise DatabaseError(f"there is no folder {path.parent}: make it first")
+            raise DatabaseError(f"there is no folder {safe_text(str(path.parent))}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DatabaseError(f"{path} cannot be written: mend its permissions, or pass another database=")
+        raise DatabaseError(f"{shown} cannot be written: mend its permissions, or pass another database=")
 
 
 def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
@@ -357,20 +363,20 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
             _create(path)
         return duckdb.connect(name)
     except (duckdb.Error, OSError) as error:
-        text = str(error)
+        text, shown = str(error), safe_text(name)
         if re.search(r"\block\b|used by another process", text):
             holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
             by = f" ({safe_text(holder[1])})" if holder else ""
             raise DatabaseError(
-                f"{name} is open in another process{by}: close it there, such as by a restart of that kernel"
+                f"{shown} is open in another process{by}: close it there, such as by a restart of that kernel"
             ) from None
         if "different configuration" in text:
             raise DatabaseError(
-                f"{name} is open in this process by a connection with settings of its own, such as read_only: "
+                f"{shown} is open in this process by a connection with settings of its own, such as read_only: "
                 "close it first"
             ) from None
         raise DatabaseError(
-            f"{name} cannot be opened: {safe_text(text)}: pass another database=, or put back a copy of the file"
+            f"{shown} cannot be opened: {safe_text(text)}: pass another database=, or put back a copy of the file"
         ) from None
 
 
