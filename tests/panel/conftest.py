@@ -1,0 +1,36 @@
+"""Kernels for the tests of the panel, each in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpnb.sandbox import Sandbox
+from tests.panel._kernel import Kernel
+from tests.panel._kernel import kernel as run_kernel
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Kernel]:
+    """Run a kernel."""
+    with run_kernel(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def known() -> Callable[[Sandbox], str]:
+    """Write code that puts a sandbox's credentials into the environment."""
+
+    def code(mp: Sandbox) -> str:
+        c = mp.credentials
+        names = {
+            "MP_USERNAME": c.username,
+            "MP_SECRET": c.secret,
+            "MP_PROJECT_ID": c.project_id,
+            "MP_API_BASE_URL": c.host,
+        }
+        return f"import os, mpnb\nos.environ.update({names!r})\nWIDE = mpnb.Quota(per_hour=10**6, per_second=1000)\n"
+
+    return code
