@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 from mpnb._errors import TableError
 from mpnb._failures import HINTS, Failure, utc_now
 from mpnb._plan import Batch, HeldBatch, Unmet
-from mpnb._store import LEDGER, REJECTED, columns_of, quoted, run
+from mpnb._store import LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
@@ -43,8 +43,11 @@ class Source:
 
 
 def exists(cursor: DuckDBPyConnection) -> bool:
-    """Say whether the database has a ledger."""
-    return columns_of(cursor, LEDGER) is not None
+    """Say whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
+    found = columns_of(cursor, LEDGER)
+    if found is not None and found != list(LEDGER_COLUMNS):
+        raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
+    return found is not None
 
 
 def tables(cursor: DuckDBPyConnection) -> list[str]:
