@@ -98,7 +98,7 @@ print(json.dumps([took, [name for name in heavy if name in sys.modules]]))
 
 
 def test_the_import_is_light() -> None:
-    """None of the large libraries, and under half a second, the best of three; of CPU, since the machine may be busy."""
+    """None of the large libraries, and under half a second of CPU: the machine may be busy."""
     looks = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True, timeout=60)
