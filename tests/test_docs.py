@@ -127,6 +127,16 @@ def test_the_python_of_the_readme_runs(
         each.close()
 
 
+def test_the_magic_of_the_readme_runs(tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:
+    """In IPython, where it puts the events of one kind into a table of their own."""
+    mp = sandbox(events_per_day=300)
+    [block] = blocks(README, "ipython")
+    (tmp_path / "cell.ipy").write_text(f"{block}\nprint(march.table, march.event_names().fetchall(), march.close())\n")
+    ran = bash("ipython cell.ipy", tmp_path, environment(mp))
+    assert "purchases [('Purchase', " in ran.stdout, ran.stdout + ran.stderr
+    assert ran.returncode == 0
+
+
 def test_every_name_of_the_readme_exists() -> None:
     """``mpnb.…``, ``result.…`` and ``job.…``, the API table, and the files that it points to."""
     for name in re.findall(r"`mpnb\.(\w+)", README):
