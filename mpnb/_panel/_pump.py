@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
@@ -11,6 +12,7 @@ from typing import Protocol
 TICK_SECONDS = 0.1
 # An event cannot wait for ever and a day.
 LONGEST_WAIT = 3600.0
+STOP_SECONDS = 5.0
 
 log = logging.getLogger("mpnb")
 
@@ -46,13 +48,29 @@ class Pump:
         self._woken = threading.Event()
         self._dues: dict[Shown, float] = {}
         self._thread: threading.Thread | None = None
+        self._stopped = False
         self.cpu_seconds = 0.0
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """
+        End the thread, and wait for that. What is called when the interpreter ends.
+
+        A daemon's thread that is in the middle of a query then would be unwound through DuckDB's frames, which aborts
+        the process.
+        """
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._woken.set()
+        if thread is not None:
+            thread.join(STOP_SECONDS)
 
     def add(self, shown: Shown) -> None:
         """Tick it from now on, until it says that it wants no more."""
         with self._lock:
             self._dues[shown] = 0.0
-            if self._thread is None:
+            if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="mpnb-pump", daemon=True)
                 self._thread.start()
         self._woken.set()
@@ -68,7 +86,7 @@ class Pump:
         before = self.cpu_seconds
         while True:
             with self._lock:
-                if not self._dues:
+                if not self._dues or self._stopped:
                     self._thread = None
                     return
                 due = min(self._dues.values())

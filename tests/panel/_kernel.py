@@ -96,6 +96,11 @@ class Kernel:
                     state[path[0]] = bytes(buffer)
         return state
 
+    def heard(self, comm: str) -> list[dict[str, Any]]:
+        """Give the custom messages that a widget has sent to its views."""
+        datas = [m["content"]["data"] for m in self.messages if m["content"].get("comm_id") == comm]
+        return [data["content"] for data in datas if data.get("method") == "custom"]
+
     def until(self, is_true: Any, seconds: float = ANSWER_SECONDS) -> None:
         """Listen until something has become true, and fail when it does not in time."""
         end = time.monotonic() + seconds

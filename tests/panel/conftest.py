@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,30 @@ import pytest
 from mpnb.sandbox import Sandbox
 from tests.panel._kernel import Kernel
 from tests.panel._kernel import kernel as run_kernel
+
+
+class Gate:
+    """Keep a sandbox's answers back until it opens: at the end of its block at the latest."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def lines(self, day: date) -> None:
+        """Wait, and leave the lines of the day to the sandbox."""
+        self.opened.wait(60)
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, *error: object) -> None:
+        """Open."""
+        self.opened.set()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """Give a gate that is shut."""
+    return Gate()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any
@@ -14,6 +13,7 @@ from mpnb._panel._feed import Track, detail, failures, packed_days, packed_state
 from mpnb._panel._static import GLYPHS, grid
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, until
+from tests.panel.conftest import Gate
 
 
 def test_days_are_packed_into_four_bytes() -> None:
@@ -108,16 +108,15 @@ def test_split_batches_stand_in_date_order(
     assert len(after.state) == len(after.days) // 4 == len(cells) != len(before.state)
 
 
-def test_phases_of_an_export(sandbox: Callable[..., Sandbox], start: Callable[..., mpnb.ExportJob]) -> None:
+def test_phases_of_an_export(sandbox: Callable[..., Sandbox], start: Callable[..., mpnb.ExportJob], gate: Gate) -> None:
     """It is running, then waiting for the quota with the moment until when, then cancelled."""
-    gate = threading.Event()
-    mp = sandbox(lines=lambda _day: gate.wait(30) and None)
+    mp = sandbox(lines=gate.lines)
     job = start(mp, quota=mpnb.Quota(per_hour=1, per_second=1))
     track = Track(job)
     info = lambda: track.frame(track.cells(), []).info  # noqa: E731
-    until(lambda: any(cell.status == "fetching" for cell in track.cells()))
-    assert info()["phase"] == "running"
-    gate.set()
+    with gate:
+        until(lambda: any(cell.status == "fetching" for cell in track.cells()))
+        assert info()["phase"] == "running"
     until(lambda: info()["phase"] == "waiting")
     assert info()["until"] is not None
     assert "left" not in dict(info()["facts"])
