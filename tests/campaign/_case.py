@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -54,17 +54,17 @@ class Case:
         return [self.from_date + timedelta(days=n) for n in range((self.to_date - self.from_date).days + 1)]
 
 
-def draw(seed: int, faults: int) -> Iterator[Case]:
+def draw(seed: int, faults: int, kinds: Collection[str] = KINDS) -> Iterator[Case]:
     """Draw runs without end. Kinds of faults come from a shuffled deck, so that none is left out for long."""
     rng = random.Random(seed)
     deck: list[str] = []
     while True:
-        kinds = []
+        hand = []
         for _ in range(faults):
             if not deck:
-                deck = rng.sample(sorted(KINDS), len(KINDS))
-            kinds.append(deck.pop())
-        yield _case(rng, kinds)
+                deck = rng.sample(sorted(kinds), len(kinds))
+            hand.append(deck.pop())
+        yield _case(rng, hand)
 
 
 def _case(rng: random.Random, kinds: list[str]) -> Case:

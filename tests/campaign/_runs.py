@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import psutil
 import mpnb._client
 import mpnb._engine
 from mpnb.sandbox import serve
+from mpnb.sandbox._faults import KINDS
 from tests.campaign._case import IDLE_SECONDS, Case, draw
 from tests.campaign._clients import Client, real
 from tests.campaign._events import day_lines, multiset
@@ -35,6 +36,7 @@ def campaign(
     *,
     client: Client = real,
     faults: int = 8,
+    kinds: Collection[str] = KINDS,
     report: Callable[[Figures], object] | None = None,
 ) -> Figures:
     """
@@ -42,14 +44,15 @@ def campaign(
 
     Args:
         client: who exports.
-        faults: drawn for each run; most of them strike more than once.
+        faults: drawn for each run; many of them strike more than once.
+        kinds: of the faults.
         report: called with the figures so far after each run.
     """
     figures = Figures()
     before = mpnb._client.IDLE_SECONDS, mpnb._engine.BACKOFF_SECONDS
     mpnb._engine.BACKOFF_SECONDS = 0.005
     try:
-        for number, case in enumerate(islice(draw(seed, faults), runs)):
+        for number, case in enumerate(islice(draw(seed, faults, kinds), runs)):
             run_case(case, f"run {number} of seed {seed}", figures, client)
             if report:
                 report(figures)
