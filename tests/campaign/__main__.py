@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the same runs again")
     parser.add_argument("--naive", action="store_true", help="with a naive client, which fails")
     arguments = parser.parse_args()
+    if not arguments.runs and not arguments.kills:
+        parser.error("say how many --runs or --kills")
     began = time.monotonic()
 
     def report(figures: Figures) -> None:
