@@ -42,4 +42,6 @@ def environment(home: Path) -> dict[str, str]:
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "XDG_STATE_HOME": "state",
     }
+    # In a virtual environment its own kernel would come before that of the data folder, but not before this.
+    env["JUPYTER_PATH"] = str(home / "data")
     return env | {name: str(home / folder) for name, folder in folders.items()}

@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 
 from mpnb._board import STATUSES
 from mpnb.sandbox import Fault, Sandbox, serve
-from tests._kernels import environment
+from tests._kernels import KERNEL_PATH, environment
 from tests.panel._kernel import Kernel
 from tests.panel.conftest import Gate
 
@@ -63,6 +63,12 @@ job = ExportJob(engine=Paced(), board=board, events=Events(None), store=store, m
                 on_end=lambda: None, in_background=False)
 job.panel()
 """
+
+
+def test_the_kernel_is_the_one_that_was_asked_for(kernel: Kernel) -> None:
+    """``MPNB_KERNEL_PATH`` decides which ipykernel these tests run on."""
+    place = kernel.run("import ipykernel; print(ipykernel.__file__)")
+    assert place.startswith(KERNEL_PATH or sys.prefix)
 
 
 def test_a_thousand_batches_in_four_hundred_messages(kernel: Kernel) -> None:
