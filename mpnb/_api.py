@@ -20,14 +20,14 @@ from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
 from mpnb._board import BatchBoard, BatchProgress
-from mpnb._credentials import Credentials
+from mpnb._credentials import Credentials, missing_variables
 from mpnb._engine import Engine
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode
+from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode, Unmet
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run
@@ -95,11 +95,11 @@ def plan(
     limiter = _limiter(asked)
     with _existing(asked.database) as store:
         if store is None:
-            return _plan(asked, [], limiter)
+            return _plan(asked, [], [], limiter)
         with store.reading() as cursor:
-            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            held, unmet = _known_batches(cursor, asked.table)
             _check_table(cursor, asked, held)
-            return _plan(asked, held, limiter)
+            return _plan(asked, held, unmet, limiter)
 
 
 def start(
@@ -284,11 +284,8 @@ def _check(
     names = _check_events(events)
     name = check_table_name(table)
     if credentials is None:
-        try:
+        if needs_credentials or not missing_variables():
             credentials = Credentials.from_environment()
-        except CredentialsError:
-            if needs_credentials:
-                raise
     elif not isinstance(credentials, Credentials):
         raise CredentialsError("credentials is an mpnb.Credentials")
     source = Source(credentials.project_id, names, where) if credentials else None
@@ -332,11 +329,18 @@ def _limiter(asked: _Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
-def _plan(asked: _Asked, held: Sequence[HeldBatch], limiter: RateLimiter) -> ExportPlan:
+def _known_batches(cursor: DuckDBPyConnection, table: str) -> tuple[list[HeldBatch], list[Unmet]]:
+    if not ledger.exists(cursor):
+        return [], []
+    return ledger.held_batches(cursor, table), ledger.unmet_batches(cursor, table, None, None)
+
+
+def _plan(asked: _Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
     return planning.make_plan(
         asked.from_date,
         asked.to_date,
         held,
+        unmet=unmet,
         mode=asked.mode,
         late_days=asked.late_days,
         chunk_days=asked.chunk_days,
@@ -391,13 +395,13 @@ def _launch(
                 ledger.settle_dead(cursor, _running)
                 if ledger.unfinished_exports(cursor, asked.table):
                     raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            held, unmet = _known_batches(cursor, asked.table)
             _check_table(cursor, asked, held)
             store.create_tables(asked.table)
             if make_plan is not None:
                 batches, kept = make_plan(cursor)
             else:
-                plan = _plan(asked, held, limiter)
+                plan = _plan(asked, held, unmet, limiter)
                 batches, kept = list(plan.batches), list(plan.held)
             run(cursor, "BEGIN")
             ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)

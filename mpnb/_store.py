@@ -239,6 +239,20 @@ class Store:
         log = self.path and self.path.with_name(self.path.name + ".wal")
         return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
 
+    @contextlib.contextmanager
+    def without_memory_limit(self) -> Iterator[None]:
+        """Give DuckDB its own default of memory for a while, four fifths of the machine's, where the limit is ours."""
+        if not self._owner:
+            yield
+            return
+        with self.reading() as cursor:
+            run(cursor, "RESET GLOBAL memory_limit")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(duckdb.Error, ClosedError), self.reading() as cursor:
+                run(cursor, f"SET GLOBAL memory_limit = {SETTINGS['memory_limit']}")
+
     def checkpoint(self) -> None:
         """
         Fold the log into the file, where the instance is ours and nothing else is under way.

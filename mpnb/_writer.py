@@ -202,9 +202,11 @@ class Writer(threading.Thread):
     def _write(self, item: Fetched) -> Landed:
         try:
             try:
-                return self._transaction(item, self._insert)
-            except _NotAllEvents:
-                return self._transaction(item, self._insert_line_by_line)
+                return self._transaction_of(item)
+            except duckdb.OutOfMemoryException:
+                # A batch of very large events: what DuckDB takes by itself is better than to fail.
+                with self._store.without_memory_limit():
+                    return self._transaction_of(item)
         except duckdb.Error as error:
             # The exception does not say whether a commit got through; the ledger does.
             landed = self._ask_ledger(item)
@@ -214,6 +216,12 @@ class Writer(threading.Thread):
         except Exception as error:
             message = safe_text(f"unexpected {type(error).__name__}: {error}")
             raise WriteError(failure("write", message)) from error
+
+    def _transaction_of(self, item: Fetched) -> Landed:
+        try:
+            return self._transaction(item, self._insert)
+        except _NotAllEvents:
+            return self._transaction(item, self._insert_line_by_line)
 
     def _transaction(self, item: Fetched, insert: Callable[[Fetched], tuple[int, int]]) -> Landed:
         cursor = self._cursor
