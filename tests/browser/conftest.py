@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright, sync_playwright
 
 from tests.browser._lab import Lab, Notebook, jupyterlab
 
@@ -43,13 +41,20 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     chromium.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Keep one profile for all notebooks, so that JupyterLab comes out of its cache."""
+    profile = browser.new_context(viewport={"width": 1280, "height": 1000})
+    yield profile
+    profile.close()
+
+
 @pytest.fixture
-def notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
+def notebook(lab: Lab, context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
     """Open a notebook with the given cells; at the end, its page's console has no errors, and its kernel goes."""
     opened: list[Notebook] = []
 
-    def make(cells: Sequence[str], **options: Any) -> Notebook:
-        context = browser.new_context(viewport={"width": 1280, "height": 1000}, **options)
+    def make(cells: Sequence[str]) -> Notebook:
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         folder = lab.root / f"{request.node.name}-{len(opened)}"
@@ -63,12 +68,6 @@ def notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iter
 
     yield make
     for book in opened:
-        book.page.context.close()
+        book.page.close()
     lab.end_kernels()
     assert [error for book in opened for error in book.errors] == []
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Give a folder for databases."""
-    return tmp_path

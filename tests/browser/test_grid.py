@@ -252,13 +252,14 @@ def test_text_can_be_read_in_light_and_dark(notebook: Callable[..., Notebook]) -
         expect(book.output(2).get_by_role("alert")).to_contain_text("chunk_days")
         texts = ".mpnb-panel :is(label, summary, input, select, textarea, .mpnb-phase, .mpnb-hint, [role=alert], "
         texts += ".mpnb-button[aria-disabled=false]), .mpnb-result :is(th, td, li, code, summary)"
-        for theme, dark in (("JupyterLab Light", "false"), ("JupyterLab Dark", "true")):
+        for theme, background in (("JupyterLab Dark", "#111"), ("JupyterLab Light", "white")):
             book.page.evaluate(
                 "name => { void window.jupyterapp.commands.execute('apputils:change-theme', {theme: name}); }", theme
             )
             book.page.wait_for_function(
-                "light => document.body.dataset.jpThemeLight === light", arg="true" if dark == "false" else "false"
+                "wanted => getComputedStyle(document.body).getPropertyValue('--jp-layout-color0').startsWith(wanted)",
+                arg=background,
             )
-            found = [(each.text_content(), each.evaluate(CONTRAST)) for each in book.page.locator(texts).all()]
+            found = book.page.locator(texts).evaluate_all(f"all => all.map(e => [e.textContent, ({CONTRAST})(e)])")
             assert len(found) > 20
             assert [(text, ratio) for text, ratio in found if ratio < 4.5] == []

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import date
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, expect
@@ -220,7 +219,7 @@ def test_panels_of_one_job_agree(notebook: Open) -> None:
             expect(output.get_by_role("img", name="Batches: 20 done")).to_be_visible()
 
 
-def test_errors_stand_beside_their_fields(notebook: Open, folder: Path) -> None:
+def test_errors_stand_beside_their_fields(notebook: Open) -> None:
     """What is wrong stands in words beside its field, Start waits for it, and the days that are there are shown."""
     with serve(events_per_day=5) as mp:
         before = f'mpnb.export("2026-01-01", "2026-01-05", {QUOTA}, on_batch=lambda p: None)'
