@@ -6,6 +6,10 @@ Get raw events out of Mixpanel and into a notebook: in parallel, whole, and with
     result.events, result.failures, result.retry()
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mpnb import analysis
 from mpnb._api import export, plan, start
 from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
@@ -28,6 +32,9 @@ from mpnb._plan import Batch, ExportPlan, split_date_range
 from mpnb._result import ExportResult
 from mpnb._spool import Spool
 from mpnb._version import __version__
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 # open is left out: "from mpnb import *" would shadow Python's own.
 __all__ = [
@@ -56,3 +63,17 @@ __all__ = [
     "split_date_range",
     "start",
 ]
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Bring ``%mpexport`` into a notebook: ``%load_ext mpnb``."""
+    from mpnb._magic import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Take ``%mpexport`` out again: ``%unload_ext mpnb``."""
+    from mpnb._magic import unload
+
+    unload(shell)

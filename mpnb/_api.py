@@ -19,14 +19,14 @@ from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
 from mpnb._board import BatchBoard, BatchProgress
-from mpnb._credentials import Credentials
+from mpnb._credentials import Credentials, missing_variables
 from mpnb._engine import Engine
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode
+from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode, Unmet
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import registration, running
 from mpnb._spool import Spool, SpoolFolder
@@ -91,11 +91,11 @@ def plan(
     limiter = _limiter(asked)
     with _existing(asked.database) as store:
         if store is None:
-            return _plan(asked, [], limiter)
+            return _plan(asked, [], [], limiter)
         with store.reading() as cursor:
-            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            held, unmet = _known_batches(cursor, asked.table)
             _check_table(cursor, asked, held)
-            return _plan(asked, held, limiter)
+            return _plan(asked, held, unmet, limiter)
 
 
 def start(
@@ -202,18 +202,18 @@ def open_database(
     """
     store = Store(database, create=False)
     try:
-        with store.reading() as cursor:
+        with store.committing(), store.reading() as cursor:
             there = ledger.tables(cursor) if ledger.exists(cursor) else []
             if there:
                 ledger.settle_dead(cursor, running)
         if not there:
-            raise TableError(f"{store.name} has no events yet: mpnb.export() brings some")
+            raise TableError(f"{store.label} has no events yet: mpnb.export() brings some")
         if table is None and len(there) > 1:
-            raise TableError(f"{store.name} has several tables: pass table= one of {', '.join(map(repr, there))}")
+            raise TableError(f"{store.label} has several tables: pass table= one of {', '.join(map(repr, there))}")
         names = {name.lower(): name for name in there}
         name = names.get((table or there[0]).lower())
         if name is None:
-            raise TableError(f"{store.name} has no table {table!r} of events, but {', '.join(map(repr, there))}")
+            raise TableError(f"{store.label} has no table {table!r} of events, but {', '.join(map(repr, there))}")
         return ExportResult(
             store=store,
             table=name,
@@ -280,11 +280,8 @@ def _check(
     names = _check_events(events)
     name = check_table_name(table)
     if credentials is None:
-        try:
+        if needs_credentials or not missing_variables():
             credentials = Credentials.from_environment()
-        except CredentialsError:
-            if needs_credentials:
-                raise
     elif not isinstance(credentials, Credentials):
         raise CredentialsError("credentials is an mpnb.Credentials")
     source = Source(credentials.project_id, names, where) if credentials else None
@@ -328,11 +325,18 @@ def _limiter(asked: _Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
-def _plan(asked: _Asked, held: Sequence[HeldBatch], limiter: RateLimiter) -> ExportPlan:
+def _known_batches(cursor: DuckDBPyConnection, table: str) -> tuple[list[HeldBatch], list[Unmet]]:
+    if not ledger.exists(cursor):
+        return [], []
+    return ledger.held_batches(cursor, table), ledger.unmet_batches(cursor, table, None, None)
+
+
+def _plan(asked: _Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
     return planning.make_plan(
         asked.from_date,
         asked.to_date,
         held,
+        unmet=unmet,
         mode=asked.mode,
         late_days=asked.late_days,
         chunk_days=asked.chunk_days,
@@ -382,18 +386,18 @@ def _launch(
             spool = SpoolFolder(asked.spool, beside, export_id)
         except OSError as error:
             raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
-        with registration, store.reading() as cursor:
+        with registration, store.committing(), store.reading() as cursor:
             if ledger.exists(cursor):
                 ledger.settle_dead(cursor, running)
                 if ledger.unfinished_exports(cursor, asked.table):
                     raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-            held = ledger.held_batches(cursor, asked.table) if ledger.exists(cursor) else []
+            held, unmet = _known_batches(cursor, asked.table)
             _check_table(cursor, asked, held)
             store.create_tables(asked.table)
             if make_plan is not None:
                 batches, kept = make_plan(cursor)
             else:
-                plan = _plan(asked, held, limiter)
+                plan = _plan(asked, held, unmet, limiter)
                 batches, kept = list(plan.batches), list(plan.held)
             run(cursor, "BEGIN")
             ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)
@@ -404,7 +408,7 @@ def _launch(
             spool.close()
         store.close()
         if isinstance(error, duckdb.Error):
-            raise DatabaseError(f"{store.name} cannot be written: {safe_text(str(error))}") from None
+            raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
         raise
 
     board = BatchBoard(events.put)
@@ -472,20 +476,24 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
             show.tick(job.progress())
         show.tick(job.progress())
         result = job.result()
-    except KeyboardInterrupt:
-        stopped = _end(job) if job is not None else None
-        if stopped is None:
+    except BaseException as error:
+        # An alarm's handler may raise as well, and so may a stream that nobody reads any more.
+        is_stop = isinstance(error, KeyboardInterrupt)
+        if job is None or (job.done() and not is_stop):
             raise
+        stopped = _end(job)
         line = stopped.stopped_line()
         show.close()  # while the database is open: it may show what failed
         stopped.close()
-        raise KeyboardInterrupt(line) from None
+        if is_stop:
+            raise KeyboardInterrupt(line) from None
+        raise
     finally:
         show.close()
     return result
 
 
-def _end(job: ExportJob) -> ExportResult | None:
+def _end(job: ExportJob) -> ExportResult:
     """Cancel a job and wait for its end, however often Ctrl-C is pressed meanwhile."""
     job.cancel()
     while True:

@@ -17,7 +17,7 @@ import httpx
 from isal import isal_zlib
 
 from mpnb._credentials import LOOPBACK, Credentials
-from mpnb._failures import Failure, failure, from_answer, safe_text
+from mpnb._failures import Failure, failure, from_answer, from_os_error, safe_text
 from mpnb._limits import Cancelled
 from mpnb._plan import today
 from mpnb._spool import SpoolFolder
@@ -179,8 +179,7 @@ class Connection:
         except BodyError as error:
             raise FetchError(failure(error.kind, safe_text(str(error)), http_status=200)) from None
         except OSError as error:
-            message = safe_text(f"the spool file cannot be written: {error}")
-            raise FetchError(failure("write", message, retryable=False, hits_all=True)) from None
+            raise FetchError(from_os_error(error)) from None
 
     def _refusal(self, response: httpx.Response, request: Request) -> Failure:
         body = b""

@@ -16,6 +16,7 @@ HOSTS = {
     "eu": "https://data-eu.mixpanel.com",
     "in": "https://data-in.mixpanel.com",
 }
+REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -75,14 +76,12 @@ class Credentials:
             CredentialsError: one of the first three is missing; the message names each.
         """
         env = os.environ if environ is None else environ
-        wanted = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
-        missing = [name for name in wanted if not env.get(name, "").strip()]
-        if missing:
+        if missing := missing_variables(env):
             raise CredentialsError(
                 f"no credentials: set {', '.join(missing)} in the environment, or pass "
                 "credentials=mpnb.Credentials(username, secret, project_id)"
             )
-        username, secret, project_id = (env[name].strip() for name in wanted)
+        username, secret, project_id = (env[name].strip() for name in REQUIRED_VARIABLES)
         return cls(
             username,
             secret,
@@ -90,6 +89,12 @@ class Credentials:
             region=env.get("MP_REGION", "").strip() or "us",
             base_url=env.get("MP_API_BASE_URL", "").strip() or None,
         )
+
+
+def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Name the variables that credentials need and the environment does not have."""
+    env = os.environ if environ is None else environ
+    return [name for name in REQUIRED_VARIABLES if not env.get(name, "").strip()]
 
 
 def _check_base_url(url: str) -> None:

@@ -17,12 +17,14 @@ FIRST, LAST = f"{DAYS} days ago", "yesterday"
 
 EVENTS = """\
 SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS people
-FROM events GROUP BY ALL ORDER BY events DESC"""
+FROM events GROUP BY ALL ORDER BY events DESC, event_name"""
 
 WEEKS = """\
 SELECT date_trunc('week', time)::DATE AS week, count(*) AS purchases,
-       round(sum(CAST(properties->>'amount' AS DOUBLE))) AS amount, bar(count(*), 0, 250, 25) AS chart
+       sum(CAST(properties->>'amount' AS DOUBLE))::BIGINT AS amount, bar(count(*), 0, 250, 25) AS chart
 FROM events WHERE event_name = 'Purchase' GROUP BY ALL ORDER BY week"""
+
+TOO_FAST = {"error": "Query rate limit exceeded: 4/3 queries started in the last second."}
 
 
 def run(database: str | None = None) -> None:
@@ -60,7 +62,7 @@ def _faults() -> list[Fault]:
     return [
         Fault("terminated", day=day(10), times=None),
         Fault("status", day=day(17), status=503, times=None),
-        Fault("status", day=day(38), status=429, retry_after=2),
+        Fault("status", day=day(38), status=429, retry_after=2, body=TOO_FAST),
         Fault("reset", day=day(59)),
     ]
 

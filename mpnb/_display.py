@@ -62,7 +62,7 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary
         (result.failed_batches, "failed"),
         (result.cancelled_batches, "cancelled"),
     ]
-    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.name}")]
+    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.label}")]
     if asked:
         facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
@@ -103,8 +103,13 @@ _CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;white-space:n
 _RULE = "border-top:1px solid var(--jp-border-color2,rgba(128,128,128,.4))"
 
 
-def html(summary: Summary) -> str:
-    """Show a result as static HTML. All that comes from a server or a user is escaped."""
+def html(summary: Summary, figure: str = "") -> str:
+    """
+    Show a result as static HTML. All that comes from a server or a user is escaped.
+
+    Args:
+        figure: HTML that stands below the title.
+    """
     facts = "".join(
         f'<tr><th scope="row" style="{_CELL};font-weight:600">{escape(name)}</th>'
         f'<td style="{_CELL}">{escape(value)}</td></tr>'
@@ -112,7 +117,7 @@ def html(summary: Summary) -> str:
     )
     parts = [
         f'<div class="mpnb-result" style="{_STYLE}">',
-        f'<div style="font-weight:600;font-size:1.1em">{escape(summary.title)}</div>',
+        f'<div style="font-weight:600;font-size:1.1em">{escape(summary.title)}</div>{figure}',
         f'<table style="border-collapse:collapse;margin:4px 0">{facts}</table>',
     ]
     if summary.unmet:

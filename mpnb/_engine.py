@@ -24,11 +24,11 @@ from mpnb._board import BatchBoard
 from mpnb._client import Connection, FetchError, Request, tls_context
 from mpnb._credentials import Credentials
 from mpnb._errors import MpnbError
-from mpnb._failures import HINTS, Failure, failure, safe_text, utc_now
+from mpnb._failures import HINTS, Failure, failure, from_os_error, safe_text, utc_now
 from mpnb._ledger import Source
 from mpnb._limits import HOUR, Cancelled, RateLimiter
 from mpnb._plan import Batch
-from mpnb._spool import DiskFull, SpoolFolder
+from mpnb._spool import SpoolFolder
 from mpnb._store import Store, run
 from mpnb._verify import Body
 from mpnb._writer import Fetched, Landed, Lost, Split, WriteError, Writer
@@ -60,7 +60,7 @@ class _Task:
 
 class Engine:
     """
-    Run one export. ``run`` is the coordinator's thread; ``cancel`` is for any thread.
+    Run one export. ``start`` is for the caller's thread, ``run`` is the coordinator's; ``cancel`` is for any thread.
 
     Args:
         store: the database, with its tables made and the batches registered.
@@ -110,12 +110,15 @@ class Engine:
 
     # --- the coordinator -----------------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Begin to fetch. Before ``run``, in the caller's thread: once the interpreter ends, the pool takes no more."""
+        for index in list(self._tasks):
+            self._pool.submit(self._fetch, index)
+
     def run(self) -> None:
         """Run the export to its end, and leave every batch in the ledger as it ended."""
         self._writer.start()
         try:
-            for index in list(self._tasks):
-                self._pool.submit(self._fetch, index)
             with self._changed:
                 self._changed.wait_for(lambda: not self._tasks or self._stopping.is_set())
         finally:
@@ -217,7 +220,8 @@ class Engine:
                             attempts=item.attempts,
                             started_at=item.started_at,
                         )
-                run(cursor, "COMMIT")
+                with self._store.committing():
+                    run(cursor, "COMMIT")
         except (duckdb.Error, MpnbError) as error:
             log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
         for index in left:
@@ -331,10 +335,8 @@ class Engine:
         """Send one request, once the budget and the quota let it."""
         try:
             self._spool.wait_for_room(self._stopping.is_set)
-        except (DiskFull, OSError) as error:
-            hint = "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry."
-            message = safe_text(str(error))
-            raise FetchError(failure("write", message, retryable=False, hits_all=True, hint=hint)) from None
+        except OSError as error:
+            raise FetchError(from_os_error(error)) from None
         tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
         with self._limiter.slot(self._stopping.is_set, tell):
             task.attempts += 1
@@ -408,8 +410,12 @@ class Engine:
             for i, (batch, batch_id) in zip(indexes, others, strict=True):
                 self._tasks[i] = _Task(batch, batch_id)
             if not self._stopping.is_set():
-                for i in (index, *indexes):
-                    self._pool.submit(self._fetch, i)
+                try:
+                    for i in (index, *indexes):
+                        self._pool.submit(self._fetch, i)
+                except RuntimeError:  # the interpreter ends: what has begun goes on, the rest is for a retry
+                    self._stopping.set()
+                    self._changed.notify_all()
 
     def _note_unsplit(self, index: int, task: _Task, why: Failure) -> None:
         # Not by the queue: the writer would wait for itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -106,6 +107,18 @@ def from_answer(
         hint = "Mixpanel had a problem of its own: retry in some minutes."
         return failure("http", message, http_status=status, hint=hint, wait=_seconds(retry_after, now))
     return failure("http", message, http_status=status, retryable=False)
+
+
+def from_os_error(error: OSError) -> Failure:
+    """Judge what the system says when a spool file is to be written. The next batch would meet the same."""
+    hints = {
+        errno.EMFILE: "Raise the limit of open files (ulimit -n), or pass fewer workers=, then retry.",
+        errno.ENOENT: "The spool folder was deleted meanwhile: retry, which makes it anew.",
+    }
+    usual = "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry."
+    message = safe_text(f"the spool file cannot be written: {error}")
+    hint = hints.get(error.errno or 0, usual)
+    return failure("write", message, retryable=False, hits_all=True, hint=hint)
 
 
 def error_text(body: bytes) -> str:

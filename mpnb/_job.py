@@ -98,6 +98,7 @@ class ExportJob:
         self._future: Future[ExportResult] = Future()
         self._future.set_running_or_notify_cancel()
         self._coordinator = threading.Thread(target=self._run, name="mpnb-coordinator", daemon=False)
+        engine.start()
         self._coordinator.start()
         if in_background:
             threading.Thread(target=self._dispatch_all, name="mpnb-callbacks", daemon=True).start()

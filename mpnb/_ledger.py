@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 from mpnb._errors import TableError
 from mpnb._failures import HINTS, Failure, utc_now
 from mpnb._plan import Batch, HeldBatch, Unmet
-from mpnb._store import LEDGER, REJECTED, columns_of, quoted, run
+from mpnb._store import LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
@@ -43,8 +43,11 @@ class Source:
 
 
 def exists(cursor: DuckDBPyConnection) -> bool:
-    """Say whether the database has a ledger."""
-    return columns_of(cursor, LEDGER) is not None
+    """Say whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
+    found = columns_of(cursor, LEDGER)
+    if found is not None and found != list(LEDGER_COLUMNS):
+        raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
+    return found is not None
 
 
 def tables(cursor: DuckDBPyConnection) -> list[str]:
@@ -136,13 +139,17 @@ def register(
         return []
     [(first,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) + 1 FROM {LEDGER}")
     ids = list(range(first, first + len(batches)))
-    # One statement for all: 5,000 of them one by one take seconds.
+    # One statement for all: 5,000 of them one by one take seconds. By name: DuckDB 1.5.0 counts the ? of WHERE first.
     run(
         cursor,
-        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest(?::DATE[]) AS first, unnest(?::DATE[]) AS last) AS b"
-        f" WHERE lower(f.table_name) = lower(?) AND f.status IN {UNMET}"
+        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest($first::DATE[]) AS first, unnest($last::DATE[]) AS last) AS b"
+        f" WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
         " AND f.from_date >= b.first AND f.to_date <= b.last",
-        [[batch.from_date for batch in batches], [batch.to_date for batch in batches], table],
+        {
+            "first": [batch.from_date for batch in batches],
+            "last": [batch.to_date for batch in batches],
+            "table": table,
+        },
     )
     run(
         cursor,

@@ -23,6 +23,15 @@ PARAMETERS = inspect.signature(export).parameters
 # The days are no options, and a callback or a secret cannot be one.
 NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials"})
 
+# Where a command takes credentials from, by their parts.
+VARIABLES = {
+    "username": "MP_USERNAME",
+    "secret": "MP_SECRET",
+    "project_id": "MP_PROJECT_ID",
+    "region": "MP_REGION",
+    "base_url": "MP_API_BASE_URL",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Parse options as they are spelt out, and name the closest one where there is none of a name."""
@@ -92,10 +101,19 @@ def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         PlanError: the days cannot be read, or a number is out of its range.
     """
+    first, last = parse_range(options.days)
+    return option_arguments(options) | {"from_date": first, "to_date": last}
+
+
+def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Turn what was parsed into arguments of ``export``, all but the days.
+
+    Raises:
+        PlanError: a number is out of its range.
+    """
     typed = vars(options)
-    first, last = parse_range(typed["days"])
     arguments = {name: value for name, value in typed.items() if name in PARAMETERS}
-    arguments |= {"from_date": first, "to_date": last}
     for name, (kind, parts) in PARTS.items():
         given = {parts[option]: typed[option] for option in parts if option in typed}
         if given:
@@ -133,6 +151,7 @@ def in_shell_words(text: str) -> str:
     text = text.replace("; result.failures lists the rest", "").replace("max_bytes is", "--spool-bytes is")
     text = text.replace("result.rejected holds", "the table mpnb_rejected holds")
     text = text.replace("spool=mpnb.Spool(folder)", "--spool-folder FOLDER")
+    text = re.sub(rf"^({'|'.join(VARIABLES)})(?= )", lambda m: VARIABLES[m[1]], text)
     text = re.sub(rf"\b({names})='(\w*)'(?: or '(\w*)')?", _typed_value, text)
     text = re.sub(rf"\b({names})=", lambda m: _option(m[1]), text)
     # A name that is a word of its own is meant as one, but where a complaint begins with it.

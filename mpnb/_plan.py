@@ -256,6 +256,7 @@ def make_plan(
     to_date: date,
     held: Sequence[HeldBatch],
     *,
+    unmet: Sequence[Unmet] = (),
     mode: Mode,
     late_days: int,
     chunk_days: int | Literal["auto"],
@@ -268,11 +269,12 @@ def make_plan(
 
     Args:
         held: the table's batches in the ledger, which do not overlap each other.
+        unmet: the table's batches that failed or were cancelled.
         quota_left, per_hour: requests that are left of the rolling hour, and that it has in all.
     """
 
     def is_stale(batch: HeldBatch) -> bool:
-        return mode == "refresh" or batch.is_provisional(late_days)
+        return mode == "refresh" or _is_overdue(batch, unmet) or batch.is_provisional(late_days)
 
     def cut(days: int) -> tuple[list[Batch], list[HeldBatch]]:
         return make_batches([(from_date, to_date)], held, is_stale, days)
@@ -287,7 +289,8 @@ def make_plan(
         for h in held
         if h.batch_id in replaced
         for day in _days(h.from_date, h.to_date)
-        if not from_date <= day <= to_date or (mode != "refresh" and not h.is_day_provisional(day, late_days))
+        if not from_date <= day <= to_date
+        or not (mode == "refresh" or _is_overdue(h, unmet) or h.is_day_provisional(day, late_days))
     ]
     return ExportPlan(
         from_date=from_date,
@@ -321,11 +324,8 @@ def plan_again(unmet: Sequence[Unmet], held: Sequence[HeldBatch]) -> tuple[list[
         if first <= u.to_date:
             ranges.append((first, u.to_date))
 
-    def is_stale(h: HeldBatch) -> bool:
-        return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.fetched_at < u.created_at for u in unmet)
-
     longest = max(((last - first).days + 1 for first, last in ranges), default=1)
-    return make_batches(ranges, held, is_stale, longest)
+    return make_batches(ranges, held, lambda h: _is_overdue(h, unmet), longest)
 
 
 def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -> int:
@@ -344,6 +344,11 @@ def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -
         if requests <= quota_left:
             break
     return chunk
+
+
+def _is_overdue(h: HeldBatch, unmet: Sequence[Unmet]) -> bool:
+    """Say whether a later try to replace it failed, and is still wanted."""
+    return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.fetched_at < u.created_at for u in unmet)
 
 
 def _days(first: date, last: date) -> Iterator[date]:

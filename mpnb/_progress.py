@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,10 +40,17 @@ class TerminalLine:
     def __init__(self, stream: TextIO) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(
+        class Bar(tqdm):  # type: ignore[type-arg]
+            monitor_interval = 0  # a thread that would outlive the bar, for bars that are rarely redrawn
+
+        has_size = _has_size(stream)
+        self._bar = Bar(
             file=stream,
             unit="batch",
-            dynamic_ncols=True,
+            dynamic_ncols=has_size,
+            # tqdm would draw nothing on a terminal that says it is 0 by 0, as in some containers.
+            ncols=None if has_size else 80,
+            nrows=None if has_size else 24,
             leave=True,
             bar_format="{n_fmt}/{total_fmt} batches |{bar}| {elapsed}{postfix}",
         )
@@ -115,6 +123,13 @@ class Silent:
 
     def close(self) -> None:
         """Leave nothing."""
+
+
+def _has_size(stream: TextIO) -> bool:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def summary_line(progress: JobProgress) -> str:

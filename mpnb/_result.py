@@ -12,6 +12,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb import _catalog, _frames, _queries, _typed
 from mpnb import _display as display
+from mpnb._check import Check, check
 from mpnb._errors import ExportError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, UNMET
@@ -250,6 +251,26 @@ class ExportResult:
         if self.has_failures:
             raise ExportError(self.failed_line(None), self)
 
+    def check(self, *, late_days: int = 5) -> Check:
+        """
+        Check the table against its ledger: days, duplicates, rejected lines, counts, times. It reads all events.
+
+        Args:
+            late_days: for how long after a day events of it may still arrive: days fetched sooner are provisional.
+
+        Returns:
+            The report: its text shows by itself, ``.relation`` has one row a check, ``.ok`` says whether no check
+            found a problem.
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        asked = (self.from_date, self.to_date) if self.from_date and self.to_date else None
+        with self._store.reading() as cursor:
+            return check(
+                cursor, table=self.table, mine=self._mine(), days=asked, late_days=late_days, relate=self._relation
+            )
+
     def close(self) -> None:
         """Close the database. Every relation ends with it; ``mpnb.open()`` reads it again."""
         self._store.close()
@@ -284,7 +305,7 @@ class ExportResult:
         why = Failure(kind, message, http_status=status)
         return (
             f"{count:,} {'batch' if count == 1 else 'batches'} failed, {most:,} of them by {kind}: {why}. {hint} "
-            f"What landed is kept in {self._store.name}; {self._call}.failures lists the rest"
+            f"What landed is kept in {self._store.label}; {self._call}.failures lists the rest"
         )
 
     def stopped_line(self) -> str:
@@ -292,8 +313,12 @@ class ExportResult:
         done = self.successful_batches + self.skipped_batches
         return (
             f"cancelled: {done:,} of {done + self.failed_batches + self.cancelled_batches:,} batches are in "
-            f"{self._store.name}; the same call again fetches the rest"
+            f"{self._store.label}; the same call again fetches the rest"
         )
+
+    def known_as(self, name: str) -> None:
+        """Take the name of the variable that holds it, for the calls that its displays suggest."""
+        self._call = name
 
     def share_store(self) -> Store:
         """Give another hold on the database, to be closed by itself. Raises ``ClosedError``."""

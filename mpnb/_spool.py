@@ -28,7 +28,7 @@ _PREFIX = "mpnb-spool-"
 _LOCK = "owner.lock"
 
 
-class DiskFull(Exception):
+class DiskFull(OSError):
     """The disk of the spool folder has no room for another batch."""
 
 

@@ -43,6 +43,9 @@ SETTINGS = {
     "autoload_known_extensions": "false",
 }
 
+# The umask is the process's: two threads that change it at once would leave it changed.
+_umask = threading.Lock()
+
 EVENT_COLUMNS = (
     ("event_name", "VARCHAR"),
     ("time", "TIMESTAMP"),
@@ -142,7 +145,7 @@ class Store:
             try:
                 cursor = self._root.cursor()
             except duckdb.ConnectionException:
-                raise ClosedError(f"{self.name} was closed, and its cursors with it") from None
+                raise ClosedError(f"{self.label} was closed, and its cursors with it") from None
             self._cursors.add(cursor)
             return cursor
 
@@ -160,6 +163,11 @@ class Store:
             yield cursor
         finally:
             self.release(cursor)
+
+    @property
+    def label(self) -> str:
+        """Give the name as it may show: a file's name may hold what a terminal obeys."""
+        return safe_text(self.name)
 
     @property
     def closed(self) -> bool:
@@ -197,7 +205,7 @@ class Store:
             DatabaseError: it cannot be opened.
         """
         if self.path is None:
-            raise DatabaseError(f"{self.name} was declared invalid by DuckDB: connect to it anew")
+            raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
         self.close()
         with self._lock:
             self._root = _connect(self.name, self.path)
@@ -221,6 +229,29 @@ class Store:
                 for name, value in _settings(cursor).items():
                     if value == ours[name] != before[name]:
                         run(cursor, f"RESET GLOBAL {name}")
+
+    def committing(self) -> contextlib.AbstractContextManager[None]:
+        """
+        Let only the owner read the log that a commit within the block may begin.
+
+        DuckDB makes it anew after each checkpoint, with the mode that the process's umask leaves.
+        """
+        log = self.path and self.path.with_name(self.path.name + ".wal")
+        return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
+
+    @contextlib.contextmanager
+    def without_memory_limit(self) -> Iterator[None]:
+        """Give DuckDB its own default of memory for a while, four fifths of the machine's, where the limit is ours."""
+        if not self._owner:
+            yield
+            return
+        with self.reading() as cursor:
+            run(cursor, "RESET GLOBAL memory_limit")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(duckdb.Error, ClosedError), self.reading() as cursor:
+                run(cursor, f"SET GLOBAL memory_limit = {SETTINGS['memory_limit']}")
 
     def checkpoint(self) -> None:
         """
@@ -260,16 +291,16 @@ class Store:
                     try:
                         run(cursor, f"CREATE TABLE {quoted(name)} ({body})")
                     except duckdb.Error as error:
-                        raise DatabaseError(f"{self.name} cannot be written: {safe_text(str(error))}") from None
+                        raise DatabaseError(f"{self.label} cannot be written: {safe_text(str(error))}") from None
                 elif found != list(columns):
                     raise TableError(
-                        f"table {name!r} in {self.name} has other columns than mpnb gives it: "
+                        f"table {name!r} in {self.label} has other columns than mpnb gives it: "
                         "pass another table=, or another database="
                     )
 
     def __repr__(self) -> str:
         """Name the database."""
-        return f"<Store {self.name}>"
+        return f"<Store {self.label}>"
 
 
 def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
@@ -328,15 +359,16 @@ def check_database(database: object) -> str:
 
 def check_path(path: Path, create: bool) -> None:
     """Raise ``DatabaseError`` where a file cannot be there, or where it is missing and must not be made."""
+    shown = safe_text(str(path))
     if path.is_dir():
-        raise DatabaseError(f"{path} is a folder: name a file in it, such as {path / 'mixpanel.duckdb'}")
+        raise DatabaseError(f"{shown} is a folder: name a file in it, such as {shown}/mixpanel.duckdb")
     if not path.exists():
         if not create:
-            raise DatabaseError(f"there is no database at {path}")
+            raise DatabaseError(f"there is no database at {shown}")
         if not path.parent.is_dir():
-            raise DatabaseError(f"there is no folder {path.parent}: make it first")
+            raise DatabaseError(f"there is no folder {safe_text(str(path.parent))}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DatabaseError(f"{path} cannot be written: mend its permissions, or pass another database=")
+        raise DatabaseError(f"{shown} cannot be written: mend its permissions, or pass another database=")
 
 
 def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
@@ -345,19 +377,21 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
             _create(path)
         return duckdb.connect(name)
     except (duckdb.Error, OSError) as error:
-        text = str(error)
-        if "lock" in text.lower():
+        text, shown = str(error), safe_text(name)
+        if re.search(r"\block\b|used by another process", text):
             holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
             by = f" ({safe_text(holder[1])})" if holder else ""
             raise DatabaseError(
-                f"{name} is open in another process{by}: close it there, such as by a restart of that kernel"
+                f"{shown} is open in another process{by}: close it there, such as by a restart of that kernel"
             ) from None
         if "different configuration" in text:
             raise DatabaseError(
-                f"{name} is open in this process by a connection with settings of its own, such as read_only: "
+                f"{shown} is open in this process by a connection with settings of its own, such as read_only: "
                 "close it first"
             ) from None
-        raise DatabaseError(f"{name} cannot be opened: {safe_text(text)}") from None
+        raise DatabaseError(
+            f"{shown} cannot be opened: {safe_text(text)}: pass another database=, or put back a copy of the file"
+        ) from None
 
 
 def _create(path: Path) -> None:
@@ -367,8 +401,7 @@ def _create(path: Path) -> None:
     DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
     less than half as large, and any DuckDB since 1.2 reads it.
     """
-    before = os.umask(0o077)
-    try:
+    with _owner_only():
         if duckdb.__version__.startswith("1."):
             with contextlib.closing(duckdb.connect()) as attacher:
                 location = str(path).replace("'", "''")
@@ -376,5 +409,14 @@ def _create(path: Path) -> None:
                 run(attacher, "DETACH fresh")
         else:
             duckdb.connect(str(path)).close()
-    finally:
-        os.umask(before)
+
+
+@contextlib.contextmanager
+def _owner_only() -> Iterator[None]:
+    """Make files that only their owner can read; so come those that other threads make in these milliseconds."""
+    with _umask:
+        before = os.umask(0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)

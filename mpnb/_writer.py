@@ -202,9 +202,11 @@ class Writer(threading.Thread):
     def _write(self, item: Fetched) -> Landed:
         try:
             try:
-                return self._transaction(item, self._insert)
-            except _NotAllEvents:
-                return self._transaction(item, self._insert_line_by_line)
+                return self._transaction_of(item)
+            except duckdb.OutOfMemoryException:
+                # A batch of very large events: what DuckDB takes by itself is better than to fail.
+                with self._store.without_memory_limit():
+                    return self._transaction_of(item)
         except duckdb.Error as error:
             # The exception does not say whether a commit got through; the ledger does.
             landed = self._ask_ledger(item)
@@ -214,6 +216,12 @@ class Writer(threading.Thread):
         except Exception as error:
             message = safe_text(f"unexpected {type(error).__name__}: {error}")
             raise WriteError(failure("write", message)) from error
+
+    def _transaction_of(self, item: Fetched) -> Landed:
+        try:
+            return self._transaction(item, self._insert)
+        except _NotAllEvents:
+            return self._transaction(item, self._insert_line_by_line)
 
     def _transaction(self, item: Fetched, insert: Callable[[Fetched], tuple[int, int]]) -> Landed:
         cursor = self._cursor
@@ -233,7 +241,8 @@ class Writer(threading.Thread):
                 attempts=item.attempts,
                 started_at=item.started_at,
             )
-            run(cursor, "COMMIT")
+            with self._store.committing():
+                run(cursor, "COMMIT")
         except BaseException:
             # After an error COMMIT would say nothing and commit nothing.
             self._roll_back()
@@ -358,7 +367,8 @@ class Writer(threading.Thread):
             return WriteError(failure("write", text, hits_all=True, hint=hint), fatal=True)
         if isinstance(error, duckdb.OutOfMemoryException):
             return WriteError(failure("write", text, hint="Retry with a smaller chunk_days."))
-        if isinstance(error, duckdb.IOException):
+        # A commit that meets a full disk comes as an error of the transaction.
+        if isinstance(error, duckdb.IOException) or "Could not write file" in text:
             hint = "Free some disk or mend the folder, then retry: every batch that is done is in the file."
             return WriteError(failure("write", text, hits_all=True, hint=hint))
         return WriteError(failure("write", text))
@@ -370,15 +380,16 @@ class Writer(threading.Thread):
         Where even that cannot be written, it is kept for another try at the end.
         """
         try:
-            ledger.unmet(
-                self._cursor,
-                [item.batch_id],
-                "failed",
-                item.failure,
-                size=item.size,
-                attempts=item.attempts,
-                started_at=item.started_at,
-            )
+            with self._store.committing():
+                ledger.unmet(
+                    self._cursor,
+                    [item.batch_id],
+                    "failed",
+                    item.failure,
+                    size=item.size,
+                    attempts=item.attempts,
+                    started_at=item.started_at,
+                )
         except duckdb.Error:
             self._roll_back()
             self.not_noted.append(item)
@@ -397,7 +408,8 @@ class Writer(threading.Thread):
                     cursor, export_id=self._export_id, table=self._table, source=self._source, batches=days
                 )
                 parts = list(zip(days, ids, strict=True))
-            run(cursor, "COMMIT")
+            with self._store.committing():
+                run(cursor, "COMMIT")
         except duckdb.Error:
             self._roll_back()
             return []

@@ -193,6 +193,11 @@ def test_what_cannot_work_is_told_in_one_line(words: str, says: str, mpnb_comman
         ("retry, with a smaller chunk_days if it goes on", "retry, with a smaller --chunk-days if it goes on"),
         ("Check the where= expression.", "Check the --where expression."),
         ("to_date 2030-01-01 is after today: cut", "TO 2030-01-01 is after today: cut"),
+        (
+            "base_url 'http://a.example' would send the secret",
+            "MP_API_BASE_URL 'http://a.example' would send the secret",
+        ),
+        ("project_id is the number of the project, not 'x'", "MP_PROJECT_ID is the number of the project, not 'x'"),
         ("HTTP 400: unknown events in where clause", "HTTP 400: unknown events in where clause"),
     ],
 )

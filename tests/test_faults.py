@@ -335,7 +335,13 @@ def test_a_redirect_to_another_host_is_not_followed(sandbox, export, scheme: str
 
 
 @pytest.mark.parametrize(
-    "target", ["https://{host}/", "http://{name}:1/", "http://user:pw@localhost:1/", "ftp://{host}/"]
+    "target",
+    [
+        "https://{host}/",
+        "http://{name}:1/",
+        "http://user:pw@localhost:1/",  # pragma: allowlist secret
+        "ftp://{host}/",
+    ],
 )
 def test_nor_to_another_scheme_or_port(sandbox, export, target: str) -> None:
     """An origin is scheme, host and port, and all three stay what they were."""

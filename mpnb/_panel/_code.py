@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from typing import Any
 
@@ -40,18 +41,22 @@ def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:
 
 def _word(name: str, value: object) -> str:
     if isinstance(value, Credentials):
-        words = [repr(value.username), 'os.environ["MP_SECRET"]', repr(value.project_id)]
-        words += [f"region={value.region!r}"] if value.region != "us" else []
-        words += [f"base_url={value.base_url!r}"] if value.base_url else []
+        words = [_word("", value.username), 'os.environ["MP_SECRET"]', _word("", value.project_id)]
+        words += [f"region={_word('', value.region)}"] if value.region != "us" else []
+        words += [f"base_url={_word('', value.base_url)}"] if value.base_url else []
         return f"mpnb.Credentials({', '.join(words)})"
     if isinstance(value, Quota):
         return f"mpnb.{value!r}"
     if isinstance(value, Spool):
-        folder = None if value.folder is None else os.fspath(value.folder)
-        return f"mpnb.Spool({folder!r}, {value.max_bytes!r})"
+        folder = None if value.folder is None else _word("", os.fspath(value.folder))
+        return f"mpnb.Spool({folder}, {value.max_bytes})"
     if isinstance(value, os.PathLike):
-        return repr(os.fspath(value))
-    if isinstance(value, str | int | list | tuple):
+        return _word(name, os.fspath(value))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_word(name, each) for each in value)}]"
+    if isinstance(value, int):
         return repr(value)
     # An object of the notebook's: only its owner knows its name.
     return getattr(value, "__name__", "con" if name == "database" else name)

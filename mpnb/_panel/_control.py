@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import ipywidgets
 
@@ -21,7 +22,7 @@ from mpnb._panel import _static as static
 from mpnb._panel._code import code_of
 from mpnb._panel._feed import UNMET, Frame, Track, plan_frame
 from mpnb._panel._form import Form, place_of
-from mpnb._panel._live import AGAIN_SECONDS, Screen
+from mpnb._panel._live import AGAIN_SECONDS, KEEP, Screen
 from mpnb._panel._pump import TICK_SECONDS, pump
 from mpnb._plan import ExportPlan
 from mpnb._result import ExportResult
@@ -46,21 +47,25 @@ class Panel:
         self._given = {name: value for name, value in options.items() if value is not None}
         self._credentials, said = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
+        # Before the start: what the fields say, and what that would take.
+        self._asked: dict[str, Any] = {}
+        self._plan: ExportPlan | None = None
+        self._errors: dict[str, str] = {}
+        # After it: the export with its retries, and their batches as they were when last looked at.
         self._track: Track | None = None
         self._cells: list[BatchProgress] = []
         self._seen: tuple[int, int] | None = None
-        self._result: ExportResult | None = None
-        self._plan: ExportPlan | None = None
-        self._asked: dict[str, Any] = {}
-        self._errors: dict[str, str] = {}
+        self._ended = False
         self._note = ""
+        self._bundle: dict[str, Any] | None = None
+        self._flush_at = math.inf
+        # At all times: what is to be done next, and the thread that does it.
+        self._changed = True
+        self._busy: Literal["", "start", "retry"] = ""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mpnb-panel")
         self._work: Future[Any] | None = None
         self._then: Callable[[Future[Any]], None] = self._on_plan
-        self._changed = True
-        self._flush_at = math.inf
-        self._bundle: dict[str, Any] | None = None
-        self._screen = Screen(Frame(info={"phase": "idle", "actions": self._actions()}))
+        self._screen = Screen(Frame(info={"phase": "idle", "actions": self._actions()}), self)
         self._form = Form(self._given, lambda: self._screen.signal({"type": "form"}))
         self._login = login.Login(said, self._screen.signal)
         self._box = ipywidgets.VBox([self._login, self._form.box, self._screen.grid])
@@ -92,153 +97,162 @@ class Panel:
     # --- the pump's thread ---------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> float | None:
-        """Hear what was clicked, take what the worker did, and bring the screen up to date."""
+        """Hear what was said, take what the worker did, and bring the screen up to date."""
         for message in self._screen.messages():
             self._hear(message)
         if self._work is not None and self._work.done():
             work, self._work = self._work, None
             self._then(work)
         if self._track is None:
-            self._tick_form()
+            self._look_at_form()
             return math.inf
-        self._tick_job(self._track, now)
+        self._look_at_job(self._track)
         if now >= self._flush_at:
             self._flush_at = math.inf
-            self._screen.grid.send_state()
+            self._screen.grid.send_state("state")
             if self._bundle is not None:
+                self._note = KEEP.format("panel.result")
+                self._screen.grid.paint(self._track.frame(self._cells, self._actions(), **self._words()))
                 self._screen.swap(self._bundle)
                 self._worker.shutdown(wait=False)
                 return None
         return self._flush_at if self._track.job.done() else now + TICK_SECONDS
 
     def _hear(self, message: dict[str, Any]) -> None:
+        buttons = {"start": self._start, "cancel": self._cancel, "retry": self._retry, "close": self._close}
         kind = message.get("type")
         if kind == "cell":
             self._screen.answer(message, self._cells)
         elif kind == "form":
             self._changed = True
-        elif kind == "login" and self._track is None:
+        elif kind == "login" and (self.job is None or self.job.done()):
             self._credentials, self._login.info = login.typed(message)
             self._from_environment = False
             self._changed = True
-        elif any(kind == action["id"] and action["enabled"] for action in self._actions()):
-            {"start": self._start, "cancel": self._cancel, "retry": self._retry, "close": self._close}[str(kind)]()
+        elif any(kind == action["id"] and action["enabled"] for action in self._actions()) and kind in buttons:
+            self._changed = True
+            buttons[kind]()
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
         self._then = then
         self._work = self._worker.submit(work)
-        self._work.add_done_callback(lambda _: pump.wake())
+        self._work.add_done_callback(lambda _: pump.wake(self))
 
     def _actions(self) -> list[dict[str, Any]]:
         job = self.job
-        busy = self._work is not None and self._then != self._on_plan
-        ended = job is not None and job.done() and not busy
+        ended = job is not None and job.done() and not self._busy
+        running = job is not None and not job.done()
+        ready = job is None and not self._busy and self._plan is not None and self._credentials is not None
         unmet = sum(cell.status in UNMET for cell in self._cells) if ended else 0
-        ready = job is None and not busy and self._plan is not None and self._credentials is not None
         return [
-            {"id": "start", "label": "Start", "enabled": ready and not self._errors, "look": "primary"},
-            {"id": "cancel", "label": "Cancel", "enabled": job is not None and not job.done() and not job.cancelled()},
+            {"id": "start", "label": "Start", "enabled": ready, "look": "primary"},
+            {"id": "cancel", "label": "Cancel", "enabled": running and job is not None and not job.cancelled()},
             {"id": "retry", "label": f"Retry failed ({unmet:,})" if unmet else "Retry failed", "enabled": unmet > 0},
             {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked)},
-            {"id": "close", "label": "Close", "enabled": ended},
+            {"id": "close", "label": "Close", "enabled": ended and self._bundle is None},
         ]
 
-    def _more(self) -> dict[str, Any]:
+    def _words(self) -> dict[str, Any]:
         code = code_of(self._asked, from_environment=self._from_environment) if self._asked else ""
         return {"code": code, "notes": [self._note] if self._note else []}
 
     # --- before the start ----------------------------------------------------------------------------------------
 
-    def _tick_form(self) -> None:
+    def _look_at_form(self) -> None:
         if self._changed and self._work is None:
             self._changed = False
             try:
-                self._asked = self._form.asked()
+                asked = self._form.asked()
             except PlanError as error:
-                self._asked, self._plan = {}, None
-                self._errors = {place_of(error): str(error)}
+                self._refuse(error)
             else:
-                passed = {name: value for name, value in self._given.items() if name not in self._asked}
-                self._asked |= passed | {"credentials": self._credentials}
-                asked = dict(self._asked)
+                passed = {name: value for name, value in self._given.items() if name not in asked}
+                self._asked = asked = {**asked, **passed, "credentials": self._credentials}
                 self._submit(lambda: api.plan(**asked), self._on_plan)
         self._form.paint(self._errors)
-        starting = self._work is not None and self._then != self._on_plan
-        phase = {"phase": "starting" if starting else "idle"}
+        more = self._words() | ({"phase": "starting"} if self._busy else {})
         if self._plan is None:
-            frame = Frame(info={**phase, "actions": self._actions(), **self._more()})
+            frame = Frame(info={"phase": "idle", "actions": self._actions(), **more})
         else:
-            frame = plan_frame(self._plan, self._actions())
-            notes = [*frame.info["notes"], *self._more().pop("notes")]
-            frame = plan_frame(self._plan, self._actions(), **phase, **{**self._more(), "notes": notes})
+            frame = plan_frame(self._plan, self._actions(), **more)
         self._screen.grid.paint(frame)
+
+    def _refuse(self, error: Exception) -> None:
+        self._plan, self._busy, self._errors = None, "", {place_of(error): str(error)}
 
     def _on_plan(self, work: Future[Any]) -> None:
         try:
             self._plan, self._errors = work.result(), {}
-        except PlanError as error:
-            self._plan, self._errors = None, {place_of(error): str(error)}
+        except Exception as error:
+            self._refuse(error)
+        if self._busy and not self._changed:
+            asked = self._asked
+            self._submit(lambda: api.start(**asked), self._on_start)
 
     def _start(self) -> None:
-        asked = dict(self._asked)
-        self._submit(lambda: api.start(**asked), self._on_start)
+        # Planned once more before: a click may overtake the last letter that was typed.
+        self._busy = "start"
 
     def _on_start(self, work: Future[Any]) -> None:
+        self._busy = ""
         try:
             self._track = Track(work.result())
-        except PlanError as error:
-            self._errors = {place_of(error): str(error)}
+        except Exception as error:
+            self._refuse(error)
             return
         self._login.layout.display = self._form.box.layout.display = "none"
 
     # --- after the start -----------------------------------------------------------------------------------------
 
-    def _tick_job(self, track: Track, now: float) -> None:
-        ended = track.job.done() and self._result is None
-        if track.version != self._seen or ended or self._changed:
-            self._seen, self._changed = track.version, False
-            self._cells = track.cells()
-            if ended:
-                self._end(track, now)
-            self._screen.grid.paint(track.frame(self._cells, self._actions(), **self._more()))
+    def _look_at_job(self, track: Track) -> None:
+        ends = track.job.done() and not self._ended
+        if track.version == self._seen and not ends and not self._changed:
+            return
+        self._seen, self._changed = track.version, False
+        self._cells = track.cells()
+        if ends:
+            self._ended = True
+            self._end(track)
+        self._screen.grid.paint(track.frame(self._cells, self._actions(), **self._words()))
 
-    def _end(self, track: Track, now: float) -> None:
-        self._flush_at = now + AGAIN_SECONDS
+    def _end(self, track: Track) -> None:
+        self._flush_at = time.monotonic() + AGAIN_SECONDS
         try:
-            self._result = track.job.outcome()
+            missing = track.job.outcome().has_failures
         except Exception as error:
             self._note = f"The export ended with an error: {type(error).__name__}: {error}"
             return
-        if not self._result.has_failures:
+        if missing:
+            self._login.layout.display = None  # it may be the credentials that were wrong
+        else:
             self._close()
 
     def _cancel(self) -> None:
         if self._track is not None:
             self._track.job.cancel()
-            self._changed = True
 
     def _retry(self) -> None:
-        result, credentials = self._result, self._credentials
-        if result is not None:
-            self._note = ""
-            self._submit(lambda: result.start_retry(credentials=credentials), self._on_retry)
-            self._changed = True
+        self._busy, self._note = "retry", ""
+        credentials = self._credentials
+        self._submit(lambda: self.result.start_retry(credentials=credentials), self._on_retry)
 
     def _on_retry(self, work: Future[Any]) -> None:
-        self._changed = True
+        self._busy, self._changed = "", True
         try:
             job = work.result()
-        except MpnbError as error:
+        except Exception as error:
             self._note = str(error)
             return
         if self._track is not None:
             self._track.go_on(job)
-            self._result = None
+            self._ended = False
+            self._login.layout.display = "none"
 
     def _close(self) -> None:
         if self._track is not None:
-            self._bundle = static.ended(self._track.job, self._cells, retry="result = panel.result.retry()")
+            self._bundle = static.ended(self._track, self._cells, retry="result = panel.result.retry()")
             self._screen.swap(self._bundle)
+            self._flush_at = time.monotonic() + AGAIN_SECONDS
 
     # --- in words ------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from operator import attrgetter
 from sys import byteorder
 from typing import Any
 
-from mpnb._board import ENDED, STATUSES, BatchProgress
+from mpnb._board import ENDED, STATUSES, BatchProgress, JobProgress
 from mpnb._display import days, duration, plural, size
 from mpnb._job import ExportJob
 from mpnb._plan import ExportPlan
@@ -69,52 +70,55 @@ class Track:
 
     def cells(self) -> list[BatchProgress]:
         """Give every batch in date order; those of a retry stand in for the ones that it fetches again."""
-        cells: list[BatchProgress] = []
-        for job in self.jobs:
+        cells = self.jobs[0].batches()
+        for job in self.jobs[1:]:
             kept = [cell for cell in cells if cell.status not in UNMET]
             there = {cell.from_date for cell in kept}
-            fresh = [cell for cell in job.batches() if cell.status != "skipped" or cell.from_date not in there]
-            cells = kept + fresh
-        return sorted(cells, key=lambda cell: cell.from_date)
+            cells = kept + [cell for cell in job.batches() if cell.status != "skipped" or cell.from_date not in there]
+        return sorted(cells, key=attrgetter("from_date"))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], **more: Any) -> Frame:
         """Show the batches as they are."""
         if self._days_of != (len(self.jobs), len(cells)):
             self._days_of = (len(self.jobs), len(cells))
             self._days = packed_days([(cell.from_date, cell.to_date) for cell in cells])
-        return Frame(packed_state(cells), self._days, self._info(cells) | {"actions": list(actions)} | more)
+        statuses = [cell.status for cell in cells]
+        info = self._info(cells, Counter(statuses))
+        return Frame(packed_state(statuses), self._days, info | {"actions": list(actions)} | more)
 
-    def _info(self, cells: Sequence[BatchProgress]) -> Info:
-        p = self.job.progress()
-        counts = Counter(cell.status for cell in cells)
+    def _info(self, cells: Sequence[BatchProgress], counts: Counter[str]) -> Info:
+        progress = [job.progress() for job in self.jobs]
+        now = progress[-1]
         unmet = sum(counts[status] for status in UNMET)
         ended = sum(counts[status] for status in ENDED)
-        rows = sum(cell.rows for cell in cells if cell.status == "done")
-        received = p.bytes + sum(job.progress().bytes for job in self.jobs[:-1])
-        facts = [("batches", f"{ended:,} of {len(cells):,}"), ("events", f"{rows:,}"), ("received", size(received))]
-        if p.rows and p.elapsed >= WORTH_A_RATE:
-            facts.append(("events a second", f"{p.rows / p.elapsed:,.0f}"))
-        if not p.finished:
-            if p.seconds_left is not None and not p.waiting_until:
-                facts.append(("left", "about " + rough(p.seconds_left)))
-            facts.append(("in flight", f"{p.in_flight:,}"))
+        facts = [
+            ("batches", f"{ended:,} of {len(cells):,}"),
+            ("events", f"{sum(p.rows for p in progress):,}"),
+            ("received", size(sum(p.bytes for p in progress))),
+        ]
+        if now.rows and now.elapsed >= WORTH_A_RATE:
+            facts.append(("events a second", f"{now.rows / now.elapsed:,.0f}"))
+        if not now.finished:
+            if now.seconds_left is not None and not now.waiting_until:
+                facts.append(("left", "about " + rough(now.seconds_left)))
+            facts.append(("in flight", f"{now.in_flight:,}"))
             facts.append(("quota left", f"{self.job.quota_left:,} this hour"))
         return {
-            "phase": phase(self.job, counts),
+            "phase": phase(self.job, now, counts),
             "title": days(cells[0].from_date, cells[-1].to_date) if cells else "",
             "facts": facts,
             "done": ended - unmet,
             "failed": unmet,
             "total": len(cells),
-            "elapsed": round(p.elapsed, 1),
-            "until": p.waiting_until if p.waiting_until and p.waiting_until > time.time() else None,
-            "failures": failures(cells),
+            "elapsed": round(now.elapsed, 1),
+            "until": now.waiting_until if now.waiting_until and now.waiting_until > time.time() else None,
+            "failures": failures(cells) if unmet else [],
         }
 
 
-def phase(job: ExportJob, counts: Counter[str]) -> str:
+def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
     """Name what goes on."""
-    if not job.progress().finished:
+    if not progress.finished:
         if job.cancelled():
             return "cancelling"
         return "waiting" if counts["waiting"] and not (counts["fetching"] or counts["writing"]) else "running"
@@ -123,7 +127,7 @@ def phase(job: ExportJob, counts: Counter[str]) -> str:
     return "failed" if counts["failed"] else "done"
 
 
-def plan_frame(plan: ExportPlan, actions: Sequence[Info], **more: Any) -> Frame:
+def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), **more: Any) -> Frame:
     """Show what would be fetched, and what is there already."""
     cells = sorted(
         [(b.from_date, b.to_date, "queued") for b in plan.batches]
@@ -135,7 +139,7 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], **more: Any) -> Frame:
         ("quota left", f"{plan.quota_left:,} this hour"),
         ("days there already", f"{len(plan.days_held):,}"),
     ]
-    notes = list(plan.notes)
+    notes = [*plan.notes, *notes]
     if plan.widened:
         notes.append(
             f"{len(plan.widened):,} more {plural(len(plan.widened), 'day is', 'days are')} fetched, "
@@ -160,15 +164,15 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], **more: Any) -> Frame:
         "actions": list(actions),
     }
     return Frame(
-        bytes(CODES[status] for *_, status in cells),
+        packed_state([status for *_, status in cells]),
         packed_days([(first, last) for first, last, _ in cells]),
         info | more,
     )
 
 
-def packed_state(cells: Sequence[BatchProgress]) -> bytes:
+def packed_state(statuses: Sequence[str]) -> bytes:
     """Give a byte a batch."""
-    return bytes([CODES[cell.status] for cell in cells])
+    return bytes(map(CODES.__getitem__, statuses))
 
 
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:

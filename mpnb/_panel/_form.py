@@ -43,7 +43,7 @@ def preset_range(preset: str, now: date) -> tuple[date, date]:
     return now - DAY * int(preset), now - DAY
 
 
-def place_of(error: PlanError) -> str:
+def place_of(error: Exception) -> str:
     """Name the field that an error belongs beside, ``"form"`` where it belongs to none."""
     for kind, place in ((CredentialsError, "login"), (DatabaseError, "database"), (TableError, "table")):
         if isinstance(error, kind):
@@ -80,7 +80,7 @@ class Form:
         )
         self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
         self.table = w.Text(description="Table", value=given.get("table", "events"))
-        self.workers = w.IntText(description="Workers", value=given.get("workers", 10))
+        self.workers = w.IntText(description="Workers", value=given.get("workers", 10), continuous_update=True)
         self.chunk_days = w.Text(description="Days a batch", value=chunk_days, placeholder="1–100, or auto")
         self.mode = w.Dropdown(
             description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode if mode in MODES else "resume"
@@ -94,11 +94,11 @@ class Form:
         grid = w.Box(
             [
                 self._field("dates", days),
+                self._field("mode", self.mode),
                 self._field("events", self.events),
                 self._field("where", self.where),
                 self._field("database", self.database),
                 self._field("table", self.table),
-                self._field("mode", self.mode),
                 self._field("workers", self.workers),
                 self._field("chunk_days", self.chunk_days),
             ]

@@ -15,10 +15,12 @@ from mpnb._panel import _frontend as frontend
 from mpnb._panel import _static as static
 from mpnb._panel._feed import Frame, Track, detail
 from mpnb._panel._grid import Grid
-from mpnb._panel._pump import TICK_SECONDS, pump
+from mpnb._panel._pump import TICK_SECONDS, Shown, pump
 
 # The Jupyter server drops messages over its rate limit without a word: what counts at the end is sent once more.
 AGAIN_SECONDS = 3.0
+# A page that was loaded meanwhile knows nothing of the output's id, so that it alone still shows the live grid then.
+KEEP = "This page was loaded while the export ran, so it cannot keep this: show {} in a cell, and the notebook has it."
 # How long a cell waits for its output to be swapped.
 SWAP_SECONDS = 10.0
 
@@ -28,11 +30,17 @@ Message = dict[str, Any]
 
 class Screen:
     """
-    Show one grid in as many outputs as one likes, and swap them all for what stays. The pump's thread alone calls it,
-    but for ``show``.
+    Show one grid in as many outputs as one likes, and swap them all for what stays.
+
+    The pump's thread alone calls it, but for ``signal`` and ``show``.
+
+    Args:
+        frame: what the grid shows first.
+        owner: what the pump is to tick when something was said.
     """
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, owner: Shown) -> None:
+        self._owner = owner
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.grid = Grid(frame, self.signal)
         self._ids: list[str] = []
@@ -41,7 +49,7 @@ class Screen:
     def signal(self, message: Message) -> None:
         """Leave a word for the pump. Any thread may call it, and it does no work: it may be in a click's thread."""
         self.inbox.put(message)
-        pump.wake()
+        pump.wake(self._owner)
 
     def messages(self) -> list[Message]:
         """Take what was said since the last call."""
@@ -87,7 +95,7 @@ class JobPanel:
         self._swapped_at: float | None = None
         self._bundle: dict[str, Any] = {}
         self.ended = threading.Event()
-        self._screen = Screen(self._frame())
+        self._screen = Screen(self._frame(), self)
         pump.add(self)
 
     @property
@@ -95,11 +103,12 @@ class JobPanel:
         """Give the anywidget alone."""
         return self._screen.grid
 
-    def _frame(self) -> Frame:
+    def _frame(self, *notes: str) -> Frame:
         self._seen = self._track.version
         self._cells = self._track.cells()
         running = not self.job.done() and not self.job.cancelled()
-        return self._track.frame(self._cells, [{"id": "cancel", "label": "Cancel", "enabled": running}])
+        actions = [{"id": "cancel", "label": "Cancel", "enabled": running}]
+        return self._track.frame(self._cells, actions, notes=list(notes))
 
     def tick(self, now: float) -> float | None:
         """Bring the screen up to date; at the end swap it, and once more a little later."""
@@ -111,15 +120,17 @@ class JobPanel:
                 self._screen.answer(message, self._cells)
             elif message.get("type") == "cancel":
                 self.job.cancel()
+                self._seen = None
         if not done:
             return now + TICK_SECONDS
         if self._swapped_at is None:
             self._swapped_at = now
-            self._bundle = static.ended(self.job, self._cells)
+            self._bundle = static.ended(self._track, self._cells)
             self._screen.swap(self._bundle)
             self.ended.set()
         elif now >= self._swapped_at + AGAIN_SECONDS:
-            self.grid.send_state()
+            self.grid.paint(self._frame(KEEP.format("the result")))
+            self.grid.send_state("state")
             self._screen.swap(self._bundle)
             return None
         return self._swapped_at + AGAIN_SECONDS

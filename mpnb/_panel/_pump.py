@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import math
 import threading
 import time
 from typing import Protocol
@@ -10,6 +12,7 @@ from typing import Protocol
 TICK_SECONDS = 0.1
 # An event cannot wait for ever and a day.
 LONGEST_WAIT = 3600.0
+STOP_SECONDS = 5.0
 
 log = logging.getLogger("mpnb")
 
@@ -43,55 +46,73 @@ class Pump:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._woken = threading.Event()
-        self._shown: list[Shown] = []
+        self._dues: dict[Shown, float] = {}
         self._thread: threading.Thread | None = None
+        self._stopped = False
         self.cpu_seconds = 0.0
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """
+        End the thread, and wait for that. What is called when the interpreter ends.
+
+        A daemon's thread that is in the middle of a query then would be unwound through DuckDB's frames, which aborts
+        the process.
+        """
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._woken.set()
+        if thread is not None:
+            thread.join(STOP_SECONDS)
 
     def add(self, shown: Shown) -> None:
         """Tick it from now on, until it says that it wants no more."""
         with self._lock:
-            self._shown.append(shown)
-            if self._thread is None:
+            self._dues[shown] = 0.0
+            if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="mpnb-pump", daemon=True)
                 self._thread.start()
         self._woken.set()
 
-    def wake(self) -> None:
-        """Tick soon."""
+    def wake(self, shown: Shown) -> None:
+        """Tick it soon."""
+        with self._lock:
+            if shown in self._dues:
+                self._dues[shown] = 0.0
         self._woken.set()
 
     def _run(self) -> None:
         before = self.cpu_seconds
-        due: float | None = 0.0
-        while due is not None:
+        while True:
+            with self._lock:
+                if not self._dues or self._stopped:
+                    self._thread = None
+                    return
+                due = min(self._dues.values())
             self._woken.wait(min(max(0.0, due - time.monotonic()), LONGEST_WAIT))
             self._woken.clear()
-            due = self._tick_all()
+            self._tick_all(time.monotonic())
             self.cpu_seconds = before + time.thread_time()
             time.sleep(TICK_SECONDS)
 
-    def _tick_all(self) -> float | None:
-        """Tick each, and give the moment of the next round, or ``None`` when nothing is left and the thread ends."""
+    def _tick_all(self, now: float) -> None:
         with self._lock:
-            shown = list(self._shown)
-        dues = []
-        for each in shown:
+            ready = [shown for shown, due in self._dues.items() if due <= now]
+            # Whoever wakes it from here on wakes it for the next round.
+            self._dues |= dict.fromkeys(ready, math.inf)
+        for shown in ready:
             try:
-                due = each.tick(time.monotonic())
+                due = shown.tick(now)
             except Exception:
                 # A screen that fails must harm neither the export nor the other screens.
                 log.exception("a panel could not be brought up to date")
                 due = None
-            if due is None:
-                with self._lock:
-                    self._shown.remove(each)
-            else:
-                dues.append(due)
-        with self._lock:
-            if not self._shown:
-                self._thread = None
-                return None
-        return min(dues, default=0.0)
+            with self._lock:
+                if due is None:
+                    del self._dues[shown]
+                else:
+                    self._dues[shown] = min(self._dues[shown], due)
 
 
 pump = Pump()

@@ -11,7 +11,7 @@ from typing import Any
 
 from mpnb import _display as display
 from mpnb._board import STATUSES, BatchProgress
-from mpnb._job import ExportJob
+from mpnb._panel._feed import Track
 
 GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
 COLOURS = {
@@ -28,7 +28,7 @@ background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparen
 </style>"""
 
 
-def ended(job: ExportJob, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
+def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
     """
     Give the output for an export that has ended: the result in words, and the grid as it ended.
 
@@ -36,19 +36,28 @@ def ended(job: ExportJob, cells: Sequence[BatchProgress], *, retry: str | None =
         retry: the call that retries, where it is not ``result = result.retry()``.
     """
     try:
-        summary = job.outcome().summary()
+        summary = track.job.outcome().summary()
     except Exception as error:
         text = f"The export ended with an error: {type(error).__name__}: {error}"
         return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}
     if retry is not None:
         summary = replace(summary, retry=retry)
-    return {"text/plain": display.text(summary), "text/html": grid(cells) + display.html(summary)}
+    if len(track.jobs) > 1:
+        # The result is the last retry's; the grid is of all.
+        facts = dict(summary.facts)
+        last = f"{facts.pop('batches')}, {facts.pop('took')}"
+        summary = replace(summary, facts=(*facts.items(), ("batches", counted(cells)), ("last retry", last)))
+    return {"text/plain": display.text(summary), "text/html": display.html(summary, grid(cells))}
+
+
+def counted(cells: Sequence[BatchProgress]) -> str:
+    """Count the batches by state, in words."""
+    counts = Counter(cell.status for cell in cells)
+    return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
 
 
 def grid(cells: Sequence[BatchProgress]) -> str:
     """Draw the cells, in runs of one state to keep it small."""
-    counts = Counter(cell.status for cell in cells)
-    words = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
     runs = []
     for status, group in groupby(cells, key=lambda cell: cell.status):
         run = list(group)
@@ -59,4 +68,4 @@ def grid(cells: Sequence[BatchProgress]) -> str:
             f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
             f"{box * len(run)}</span>"
         )
-    return f'{STYLE}<div class="mpnb-ended" role="img" aria-label="Batches: {words}">{"".join(runs)}</div>'
+    return f'{STYLE}<div class="mpnb-ended" role="img" aria-label="Batches: {counted(cells)}">{"".join(runs)}</div>'

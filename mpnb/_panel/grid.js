@@ -11,14 +11,18 @@ const WORDS = {
 };
 const PHASES = {
   idle: "Ready", starting: "Starting", running: "Exporting", waiting: "Waiting for the quota", cancelling: "Cancelling",
-  done: "Done", failed: "Done, with failures", cancelled: "Cancelled", error: "Stopped by an error",
+  done: "Done", failed: "Ended", cancelled: "Cancelled", error: "Stopped by an error",
 };
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
 // Up to so many batches, cells of so many pixels with so many between them.
 const SIZES = [[60, 26, 4], [240, 20, 3], [1200, 15, 3], [Infinity, 12, 2]];
+const BREATHING = 240; // cells that move are dear where there are many
 const REST_MS = 80; // a pointer that only sweeps over cells asks for nothing
 const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a cell
 const SPEAK_MS = 5000;
+
+// JupyterLab takes Enter and the arrows for its cells, unless it is told not to.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
 
 function make(tag, className, parent, attributes = {}) {
   const node = document.createElement(tag);
@@ -46,7 +50,7 @@ const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12:
 /** The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are. */
 function cellGrid(parent, onPoint) {
   const box = make("div", "mpnb-scroll", parent);
-  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches", "aria-readonly": "true" });
+  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches", ...OWN_KEYS });
   let cells = [], shown = new Uint8Array(), days = new DataView(new ArrayBuffer(0)), columns = 1, stop = 0, size = 0, gap = 0;
 
   const dates = (i) => {
@@ -88,6 +92,7 @@ function cellGrid(parent, onPoint) {
       [, size, gap] = SIZES.find(([most]) => state.length <= most);
       grid.style.setProperty("--mpnb-size", `${size}px`);
       grid.style.setProperty("--mpnb-gap", `${gap}px`);
+      grid.classList.toggle("mpnb-roomy", state.length <= BREATHING);
       cells = Array.from(state, (_, i) => cells[i] ?? make("div", "", null, { role: "gridcell", tabindex: -1 }));
       cells.forEach((cell, i) => { cell.dataset.i = i; });
       stop = Math.min(stop, Math.max(0, cells.length - 1));
@@ -128,7 +133,7 @@ function cellGrid(parent, onPoint) {
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has its own use for arrows
+    event.stopPropagation();
     moveTo(to);
   });
   const indexOf = (event) => { const i = event.target.dataset?.i; return i === undefined ? null : Number(i); };
@@ -148,7 +153,7 @@ function cellGrid(parent, onPoint) {
 
 /** Buttons that stay the same elements, so that focus stays where it is. */
 function buttonRow(parent, onPress) {
-  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions" });
+  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions", ...OWN_KEYS });
   const known = new Map();
   return (actions) => {
     for (const { id, label, enabled, look } of actions) {
@@ -305,7 +310,7 @@ function render({ model, el }) {
     busy = "";
     clearTimeout(timers.answer);
     root.dataset.phase = info.phase ?? "";
-    setText(phase, PHASES[info.phase] ?? "");
+    setText(phase, (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
     setText(title, info.title ?? "");
     paintButtons(info.actions ?? []);
     const total = Math.max(1, info.total ?? 0), done = info.done ?? 0, failed = info.failed ?? 0;

@@ -21,7 +21,8 @@ function field(parent, label, tag, attributes = {}) {
 function render({ model, el }) {
   const details = make("details", "mpnb-login", el);
   const summary = make("summary", "", details);
-  const form = make("form", "", details);
+  // JupyterLab takes keys for its cells, unless it is told not to.
+  const form = make("form", "", details, { "data-lm-suppress-shortcuts": "true" });
   const off = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
   const username = field(form, "Service account", "input", { type: "text", placeholder: "name.mp-service-account", ...off });
   const secret = field(form, "Secret", "input", { type: "password", ...off, autocomplete: "new-password" });
@@ -51,7 +52,6 @@ function render({ model, el }) {
     });
     secret.value = "";
   });
-  // The notebook has its own use for keys.
   form.addEventListener("keydown", (event) => event.stopPropagation());
   model.on("change:info", paint);
   paint();

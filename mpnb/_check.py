@@ -1,0 +1,239 @@
+"""Whether a table is what the ledger says, and what is worth knowing about its days, duplicates and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._ledger import HELD
+from mpnb._plan import DAY, HeldBatch
+from mpnb._store import LEDGER, REJECTED, quoted, run
+
+# An event is sent seconds after it happened, most often; zones are whole quarters of an hour.
+QUARTER = 900
+NEAR_SECONDS = 60
+# Offsets that fewer events have are mobile events that came late by chance.
+LEAST_SHARE = 0.05
+SHOWN_RANGES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    Say what one check found.
+
+    Attributes:
+        name: of the check.
+        status: ``"ok"``, ``"note"`` (worth knowing, nothing is wrong) or ``"problem"``.
+        count: how many of what the check looks for, 0 where there are none.
+        detail: one sentence, or empty.
+    """
+
+    name: str
+    status: str
+    count: int
+    detail: str
+
+
+class Check:
+    """
+    Report on the integrity of a table. Made by ``result.check()``, at that moment; its repr is a short text.
+
+    Attributes:
+        findings: one for each check, always the same ones in the same order: ``days held``, ``days missing``,
+            ``days provisional``, ``duplicates``, ``rejected lines``, ``ledger against table``, ``outside their days``,
+            ``time offset``.
+    """
+
+    def __init__(self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> None:
+        self.findings = findings
+        self._relate = relate
+
+    @property
+    def ok(self) -> bool:
+        """Say whether no check found a problem."""
+        return all(finding.status != "problem" for finding in self.findings)
+
+    @property
+    def relation(self) -> DuckDBPyRelation:
+        """
+        Give one row a check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        rows = ", ".join(
+            f"({_literal(f.name)}, {_literal(f.status)}, {f.count}::BIGINT, {_literal(f.detail)})"
+            for f in self.findings
+        )
+        return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", status, count, detail)')
+
+    def __repr__(self) -> str:
+        """Say it in a line a check."""
+        return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
+
+
+def check(
+    cursor: DuckDBPyConnection,
+    *,
+    table: str,
+    mine: str,
+    days: tuple[date, date] | None,
+    late_days: int,
+    relate: Callable[[str], DuckDBPyRelation],
+) -> Check:
+    """
+    Check a table against its ledger. It reads every event once or twice.
+
+    Args:
+        cursor: of the calling thread.
+        mine: condition for the ledger's rows that the result covers.
+        days: first and last day that were asked for, ``None`` for all that the ledger knows.
+        late_days: for how long after a day events of it may still arrive.
+        relate: makes a relation of a query.
+    """
+    batches = run(cursor, f"SELECT batch_id, from_date, to_date, rows, finished_at FROM {LEDGER} WHERE {mine}"
+                          f" AND status IN {HELD} ORDER BY from_date")  # fmt: skip
+    held = [HeldBatch(*row) for row in batches]
+    if days is None:
+        [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {mine}")
+        days = (first, last) if first else None
+    events = f"(SELECT e.*, b.from_date, b.to_date FROM {quoted(table)} AS e JOIN {LEDGER} AS b USING (batch_id)" + (
+        f" WHERE {mine} AND status IN {HELD})"
+    )
+    return Check(
+        (
+            *_days(held, days, late_days),
+            _duplicates(cursor, events),
+            _rejected(cursor, mine),
+            _ledger(cursor, table, mine),
+            _outside(cursor, events),
+            _offset(cursor, events),
+        ),
+        relate,
+    )
+
+
+def _days(held: list[HeldBatch], asked: tuple[date, date] | None, late_days: int) -> Iterable[Finding]:
+    there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
+    wanted = _between(*asked) if asked else []
+    covered = [day for day in wanted if day in there]
+    missing = [day for day in wanted if day not in there]
+    provisional = [day for day in covered if there[day].is_day_provisional(day, late_days)]
+    yield Finding("days held", "ok", len(covered), _ranges(covered))
+    yield Finding("days missing", "problem" if missing else "ok", len(missing), _ranges(missing))
+    late = f"fetched before all their events had come: {_ranges(provisional)}" if provisional else ""
+    yield Finding("days provisional", "note" if provisional else "ok", len(provisional), late)
+
+
+def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
+    [(count,)] = run(
+        cursor,
+        f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM (SELECT count(*) AS n FROM {events} WHERE insert_id IS NOT NULL"
+        " GROUP BY event_name, distinct_id, time, insert_id HAVING n > 1)",
+    )
+    detail = "the same by Mixpanel's rule as another: deduplicated() leaves them out" if count else ""
+    return Finding("duplicates", "note" if count else "ok", count, detail)
+
+
+def _rejected(cursor: DuckDBPyConnection, mine: str) -> Finding:
+    [(count, more)] = run(
+        cursor,
+        "SELECT count(*) FILTER (NOT in_events), count(*) FILTER (in_events)"
+        f" FROM {REJECTED} WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {mine} AND status IN {HELD})",
+    )
+    parts = ["are no events, and kept whole in rejected"] if count else []
+    if more:
+        parts.append(f"{more:,} more are events with keys that the table has no column for")
+    return Finding("rejected lines", "note" if parts else "ok", count, "; ".join(parts))
+
+
+def _ledger(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
+    """Compare the counts, of rows and of rejected lines, of every batch on either side."""
+    differing = run(
+        cursor,
+        f"SELECT coalesce(l.batch_id, t.batch_id), coalesce(l.rows, 0), coalesce(t.rows, 0),"
+        " coalesce(l.rejected, 0), coalesce(r.rejected, 0)"
+        f" FROM (SELECT * FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS l"
+        f" FULL JOIN (SELECT batch_id, count(*) AS rows FROM {quoted(table)} WHERE batch_id NOT IN"
+        f" (SELECT batch_id FROM {LEDGER} WHERE status IN {HELD} AND NOT ({mine})) GROUP BY batch_id) AS t"
+        " ON l.batch_id = t.batch_id"
+        f" LEFT JOIN (SELECT batch_id, count(*) AS rejected FROM {REJECTED} WHERE NOT in_events GROUP BY batch_id) AS r"
+        " ON r.batch_id = l.batch_id"
+        " WHERE coalesce(l.rows, 0) <> coalesce(t.rows, 0) OR coalesce(l.rejected, 0) <> coalesce(r.rejected, 0)"
+        " ORDER BY 1",
+    )
+    if not differing:
+        return Finding("ledger against table", "ok", 0, "")
+    batch, rows, there, rejected, kept = differing[0]
+    detail = (
+        f"batches that differ; batch {batch} has {there:,} rows and {kept:,} rejected lines, the ledger says "
+        f"{rows:,} and {rejected:,}: fetch its days again with mode='refresh'"
+    )
+    return Finding("ledger against table", "problem", len(differing), detail)
+
+
+def _outside(cursor: DuckDBPyConnection, events: str) -> Finding:
+    [(before, after, count)] = run(
+        cursor,
+        "SELECT max(date_diff('second', time, from_date::TIMESTAMP)), max(date_diff('second', to_date + 1, time)),"
+        f" count(*) FROM {events} WHERE time < from_date OR time >= to_date + 1",
+    )
+    if not count:
+        return Finding("outside their days", "ok", 0, "")
+    parts = [f"up to {_span(s)} {what}" for s, what in ((before, "before"), (after, "after")) if s and s > 0]
+    return Finding("outside their days", "note", count, f"events whose time lies {' and '.join(parts)} their batch")
+
+
+def _offset(cursor: DuckDBPyConnection, events: str) -> Finding:
+    """Find whole quarters of an hour between the exported time and the true one, which old projects have."""
+    found = run(
+        cursor,
+        f"SELECT quarters, count(*) FROM (SELECT round(s / {QUARTER})::BIGINT AS quarters, s FROM (SELECT"
+        " epoch(time) - TRY_CAST(properties->>'/$mp_api_timestamp_ms' AS DOUBLE) / 1000 AS s"
+        f" FROM {events})) WHERE abs(s - quarters * {QUARTER}) <= {NEAR_SECONDS} GROUP BY 1 ORDER BY 2 DESC, 1",
+    )
+    total = sum(n for _, n in found)
+    often = [(quarters, n) for quarters, n in found if n >= LEAST_SHARE * total]
+    shifted = [(quarters, n) for quarters, n in often if quarters]
+    count = sum(n for _, n in shifted)
+    if not total or count * 2 <= total:
+        return Finding("time offset", "ok", 0, "")
+    offsets = ", ".join(f"{_zone(quarters)} in {n / total:.0%}" for quarters, n in shifted)
+    detail = f"time is not UTC but {offsets} of the events: the project is older than 2023, and its times are local"
+    return Finding("time offset", "note", count, detail)
+
+
+def _between(first: date, last: date) -> list[date]:
+    return [first + DAY * n for n in range((last - first).days + 1)]
+
+
+def _ranges(days: list[date]) -> str:
+    """Write days in order as ranges, the first few of them."""
+    ranges: list[tuple[date, date]] = []
+    for day in days:
+        if ranges and ranges[-1][1] + DAY == day:
+            ranges[-1] = (ranges[-1][0], day)
+        else:
+            ranges.append((day, day))
+    shown = [str(a) if a == b else f"{a} – {b}" for a, b in ranges[:SHOWN_RANGES]]
+    more = len(ranges) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more ranges" if more > 0 else "")
+
+
+def _span(seconds: int) -> str:
+    days = timedelta(seconds=seconds) / DAY
+    return f"{seconds / 3600:,.1f} h" if days < 2 else f"{days:,.1f} days"
+
+
+def _zone(quarters: int) -> str:
+    hours, minutes = divmod(abs(quarters) * 15, 60)
+    return f"UTC{'+' if quarters > 0 else '−'}{hours}" + (f":{minutes:02}" if minutes else "")
+
+
+def _literal(text: Any) -> str:
+    return "'" + str(text).replace("'", "''") + "'"

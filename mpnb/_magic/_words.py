@@ -1,0 +1,158 @@
+"""
+The words of a magic's line: quotes, comments, and what of the notebook is put in.
+
+IPython's own expansion would turn Mixpanel's ``$os`` into the notebook's ``os`` module wherever it stands, and a
+shell's rules would take the backslashes out of a Windows path.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What may stand behind the last word: the semicolon that hides a display, and a comment.
+_TAIL = r"\s*;?\s*(?:(?<!\S)\#.*)?$"
+_AFTER = rf"(?=\s|{_TAIL})"
+# In double quotes a backslash escapes a quote and itself, outside of quotes a quote and a space; else it is a letter.
+_PART = rf"""'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>[\s'"])|(?!;{_TAIL})(?P<plain>[^\s'"])"""
+_PARTS = re.compile(_PART, re.DOTALL)
+_WORD = re.compile("(?:" + re.sub(r"\?P<\w+>", "?:", _PART) + ")+", re.DOTALL)
+_NAME = re.compile(rf"\$([^\W\d]\w*){_AFTER}")
+_OPTION = re.compile(r"--[a-z-]+=")
+_END = re.compile(_TAIL)
+_SPACE = re.compile(r"\s*")
+
+
+class WordError(ValueError):
+    """A line cannot be divided into words, or a word cannot be expanded."""
+
+
+class Value(str):
+    """Be a word that stands for a value of the notebook, which ``value`` is."""
+
+    value: object
+
+    def __new__(cls, value: object) -> Value:
+        """Take the value; as text it is what ``str`` makes of it."""
+        word = super().__new__(cls, value)
+        word.value = value
+        return word
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """
+    Hold one word of a line.
+
+    Attributes:
+        start, end: where it stands.
+        text: the word without its quotes.
+        code: the Python expression that it stands for, where it is ``$name`` or ``{expression}`` as a whole.
+        is_open: whether a quote or brace was not closed, so that it goes to the end of the line.
+    """
+
+    start: int
+    end: int
+    text: str
+    code: str | None = None
+    is_open: bool = False
+
+
+def words(line: str) -> Iterator[Word]:
+    """Divide a line into words, without the semicolon and the comment at its end."""
+    at = 0
+    while True:
+        at = _SPACE.match(line, at).end()  # type: ignore[union-attr]  # it always matches
+        if _END.match(line, at):
+            return
+        start, prefix = at, ""
+        if option := _OPTION.match(line, at):
+            at, prefix = option.end(), option[0]
+        if name := _NAME.match(line, at):
+            text, code, at = name[0], name[1], name.end()
+        elif line.startswith("{", at):
+            end = _end_of_expression(line, at)
+            if end is None:
+                yield Word(start, len(line), line[start:], is_open=True)
+                return
+            text, code, at = line[at:end], line[at + 1 : end - 1].strip(), end
+        else:
+            word = _WORD.match(line, at)
+            end = word.end() if word else at
+            if end < len(line) and line[end] in "'\"":
+                yield Word(start, len(line), prefix + line[at:], is_open=True)
+                return
+            text, code, at = _PARTS.sub(_unquoted, line[at:end]), None, end
+        if prefix and code:
+            # Two words to the parser of options, as a blank in place of the sign would make them.
+            yield Word(start, start + len(prefix), prefix[:-1])
+            yield Word(start + len(prefix), at, text, code)
+        else:
+            yield Word(start, at, prefix + text, code)
+
+
+def expanded(line: str, names: Mapping[str, Any]) -> list[str]:
+    """
+    Give the words of a line, with a ``Value`` for each that stands for one of the notebook's.
+
+    Args:
+        names: what expressions may use.
+
+    Raises:
+        WordError: a quote or brace is not closed, or an expression cannot be evaluated.
+    """
+    return [_value(word, names) for word in words(line)]
+
+
+def is_silent(line: str) -> bool:
+    """Say whether a line ends in a semicolon, which hides what a cell would display."""
+    end = max((word.end for word in words(line)), default=0)
+    return line[end:].lstrip().startswith(";")
+
+
+def quoted(text: str, quote: str = "") -> str:
+    """
+    Write a word so that it is read as it is.
+
+    Args:
+        quote: the quote to put it in; none for where it needs one.
+    """
+    if not quote and re.fullmatch(r"[\w./:-]+", text):
+        return text
+    if quote == "'" and "'" not in text:
+        return f"'{text}'"
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def _unquoted(part: re.Match[str]) -> str:
+    if part["double"] is not None:
+        return re.sub(r'\\(["\\])', r"\1", part["double"])
+    return next(text for text in part.groups() if text is not None)
+
+
+def _end_of_expression(line: str, start: int) -> int | None:
+    """Find behind which brace an expression is whole: it may hold braces, quotes and blanks of its own."""
+    for brace in re.compile(rf"\}}{_AFTER}").finditer(line, start):
+        try:
+            ast.parse(line[start + 1 : brace.start()].strip(), mode="eval")
+        except (SyntaxError, ValueError):
+            continue
+        return brace.end()
+    return None
+
+
+def _value(word: Word, names: Mapping[str, Any]) -> str:
+    if word.is_open:
+        what = "is no {expression} of Python" if word.text.startswith("{") else "has a quote that is not closed"
+        raise WordError(f"{word.text} {what}")
+    if word.code is None:
+        return word.text
+    try:
+        # What a cell of the same notebook may evaluate, its magic may as well.
+        return Value(eval(word.code, dict(names)))  # noqa: S307
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise WordError(f"{word.text} cannot be expanded ({why}); in quotes it is meant as typed") from None

@@ -1,0 +1,285 @@
+"""The control panel, as a person uses it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from mpnb.sandbox import Fault, Sandbox, serve
+from tests.browser._lab import Notebook
+
+Open = Callable[..., Notebook]
+QUOTA = "quota=mpnb.Quota(per_hour=100_000, per_second=1000)"
+COLLECT_STATES = """root => {
+    window.seen = new Set();
+    const add = (cell) => window.seen.add(cell.className.split('mpnb-').at(-1));
+    const look = () => root.querySelectorAll('.mpnb-cell').forEach(add);
+    new MutationObserver(look).observe(root, {subtree: true, childList: true, attributes: true});
+    look();
+}"""
+
+
+def known(mp: Sandbox) -> str:
+    """Write a cell that puts a sandbox's credentials into the environment."""
+    c = mp.credentials
+    return (
+        "import os, mpnb\n"
+        f"os.environ.update(MP_USERNAME={c.username!r}, MP_SECRET={c.secret!r}, MP_PROJECT_ID={c.project_id!r},"
+        f" MP_API_BASE_URL={c.base_url!r})"
+    )
+
+
+def button(output: Locator, name: str) -> Locator:
+    """Find a button by its name."""
+    return output.get_by_role("button", name=re.compile("^" + re.escape(name)))
+
+
+def states(output: Locator) -> list[str]:
+    """Give the state of each cell, in order."""
+    return [
+        str(c).split("mpnb-")[-1]
+        for c in output.get_by_role("gridcell").evaluate_all("all => all.map(c => c.className)")
+    ]
+
+
+@pytest.fixture
+def slow() -> Iterator[Sandbox]:
+    """Serve batches that take their time: nothing ends by itself while a test looks."""
+    with serve(events_per_day=20, latency=60) as mp:
+        yield mp
+
+
+def started(notebook: Open, mp: Sandbox, options: str, *more: str) -> tuple[Notebook, Locator]:
+    """Open a panel and press Start."""
+    book = notebook([known(mp), f"panel = mpnb.panel({options}, {QUOTA})\npanel", *more])
+    book.run(0)
+    book.run(1)
+    output = book.output(1)
+    expect(button(output, "Start")).to_be_enabled()
+    button(output, "Start").click()
+    return book, output
+
+
+def test_from_the_form_to_a_query(notebook: Open) -> None:
+    """The form is filled in, cells pass through their states, two fail, a retry brings them, the next cell queries."""
+    faults = [Fault("status", day=day, status=400) for day in ("2026-01-03", "2026-01-08")]
+    with serve(events_per_day=50, latency=0.4, faults=faults) as mp:
+        book = notebook([known(mp), f"panel = mpnb.panel({QUOTA})\npanel", "len(panel.result.events.fetchall())"])
+        book.run(0)
+        book.run(1)
+        output = book.output(1)
+        output.get_by_label("Days", exact=True).select_option("From – to")
+        output.get_by_label("First day").fill("2026-01-01")
+        output.get_by_label("Last day").fill("2026-01-12")
+        output.get_by_label("Days a batch").fill("1")
+        output.get_by_label("Workers").fill("3")
+        output.get_by_label("Database").fill("made-up.duckdb")
+        expect(output.get_by_role("gridcell")).to_have_count(12)
+        assert set(states(output)) == {"queued"}
+        assert mp.requests == ()
+
+        output.locator(".mpnb").evaluate(COLLECT_STATES)
+        button(output, "Start").click()
+        expect(button(output, "Retry failed (2)")).to_be_enabled()
+        assert {"queued", "fetching", "done", "failed"} <= set(book.page.evaluate("[...window.seen]"))
+        assert [i for i, state in enumerate(states(output)) if state == "failed"] == [2, 7]
+        expect(output.locator(".mpnb-failure")).to_contain_text("2 × http")
+        output.get_by_role("gridcell", name="2026-01-03: failed").hover()
+        expect(output.locator(".mpnb-detail")).to_contain_text("HTTP 400: Bad Request")
+        output.get_by_role("gridcell", name="2026-01-04: done").hover()
+        expect(output.locator(".mpnb-detail")).to_contain_text(re.compile(r"events \d+.*took"))
+
+        button(output, "Retry failed").click()
+        expect(output.get_by_role("img", name="Batches: 12 done")).to_be_visible()
+        expect(output.get_by_role("button")).to_have_count(0)
+        book.run(2)
+        expect(book.output(2)).to_contain_text(str(mp.count(date(2026, 1, 1), date(2026, 1, 12))))
+
+
+def test_cancel_by_mouse(notebook: Open, slow: Sandbox) -> None:
+    """A click on Cancel ends the export, and Close leaves what stays."""
+    _, output = started(notebook, slow, 'from_date="2026-01-01", to_date="2026-01-20", chunk_days=1')
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(10)
+    button(output, "Cancel").click()
+    expect(output.locator(".mpnb-phase")).to_have_text("Cancelled")
+    assert set(states(output)) == {"cancelled"}
+    expect(button(output, "Cancel")).to_be_disabled()
+    button(output, "Close").click()
+    expect(output.get_by_role("img", name="Batches: 20 cancelled")).to_be_visible()
+
+
+def test_keyboard_alone(notebook: Open, slow: Sandbox) -> None:
+    """Tab reaches the grid as one stop, arrows, Home and End go about in it, and Cancel hears Enter."""
+    book, output = started(notebook, slow, 'from_date="2026-01-01", to_date="2026-04-10", chunk_days=1')
+    keys = book.page.keyboard
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(10)
+    assert output.locator('[role="gridcell"][tabindex="0"]').count() == 1
+    columns = output.locator('[role="row"]').first.get_by_role("gridcell").count()
+    button(output, "Close").focus()
+    keys.press("Tab")
+    for key, at in (
+        ("ArrowRight", 1), ("ArrowDown", 1 + columns), ("End", 2 * columns - 1), ("Home", columns),
+        ("ArrowLeft", columns - 1), ("Control+End", 99), ("ArrowRight", 99), ("Control+Home", 0), ("ArrowUp", 0),
+    ):  # fmt: skip
+        keys.press(key)
+        expect(output.get_by_role("gridcell").nth(at)).to_be_focused()
+    expect(output.locator(".mpnb-detail")).to_contain_text("2026-01-01")
+    button(output, "Start").focus()
+    keys.press("Tab")
+    expect(button(output, "Cancel")).to_be_focused()
+    keys.press("Enter")
+    expect(output.locator(".mpnb-phase")).to_have_text("Cancelled")
+
+
+def test_reload_in_mid_run(notebook: Open) -> None:
+    """A page that is loaded anew shows how far the export is, to its end."""
+    gate = threading.Event()
+    held = date(2026, 1, 30)
+
+    def lines(day: date) -> None:
+        """Keep one day back until the gate opens."""
+        if day == held:
+            gate.wait(60)
+
+    with serve(events_per_day=5, lines=lines) as mp:
+        book, output = started(notebook, mp, 'from_date="2026-01-01", to_date="2026-03-01", chunk_days=1')
+        expect(output.locator(".mpnb-cell.mpnb-done")).to_have_count(59)
+        book.save()
+        book.page.reload()
+        expect(output.locator(".mpnb-phase")).to_have_text("Exporting")
+        assert states(output) == ["fetching" if number == 29 else "done" for number in range(60)]
+        gate.set()
+        expect(output.locator(".mpnb-phase")).to_have_text("Done")
+        expect(output.locator(".mpnb-cell.mpnb-done")).to_have_count(60)
+        expect(output.locator(".mpnb-notes")).to_contain_text("show panel.result in a cell")
+
+
+def test_reopened_without_a_kernel(notebook: Open) -> None:
+    """A notebook that was saved after an export shows its result without a kernel, not a widget that is gone."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        book = notebook([known(mp), f'result = mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})'])
+        book.run(0)
+        book.run(1)
+        expect(book.output(1).get_by_role("img", name="Batches: 8 done, 1 failed")).to_be_visible()
+        book.save()
+        book.lab.end_kernels()
+        book.page.goto("about:blank")
+        book.open(kernel=False)
+        expect(book.output(1).get_by_role("img", name="Batches: 8 done, 1 failed")).to_be_visible()
+        expect(book.output(1)).to_contain_text("result = result.retry()")
+        expect(book.page.get_by_text("model not found")).to_have_count(0)
+
+
+def test_export_shows_the_grid_while_it_blocks(notebook: Open, slow: Sandbox) -> None:
+    """``mpnb.export()`` shows its batches while its cell runs; an interrupt ends it, and what stays says so."""
+    cell = f'mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})'
+    book = notebook([known(slow), cell])
+    book.run(0)
+    book.run(1, wait=False)
+    output = book.output(1)
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
+    book.command("notebook:interrupt-kernel")
+    expect(output).to_contain_text("KeyboardInterrupt: cancelled: 0 of 9 batches are in mixpanel.duckdb")
+    expect(output.get_by_role("img", name="Batches: 9 cancelled")).to_be_visible()
+
+
+def test_cancel_of_a_blocking_export(notebook: Open, slow: Sandbox) -> None:
+    """Cancel in a cell that blocks works at once, or says what does where the kernel cannot hear the click."""
+    cell = f'mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})'
+    book = notebook([known(slow), cell])
+    book.run(0)
+    book.run(1, wait=False)
+    output = book.output(1)
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
+    button(output, "Cancel").click()
+    either = output.get_by_text("interrupt it").or_(output.get_by_text("ExportCancelled: cancelled"))
+    expect(either.first).to_be_visible()
+    book.command("notebook:interrupt-kernel")
+    expect(output.get_by_role("img", name="Batches: 9 cancelled")).to_be_visible()
+
+
+def test_panels_of_one_job_agree(notebook: Open) -> None:
+    """Two panels of one job, and two displays of one, show the same to the end."""
+    with serve(events_per_day=20, latency=0.5) as mp:
+        start = (
+            f'job = mpnb.start("2026-01-01", "2026-01-20", chunk_days=1, workers=2, {QUOTA})\none = job.panel()\none'
+        )
+        book = notebook([known(mp), start, "one", "job.panel()"])
+        for number in range(4):
+            book.run(number)
+        outputs = [book.output(number) for number in (1, 2, 3)]
+        for output in outputs:
+            expect(output.locator(".mpnb-cell.mpnb-done").nth(3)).to_be_visible()
+        for output in outputs:
+            expect(output.get_by_role("img", name="Batches: 20 done")).to_be_visible()
+
+
+def test_errors_stand_beside_their_fields(notebook: Open) -> None:
+    """What is wrong stands in words beside its field, Start waits for it, and the days that are there are shown."""
+    with serve(events_per_day=5) as mp:
+        before = f'mpnb.export("2026-01-01", "2026-01-05", {QUOTA}, on_batch=lambda p: None)'
+        panel = f'mpnb.panel(from_date="2026-01-01", to_date="2026-01-09", chunk_days=2, {QUOTA})'
+        book = notebook([known(mp), before, panel])
+        for number in range(3):
+            book.run(number)
+        output = book.output(2)
+        expect(output.locator(".mpnb-facts")).to_contain_text("days there already5")
+        assert states(output) == ["skipped", "queued", "queued"]
+        for label, wrong, right, said in (
+            ("Workers", "0", "5", "workers is a whole number from 1 to 100, not 0"),
+            ("Days a batch", "soon", "auto", "chunk_days is a whole number from 1 to 100, or auto"),
+            ("Table", "mpnb_batches", "events", "names that begin with mpnb_ are mpnb's own"),
+            ("Database", "no/such/folder.duckdb", "mixpanel.duckdb", "there is no folder"),
+            ("Last day", "2025-12-31", "2026-01-09", "from_date 2026-01-01 is after to_date 2025-12-31"),
+            ("Where", "1 == 1", "", "table"),
+        ):
+            field = output.get_by_label(label, exact=True)
+            field.fill(wrong)
+            place = output.locator(".mpnb-field", has=book.page.get_by_label(label, exact=True)).get_by_role("alert")
+            if label == "Where":
+                place = output.locator(".mpnb-field-table").get_by_role("alert")
+            expect(place).to_contain_text(said)
+            expect(button(output, "Start")).to_be_disabled()
+            field.fill(right)
+            expect(output.get_by_role("alert").filter(has_text=said)).to_have_count(0)
+        expect(button(output, "Start")).to_be_enabled()
+        output.get_by_label("Days", exact=True).select_option("Last 7 days")
+        expect(output.locator(".mpnb-title")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d – \d{4}-\d\d-\d\d$"))
+
+
+def test_secret_stays_out_of_the_file(notebook: Open) -> None:
+    """A secret that was typed into the panel works, and is not in the notebook that is saved with widgets' state."""
+    with serve(events_per_day=5) as mp:
+        own = mp.credentials
+        setup = f"import os, mpnb\nos.environ['MP_API_BASE_URL'] = {own.base_url!r}"
+        panel = f'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-02", {QUOTA})\npanel'
+        book = notebook([setup, panel])
+        book.run(0)
+        book.run(1)
+        output = book.output(1)
+        expect(output.get_by_text("No credentials yet")).to_be_visible()
+        expect(button(output, "Start")).to_be_disabled()
+        output.get_by_label("Service account").fill("a:b")
+        output.get_by_label("Secret").fill(own.secret)
+        output.get_by_label("Project id").fill(own.project_id)
+        button(output, "Use these").click()
+        expect(output.get_by_role("alert").filter(has_text="colon")).to_be_visible()
+        output.get_by_label("Service account").fill(own.username)
+        output.get_by_label("Secret").fill(own.secret)
+        button(output, "Use these").click()
+        expect(button(output, "Start")).to_be_enabled()
+        saved = book.save()
+        assert "application/vnd.jupyter.widget-state+json" in saved
+        assert own.username in saved or own.project_id in saved
+        assert own.secret not in saved
+        button(output, "Copy as code").click()
+        expect(output.locator(".mpnb-code")).to_contain_text('os.environ["MP_SECRET"]')
+        assert own.secret not in book.page.content()
+        button(output, "Start").click()
+        expect(output.get_by_role("img", name="Batches: 1 done")).to_be_visible()
+        assert own.secret not in book.save()

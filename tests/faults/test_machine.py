@@ -1,0 +1,303 @@
+"""Machines that fail: full disks, folders that vanish, locks, corrupt files, too few handles, too little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+import mpnb
+from mpnb.sandbox import Fault, Sandbox, serve
+from tests.campaign._clients import QUOTA
+from tests.campaign._events import comparable, multiset
+from tests.faults.conftest import asked, begin, end
+
+FIRST, LAST = "2026-01-01", "2026-01-08"
+
+
+@pytest.fixture
+def server() -> Iterator[Sandbox]:
+    """Serve days of about a megabyte."""
+    with serve(events_per_day=2000) as server:
+        yield server
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a database in a folder of its own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder / "mixpanel.duckdb"
+
+
+def export(server: Sandbox, path: Path | str | duckdb.DuckDBPyConnection, last: str = LAST, **more: Any) -> Any:
+    """Export in this process, a day a batch."""
+    options = {"chunk_days": 1, "credentials": server.credentials, "quota": QUOTA, "on_batch": lambda _: None}
+    return mpnb.export(FIRST, last, database=path, **{**options, **more})
+
+
+def assert_whole(server: Sandbox, result: mpnb.ExportResult) -> None:
+    """See that each batch that is done holds exactly what was served, and that no row is of another."""
+    for batch_id, day in result.sql("SELECT batch_id, from_date FROM mpnb_batches WHERE status = 'done'").fetchall():
+        rows = result.sql(f"SELECT event_name, properties FROM events WHERE batch_id = {batch_id}").fetchall()
+        there: dict[str, int] = {}
+        for row in rows:
+            there[comparable(*row)] = there.get(comparable(*row), 0) + 1
+        assert there == multiset(server.lines(day))
+    [(strays,)] = result.sql(
+        "SELECT count(*) FROM events WHERE batch_id NOT IN (SELECT batch_id FROM mpnb_batches WHERE status = 'done')"
+    ).fetchall()
+    assert strays == 0
+
+
+def assert_resumes(server: Sandbox, path: Path, there: int) -> None:
+    """See that what was committed is there, and that the same call completes it."""
+    with mpnb.open(path) as before:
+        assert before.batches.filter("status = 'done'").count("*").fetchall() == [(there,)]
+        assert_whole(server, before)
+    with export(server, path) as result:
+        assert (result.skipped_batches, result.successful_batches, result.has_failures) == (there, 8 - there, False)
+        assert_whole(server, result)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_under_the_database_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+    """When the database cannot grow, the export stops with one reason and hint; later it goes on."""
+    export(server, path, "2026-01-02").close()
+    limits = {"RLIMIT_FSIZE": path.stat().st_size + 300_000}
+    answer = end(begin(asked(server, path, FIRST, LAST, limits=limits)))
+    assert answer["failed"] >= 5
+    assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
+        ("write", "Free some disk or mend the folder, then retry: every batch that is done is in the file.")
+    }
+    assert "File too large" in answer["failures"][0][1]
+    assert_resumes(server, path, 2 + answer["done"])
+
+
+def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+    """Where DuckDB gives the database up in mid-checkpoint, every batch that was reported is there afterwards."""
+    code = (
+        "import mpnb._store; mpnb._store.SETTINGS['checkpoint_threshold'] = \"'1KB'\"; import runpy;"
+        "runpy.run_module('tests.faults._exporter', run_name='__main__')"
+    )
+    export(server, path, "2026-01-02").close()
+    argument = asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": path.stat().st_size + 200_000})
+    command = [sys.executable, "-c", code, argument]
+    answer = end(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert {kind for kind, _, _ in answer["failures"]} == {"write"}
+    assert_resumes(server, path, 2 + answer["done"])
+
+
+def test_a_full_disk_under_the_spool_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+    """When no body can be kept, the export stops and says to free some disk or to pass another folder."""
+    export(server, path, "2026-01-02").close()
+    answer = end(begin(asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000})))
+    assert (answer["done"], answer["failed"]) == (0, 6)
+    assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
+        ("write", "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry.")
+    }
+    assert_resumes(server, path, 2)
+
+
+@pytest.mark.parametrize("what", ["database", "spool"])
+def test_a_read_only_folder_is_named_before_the_first_request(what: str, server: Sandbox, tmp_path: Path) -> None:
+    """Nothing is asked of Mixpanel where the folder of the database or the spool may not be written."""
+    folder = tmp_path / "read only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    database = folder / "a.duckdb" if what == "database" else tmp_path / "a.duckdb"
+    spool = str(folder / "spool") if what == "spool" else None
+    answer = end(begin(asked(server, database, FIRST, LAST, spool=spool, obey=True)))
+    assert answer["error"] in ("DatabaseError", "PlanError")
+    assert str(folder) in answer["message"]
+    assert ("pass another database=" if what == "database" else "pass spool=mpnb.Spool(folder)") in answer["message"]
+    assert server.requests == ()
+
+
+def test_a_read_only_database_is_named_before_the_first_request(server: Sandbox, path: Path) -> None:
+    """The same for the file, which stays as it was."""
+    export(server, path, "2026-01-02").close()
+    path.chmod(0o400)
+    count = len(server.requests)
+    answer = end(begin(asked(server, path, FIRST, LAST, obey=True)))
+    assert answer["error"] == "DatabaseError"
+    assert "mend its permissions" in answer["message"]
+    assert len(server.requests) == count
+    path.chmod(0o600)
+    assert_resumes(server, path, 2)
+
+
+@pytest.mark.parametrize("name", ["file/a.duckdb", "none/a.duckdb", "", "/proc/a.duckdb", "/dev/full"])
+def test_a_place_for_no_database_is_refused(name: str, server: Sandbox, tmp_path: Path) -> None:
+    """A path under a file, in no folder, a folder itself, or on a device: one error, and no request."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mpnb.DatabaseError, match=r"cannot be opened|there is no folder|is a folder"):
+        export(server, tmp_path / name)
+    assert server.requests == ()
+
+
+def test_a_spool_folder_that_vanishes_fails_what_is_left(server: Sandbox, path: Path, tmp_path: Path) -> None:
+    """Deleted in mid-export, the spool costs the batches that have not landed; to retry makes it anew."""
+    spool = tmp_path / "spool"
+
+    def on_batch(progress: mpnb.BatchProgress) -> None:
+        if progress.status == "done":
+            shutil.rmtree(spool, ignore_errors=True)
+
+    with serve(events_per_day=2000, latency=0.05) as slow:
+        result = export(slow, path, on_batch=on_batch, workers=2, spool=mpnb.Spool(spool))
+        assert result.failed_batches > 0
+        # Whoever misses its file first says so: a worker that would write one, or DuckDB that would read one.
+        kinds = result.failures.select("kind, message LIKE '%No such file%' OR message LIKE '%No files found%'")
+        assert kinds.distinct().fetchall() == [("write", True)]
+        assert_whole(slow, result)
+        again = result.retry(on_batch=lambda _: None)
+        result.close()
+        assert not again.has_failures
+        assert_whole(slow, again)
+        again.close()
+
+
+def test_a_database_that_vanishes_is_no_crash(server: Sandbox, path: Path, tmp_path: Path) -> None:
+    """Deleted in mid-export, the database is gone; the export still ends in order, and a new call begins anew."""
+
+    def on_batch(progress: mpnb.BatchProgress) -> None:
+        if progress.status == "done":
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+    with contextlib.suppress(mpnb.ExportError):
+        export(server, path, on_batch=on_batch, spool=mpnb.Spool(tmp_path / "spool")).close()
+    path.parent.mkdir()
+    with export(server, path) as result:
+        assert (result.successful_batches, result.skipped_batches) == (8, 0)
+        assert_whole(server, result)
+
+
+def test_a_database_that_another_process_holds_is_named_with_that_process(server: Sandbox, path: Path) -> None:
+    """The error says which process has it and what to do, before the first request."""
+    export(server, path, "2026-01-02").close()
+    code = f"import duckdb; con = duckdb.connect({str(path)!r}); print('here', flush=True); input()"
+    command = [sys.executable, "-c", code]
+    count = len(server.requests)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "here\n"
+        with pytest.raises(mpnb.DatabaseError, match=rf"PID {holder.pid}.*close it there"):
+            export(server, path)
+        holder.communicate("\n")
+    assert len(server.requests) == count
+    assert_resumes(server, path, 2)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(os.urandom(1 << 16))
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def _header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(8192))
+
+
+def _text(path: Path) -> None:
+    path.write_text("event,time\n")
+
+
+@pytest.mark.parametrize("spoil", [_garbage, _cut, _header, _text])
+def test_a_corrupt_file_is_refused_and_left_alone(spoil: Callable[[Path], None], server: Sandbox, path: Path) -> None:
+    """What is no database any more is neither opened nor overwritten, and nothing is asked."""
+    export(server, path, "2026-01-02").close()
+    spoil(path)
+    before, count = path.read_bytes(), len(server.requests)
+    with pytest.raises(mpnb.DatabaseError, match="cannot be opened"):
+        export(server, path)
+    assert path.read_bytes() == before
+    assert len(server.requests) == count
+
+
+@pytest.mark.parametrize("handles", [14, 20, 28])
+def test_too_few_handles_fail_and_resume(handles: int, server: Sandbox, path: Path) -> None:
+    """With fewer open files than workers need, some batches fail with what to do, and none is half."""
+    answer = end(begin(asked(server, path, FIRST, LAST, workers=30, limits={"RLIMIT_NOFILE": handles})))
+    if "error" not in answer:
+        assert answer["done"] + answer["failed"] == 8
+        for kind, message, hint in answer["failures"]:
+            assert kind in ("write", "connection")
+            assert "Too many open files" in message
+            assert "ulimit" in hint
+    done = answer.get("done", 0)
+    if done:
+        assert_resumes(server, path, done)
+    else:
+        with export(server, path) as result:
+            assert_whole(server, result)
+
+
+def test_too_little_memory_fails_and_resumes(server: Sandbox, path: Path) -> None:
+    """A batch that DuckDB has no memory for fails with what to do; with more memory the same call goes on."""
+    limits = "SET GLOBAL memory_limit = '{}'"
+    with contextlib.closing(duckdb.connect(str(path))) as con:
+        con.execute(limits.format("12MB"))
+        with pytest.raises(mpnb.ExportError) as raised:
+            export(server, con)
+        result = raised.value.result
+        kinds = result.failures.select("kind, hint").distinct().fetchall()
+        assert kinds == [("write", "Retry with a smaller chunk_days.")]
+        assert_whole(server, result)
+        result.close()
+        con.execute(limits.format("500MB"))
+        with export(server, con) as result:
+            assert result.successful_batches == 8
+            assert_whole(server, result)
+
+
+PEAK = 700 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("bomb", 4 << 30), ("long_line", 2 << 30)], ids=["4 GiB of newlines", "a line of 2 GiB"]
+)
+def test_a_bomb_is_one_failed_batch(
+    kind: str, size: int, server: Sandbox, path: Path, tell: Callable[[str], None]
+) -> None:
+    """What decompresses to gigabytes fails alone, and the process stays small."""
+    server.add_fault(Fault(kind, day="2026-01-03", times=None, size=size))
+    answer = end(begin(asked(server, path, FIRST, LAST)))
+    assert (answer["done"], answer["failed"]) == (7, 1)
+    assert answer["failures"][0][0] == "decode"
+    assert answer["peak"] < PEAK
+    tell(f"{kind} of {size >> 30} GiB: one failed batch, peak memory {answer['peak'] / 1e6:.0f} MB")
+
+
+def test_files_are_their_owners_alone(server: Sandbox, path: Path) -> None:
+    """Database, log and spool files are made with mode 600, and spool folders with 700, whatever the umask."""
+    modes: dict[str, set[int]] = {}
+
+    def on_batch(progress: mpnb.BatchProgress) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for each in path.parent.rglob("*"):
+                kind = "folder" if each.is_dir() else each.suffix
+                modes.setdefault(kind, set()).add(stat.S_IMODE(each.stat().st_mode))
+
+    before = os.umask(0)
+    try:
+        with export(server, path, on_batch=on_batch) as result:
+            assert result.total_rows
+    finally:
+        os.umask(before)
+    assert modes.pop("folder") == {0o700}
+    assert modes.keys() >= {".duckdb", ".wal"}
+    assert {mode for each in modes.values() for mode in each} == {0o600}

@@ -1,0 +1,139 @@
+"""The fields, the errors beside them, and the call that they stand for."""
+
+from __future__ import annotations
+
+import ast
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+import mpnb
+from mpnb import _plan as planning
+from mpnb._panel._code import code_of
+from mpnb._panel._form import Form, place_of, preset_range
+
+SECRET = "never-to-be-seen"
+
+
+def form(**given: Any) -> Form:
+    """Make a form that nobody listens to."""
+    return Form(given, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("preset", "now", "first", "last"),
+    [
+        ("7", date(2026, 3, 10), date(2026, 3, 3), date(2026, 3, 9)),
+        ("30", date(2026, 3, 10), date(2026, 2, 8), date(2026, 3, 9)),
+        ("90", date(2026, 3, 10), date(2025, 12, 10), date(2026, 3, 9)),
+        ("quarter", date(2026, 3, 10), date(2026, 1, 1), date(2026, 3, 9)),
+        ("quarter", date(2026, 4, 1), date(2026, 4, 1), date(2026, 4, 1)),
+    ],
+)
+def test_presets_are_full_days(preset: str, now: date, first: date, last: date) -> None:
+    """A preset ends yesterday; a quarter that began today is today."""
+    assert preset_range(preset, now) == (first, last)
+
+
+def test_arguments_fill_the_form_in() -> None:
+    """What the panel is called with stands in its fields, and comes out of them as it was."""
+    given = {
+        "from_date": "2026-01-01", "to_date": "2026-01-31", "events": ["Sign Up", "a, b"], "where": "true",
+        "database": "x.duckdb", "table": "t", "workers": 3, "chunk_days": "auto", "mode": "refresh",
+    }  # fmt: skip
+    assert form(**given).asked() == given
+
+
+def test_an_empty_form_is_the_last_thirty_days() -> None:
+    """Without arguments the form asks for what ``export`` would do by itself, for the last 30 days."""
+    first, last = preset_range("30", planning.today())
+    asked = form().asked()
+    assert (asked["from_date"], asked["to_date"]) == (first.isoformat(), last.isoformat())
+    assert code_of(asked, from_environment=True) == f'import mpnb\n\nresult = mpnb.export("{first}", "{last}")'
+
+
+def test_an_open_connection_is_passed_on() -> None:
+    """A connection cannot be typed: the field names it, and the form gives it back."""
+    with duckdb.connect() as con:
+        filled = form(database=con)
+        assert filled.asked()["database"] is con
+        assert filled.database.disabled
+
+
+def test_a_range_that_ends_after_today_is_cut_without_a_warning() -> None:
+    """A warning of a background thread would land in whichever cell runs next: the form cuts the range itself."""
+    asked = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
+    assert asked["to_date"] == planning.today().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [("chunk_days", "soon", "chunk_days"), ("first", None, "dates"), ("last", None, "dates")],
+)
+def test_a_field_that_cannot_be_read(field: str, value: object, place: str) -> None:
+    """What is no number or no day says so, beside its field."""
+    filled = form(from_date="2026-01-01", to_date="2026-01-02")
+    getattr(filled, field).value = value
+    with pytest.raises(mpnb.PlanError) as caught:
+        filled.asked()
+    assert place_of(caught.value) == place
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        ({"workers": 0}, "workers"),
+        ({"chunk_days": 0}, "chunk_days"),
+        ({"from_date": "2999-01-01", "to_date": "2999-01-02"}, "dates"),
+        ({"table": "mpnb_x"}, "table"),
+        ({"database": "no/such/folder/x.duckdb"}, "database"),
+        ({"events": [""]}, "events"),
+        ({"where": " "}, "where"),
+        ({"mode": "x"}, "mode"),
+        ({"credentials": "x"}, "login"),
+    ],
+)
+def test_errors_of_the_plan_have_a_place(asked: dict[str, Any], place: str) -> None:
+    """Each error that a plan raises belongs beside one field."""
+    with pytest.raises(mpnb.PlanError) as caught:
+        mpnb.plan(**{"from_date": "2026-01-01", "to_date": "2026-01-02", "database": ":memory:", **asked})
+    assert place_of(caught.value) == place
+
+
+def test_code_says_what_differs_and_no_secret(tmp_path: Path) -> None:
+    """The code is Python, names what differs from the defaults, and reads the secret from the environment."""
+    credentials = mpnb.Credentials("me", SECRET, "42", region="eu")
+    asked = form(from_date="2026-01-01", to_date="2026-01-31", where='"a" == "ü"', chunk_days=3).asked() | {
+        "credentials": credentials,
+        "quota": mpnb.Quota(per_hour=100),
+        "spool": mpnb.Spool(tmp_path),
+    }
+    code = code_of(asked, from_environment=False)
+    ast.parse(code)
+    assert SECRET not in code
+    call = next(node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
+    assert [ast.literal_eval(arg) for arg in call.args] == ["2026-01-01", "2026-01-31"]
+    assert [word.arg for word in call.keywords] == ["where", "chunk_days", "credentials", "quota", "spool"]
+    assert 'mpnb.Credentials("me", os.environ["MP_SECRET"], "42", region="eu")' in code
+
+
+def test_code_of_the_panel_gives_the_same_plan(tmp_path: Path) -> None:
+    """Run as it is, with ``plan`` for ``export``, the code asks for what the form asks for."""
+    asked = form(
+        from_date="2026-01-01", to_date="2026-01-31", database=tmp_path / "x.duckdb", chunk_days=10, events=["a"]
+    ).asked()
+    code = code_of(asked, from_environment=True).replace("mpnb.export", "mpnb.plan")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"] == mpnb.plan(**asked)
+
+
+def test_an_unknown_argument_is_a_helpful_type_error() -> None:
+    """An argument that does not exist is a TypeError that names the closest one."""
+    with pytest.raises(TypeError, match="panel\\(\\) has no argument 'form_date': did you mean 'from_date'"):
+        mpnb.panel(form_date="2026-01-01")
+    with pytest.raises(TypeError, match="it takes from_date, to_date, events"):
+        mpnb.panel(xyzzy=1)

@@ -1,0 +1,298 @@
+"""The panel in a kernel: what goes over the wire, and what happens when nobody is there to see it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+from mpnb._board import STATUSES
+from mpnb.sandbox import Fault, Sandbox, serve
+from tests._kernels import KERNEL_PATH, environment
+from tests.panel._kernel import Kernel
+from tests.panel.conftest import Gate
+
+Known = Callable[[Sandbox], str]
+DONE, FETCHING = STATUSES.index("done"), STATUSES.index("fetching")
+# An export whose engine does nothing but change the state of 1,000 batches five times each, evenly over 30 seconds.
+PACED = """
+import threading, time
+from datetime import date, timedelta
+from mpnb._board import BatchBoard
+from mpnb._job import Events, ExportJob
+from mpnb._plan import Batch
+from mpnb._result import ExportResult, outcome_of
+from mpnb._store import Store
+
+COUNT, SECONDS = 1000, 30.0
+CHANGES = ("waiting", "fetching", "writing", "failed", "done")
+FIRST = date(2020, 1, 1)
+days = [FIRST + timedelta(days=i) for i in range(COUNT)]
+board = BatchBoard(lambda progress: None)
+board.add([(Batch(day, day), "queued", 0) for day in days])
+store = Store(":memory:")
+store.create_tables("events")
+
+class Paced:
+    cancelled, halted_by, quota_left = False, None, 60
+    def start(self):
+        pass
+    def run(self):
+        pause, began = threading.Event(), time.monotonic()
+        for number in range(COUNT * len(CHANGES)):
+            wave, index = divmod(number, COUNT)
+            pause.wait(max(0.0, began + number * SECONDS / (COUNT * len(CHANGES)) - time.monotonic()))
+            board.set(index, CHANGES[wave], rows=number)
+        board.finish()
+
+def make_result():
+    outcome = outcome_of({"done": COUNT}, rows=0, rejected=0, size=0, seconds=SECONDS)
+    return ExportResult(store=store, table="events", from_date=days[0], to_date=days[-1], outcome=outcome,
+                        retry=None, call="result")
+
+job = ExportJob(engine=Paced(), board=board, events=Events(None), store=store, make_result=make_result,
+                on_end=lambda: None, in_background=False)
+job.panel()
+"""
+
+
+def test_the_kernel_is_the_one_that_was_asked_for(kernel: Kernel) -> None:
+    """``MPNB_KERNEL_PATH`` decides which ipykernel these tests run on."""
+    place = kernel.run("import ipykernel; print(ipykernel.__file__)")
+    assert place.startswith(KERNEL_PATH or sys.prefix)
+
+
+def test_a_thousand_batches_in_four_hundred_messages(kernel: Kernel) -> None:
+    """1,000 batches that change five times each in 30 s take at most 400 messages and 1 MB, and end right."""
+    assert kernel.run(PACED) == ""
+    [grid] = kernel.comms("Grid")
+    kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+    kernel.until(lambda: "notes" in kernel.state(grid)["info"] and kernel.state(grid)["info"]["notes"])
+    comms = [size for m, size in zip(kernel.messages, kernel.sizes, strict=True) if m["msg_type"].startswith("comm")]
+    assert len(comms) <= 400
+    assert sum(comms) <= 10**6
+    assert kernel.state(grid)["state"] == bytes([DONE] * 1000)
+
+
+def test_the_pump_takes_three_percent(kernel: Kernel, known: Known) -> None:
+    """The thread that touches the widgets takes at most 3 % of the CPU of an export, and stays under its messages."""
+    with serve(events_per_day=300, latency=0.2) as mp:
+        kernel.run(known(mp))
+        used = kernel.run(
+            "import json, time; from mpnb._panel._pump import pump; before = time.process_time()\n"
+            "r = mpnb.export('2024-01-01', '2024-10-26', chunk_days=1, quota=WIDE)\n"
+            "print(json.dumps([pump.cpu_seconds, time.process_time() - before, r.duration_seconds, r.total_rows]))"
+        )
+        pump, process, seconds, rows = json.loads(used)
+        assert rows == mp.count(date(2024, 1, 1), date(2024, 10, 26))
+        assert 0 < pump <= 0.03 * process
+        comms = [m for m in kernel.messages if m["msg_type"].startswith("comm")]
+        assert 10 < len(comms) <= 10 * seconds + 20
+
+
+def test_a_panel_from_login_to_result(kernel: Kernel, known: Known) -> None:
+    """Messages of a browser log in, start, retry and close; a cell gets the result; the secret is never published."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        own = mp.credentials
+        kernel.run(f"import os, mpnb\nos.environ['MP_API_BASE_URL'] = {own.base_url!r}")
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1,"
+                   " quota=mpnb.Quota(per_second=1000))\npanel")  # fmt: skip
+        [grid], [login] = kernel.comms("Grid"), kernel.comms("Login")
+        enabled = lambda: [a["id"] for a in kernel.state(grid)["info"]["actions"] if a["enabled"]]  # noqa: E731
+        kernel.until(lambda: kernel.state(grid)["info"].get("title"))
+        assert "start" not in enabled()
+        assert "nothing was exported yet" in kernel.run("panel.result")
+        kernel.say(
+            login,
+            {"type": "login", "username": own.username, "secret": own.secret, "project_id": own.project_id,
+             "region": "us"},
+        )  # fmt: skip
+        kernel.until(lambda: "start" in enabled())
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: "retry" in enabled())
+        state = kernel.state(grid)
+        assert [STATUSES[byte] for byte in state["state"]] == ["done", "failed", "done", "done"]
+        assert state["info"]["failures"][0]["kind"] == "http"
+        kernel.say(grid, {"type": "retry"})
+        swapped = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(swapped)
+        assert "Batches: 4 done" in swapped()[0]["content"]["data"]["text/html"]
+        served = sum(len(mp.lines(day)) for day in {r.from_date for r in mp.requests})
+        assert kernel.run("print(len(panel.result.events.fetchall()))") == str(served)
+        assert own.secret not in json.dumps(kernel.messages, default=str)
+
+
+def test_a_click_starts_what_the_fields_say_then(kernel: Kernel, known: Known) -> None:
+    """A field that changes at the moment of the click counts: it is planned once more before the start."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1, quota=WIDE)\npanel")
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: len(kernel.state(grid)["state"]) == 4)
+        texts = {kernel.state(comm).get("description"): comm for comm in kernel.comms("TextModel")}
+        kernel.say(grid, {"type": "start"})
+        kernel.set(texts["Days a batch"], value="2")
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+        assert [STATUSES[byte] for byte in kernel.state(grid)["state"]] == ["done", "done"]
+        assert len(mp.requests) == 2
+
+
+def test_a_cell_is_asked_for_and_told(kernel: Kernel, known: Known, gate: Gate) -> None:
+    """A view that asks for a cell gets its details, and nothing for a cell that is not there."""
+    with serve(lines=gate.lines) as mp, gate:
+        kernel.run(known(mp))
+        kernel.run("job = mpnb.start('2026-01-01', '2026-01-02', chunk_days=1, quota=WIDE)\njob.panel()")
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: kernel.state(grid)["state"] == bytes([FETCHING] * 2))
+        for index in (99, "x", None, 1):
+            kernel.say(grid, {"type": "cell", "index": index})
+        kernel.until(lambda: kernel.heard(grid))
+        assert [answer["index"] for answer in kernel.heard(grid)] == [1]
+        assert ["attempt", "1"] in kernel.heard(grid)[0]["facts"]
+        kernel.say(grid, {"type": "cancel"})
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "cancelled")
+        assert "ExportCancelled" in kernel.run("job.result()")
+
+
+def test_await_a_job_while_its_panel_shows_it(kernel: Kernel, known: Known) -> None:
+    """``await job`` in a cell lets the panel work, and gives the result."""
+    with serve(events_per_day=20, latency=0.3) as mp:
+        kernel.run(known(mp))
+        kernel.run("job = mpnb.start('2026-01-01', '2026-01-06', chunk_days=1, workers=2, quota=WIDE)\njob.panel()")
+        assert kernel.run("print((await job).successful_batches)") == "6"
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+        assert kernel.state(grid)["state"] == bytes([DONE] * 6)
+
+
+def test_a_display_that_fails_never_fails_the_export(kernel: Kernel, known: Known) -> None:
+    """Where the grid cannot be made or swapped, the export goes on to its end."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        export = "print(mpnb.export('2026-01-01', '2026-01-02', chunk_days=1, quota=WIDE, database={!r}).fetched_rows)"
+        rows = str(mp.count(date(2026, 1, 1), date(2026, 1, 2)))
+        kernel.run("from mpnb._panel import _live, _frontend\ndef broken(*a, **k): raise RuntimeError('no screen')")
+        kernel.run("grid, _live.Grid = _live.Grid, broken")
+        assert kernel.run(export.format("a.duckdb")) == rows
+        kernel.run("_live.Grid, _frontend.swap, _live.SWAP_SECONDS = grid, broken, 0.5")
+        assert kernel.run(export.format("b.duckdb")) == rows
+
+
+def notebook(*cells: str) -> nbformat.NotebookNode:
+    """Make a notebook."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return book
+
+
+@pytest.fixture
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a notebook with nbclient, as papermill does, and give the file that it leaves, widgets' state included."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*cells: str) -> str:
+        book = notebook(*cells)
+        client = NotebookClient(book, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+        client.create_kernel_manager().kernel_spec_manager.kernel_dirs = [str(tmp_path / "data" / "kernels")]
+        client.execute()
+        return nbformat.writes(book)
+
+    return run
+
+
+def test_nobody_there_to_see_it(execute: Callable[..., str], known: Known) -> None:
+    """Without a front end, under nbclient, the cell holds the static result and no widget, and nbconvert shows it."""
+    with serve(events_per_day=10, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        cell = "result = mpnb.export('2026-01-01', '2026-01-03', chunk_days=1, quota=WIDE)"
+        saved = execute(known(mp), cell)
+    [output] = json.loads(saved)["cells"][1]["outputs"]
+    assert sorted(output["data"]) == ["text/html", "text/plain"]
+    html, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.reads(saved, as_version=4))
+    assert 'aria-label="Batches: 2 done, 1 failed"' in html
+    assert "result = result.retry()" in html
+
+
+def test_the_secret_is_in_no_saved_notebook(execute: Callable[..., str]) -> None:
+    """A secret that was typed is in no notebook that nbclient saves, whatever cells show of the panel and its parts."""
+    with serve(events_per_day=5) as mp:
+        own = mp.credentials
+        typed = {"type": "login", "username": own.username, "project_id": own.project_id, "region": "us"}
+        # In two halves, so that the code itself does not hold it.
+        half = len(own.secret) // 2
+        saved = execute(
+            f"import os, mpnb\nos.environ['MP_API_BASE_URL'] = {own.base_url!r}\n"
+            f"secret = {own.secret[:half]!r} + {own.secret[half:]!r}\n"
+            "panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02')\npanel",
+            f"panel._login._handle_custom_msg({typed!r} | {{'secret': secret}}, [])\n"
+            "from tests._helpers import until\n"
+            "until(lambda: panel._screen.grid.info['actions'][0]['enabled'])\npanel",
+            "panel._screen.grid._handle_custom_msg({'type': 'start'}, [])\n"
+            "until(lambda: panel.job and panel.job.done())\nprint(panel.result.total_rows, panel.job)",
+            "panel._credentials, panel._asked",
+            "panel",
+        )
+    assert str(mp.count(date(2026, 1, 1), date(2026, 1, 2))) in saved
+    assert "application/vnd.jupyter.widget-state+json" in saved
+    assert own.username in saved
+    assert own.secret not in saved
+
+
+def test_outputs_are_the_same_each_time(execute: Callable[..., str], known: Known) -> None:
+    """No output holds an address or a number that another run would change, so that nbval can compare."""
+    with serve(events_per_day=5) as mp:
+        cells = (
+            known(mp),
+            "panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02')\npanel",
+            "panel._screen.grid",
+        )
+        first, second = (json.loads(execute(*cells))["cells"] for _ in range(2))
+    plain = [[o["data"]["text/plain"] for c in cells for o in c["outputs"]] for cells in (first, second)]
+    assert plain[0] == plain[1]
+    assert not re.search("0x[0-9a-f]{6}", str(plain))
+
+
+def test_a_terminal_gets_text(tmp_path: Path, known: Known) -> None:
+    """In IPython without a kernel the export prints lines, and the panel and a job say what to do instead."""
+    with serve(events_per_day=5) as mp:
+        code = known(mp) + (
+            "r = mpnb.export('2026-01-01', '2026-01-02', chunk_days=1, quota=WIDE)\n"
+            "from IPython.display import display\n"
+            "display(mpnb.panel())\n"
+            "job = mpnb.start('2026-01-01', '2026-01-02', quota=WIDE)\n"
+            "job.result(30)\n"
+            "display(job.panel())\n"
+        )
+        command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", code]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert "mpnb: 2026-01-01 done" in done.stderr
+    assert "The panel needs a notebook" in done.stdout
+    assert "<JobPanel of <ExportJob done: 2 of 2 batches" in done.stdout
+
+
+def test_importing_mpnb_loads_no_widgets() -> None:
+    """``import mpnb`` loads neither ipywidgets nor IPython, and an export without a kernel does not either."""
+    heavy = "('ipywidgets', 'anywidget', 'traitlets', 'IPython', 'pandas', 'polars')"
+    with serve(events_per_day=5) as mp:
+        c = mp.credentials
+        code = (
+            "import sys, mpnb\n"
+            f"found = [name for name in {heavy} if name in sys.modules]\n"
+            f"mpnb.export('2026-01-01', '2026-01-01', database=':memory:', credentials=mpnb.Credentials({c.username!r},"
+            f" {c.secret!r}, {c.project_id!r}, base_url={c.base_url!r}))\n"
+            f"print(found, [name for name in {heavy} if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[] []"

@@ -1,0 +1,105 @@
+"""``mpnb demo``: what a newcomer sees first, in a pipe and in a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pexpect
+
+import mpnb
+from mpnb._demo import DAYS
+from mpnb._plan import today
+from mpnb.sandbox import serve
+
+COMMAND = [sys.executable, "-m", "mpnb", "demo"]
+# A minute would be too long for anyone who just wants to see; it takes about fifteen seconds.
+SECONDS = 60
+FIRST, LAST = today() - timedelta(days=DAYS), today() - timedelta(days=1)
+
+
+def served() -> int:
+    """Count the events that the demo's sandbox makes up: the same in every one that is not told otherwise."""
+    with serve() as mp:
+        return mp.count(FIRST, LAST)
+
+
+def temporary(folder: Path) -> Path:
+    """Give the folder that stands in for the system's temporary one."""
+    (folder / "temporary").mkdir(exist_ok=True)
+    return folder / "temporary"
+
+
+def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
+    """A plan, an export, a failure table, a retry that empties it, two queries; and nothing is left of it."""
+    env = {**os.environ, "TMPDIR": str(temporary(tmp_path))}
+    done = subprocess.run(COMMAND, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0
+    out = done.stdout
+    story = [
+        "All data here is made up.",
+        "batches   13 of 7 days (the shortest 6)",
+        "requests  13 of 60 left this hour",
+        "batches   11 fetched, 2 failed",
+        "1 http        Mixpanel had a problem of its own: retry in some minutes.",
+        "1 truncated   The answer was cut short and none of it was kept",
+        "truncated  200   4         Mixpanel ended the export early: 'terminated early'",
+        "http       503   4         Service Unavailable",
+        "result.retry() fetches the two that are missing",
+        f"{served():,} in table 'events'",
+        "batches   2 fetched",
+        "The failure table has 0 rows now.",
+        "│ Page View ",
+        "│    week    │",
+        "The made-up events are deleted again.",
+        "export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…",
+        "mpnb export last 30 days",
+    ]
+    places = [out.find(text) for text in story]
+    assert -1 not in places, story[places.index(-1)]
+    assert places == sorted(places)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 13 + 2
+    assert all(re.match(r"mpnb: \d{4}-\d\d-\d\d – \d{4}-\d\d-\d\d (done|failed): ", line) for line in lines)
+    assert not list(temporary(tmp_path).iterdir())
+
+
+def test_the_demo_keeps_a_database_that_is_named(tmp_path: Path) -> None:
+    """In a terminal: a line that is redrawn, and at the end every event that was made up is in the file."""
+    child = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "--database", "kept.duckdb"],
+        cwd=str(tmp_path),
+        dimensions=(50, 100),
+        encoding="utf-8",
+        timeout=SECONDS,
+    )
+    child.expect("13/13 batches .* 2 failed")
+    child.expect("2/2 batches ")
+    child.expect("The made-up events are in kept.duckdb.")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    with mpnb.open(tmp_path / "kept.duckdb") as db:
+        assert db.total_rows == served()
+        assert not db.has_failures
+
+
+def test_the_demo_can_be_stopped(tmp_path: Path) -> None:
+    """Ctrl-C ends it with 130 and one line, and its temporary database is gone."""
+    env = {**os.environ, "TMPDIR": str(temporary(tmp_path))}
+    with subprocess.Popen(
+        COMMAND, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        assert " done: " in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "mpnb demo: interrupted"
+    assert not list(temporary(tmp_path).iterdir())

@@ -1,0 +1,205 @@
+"""README, CONTRIBUTING and CHANGELOG: what they say can be typed, and is so."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mpnb
+from mpnb import _options
+from mpnb._credentials import Credentials
+from mpnb._failures import KINDS
+from mpnb.sandbox import Sandbox
+from mpnb.sandbox.__main__ import environment
+from tests._helpers import day
+
+ROOT = Path(__file__).parent.parent
+README, CONTRIBUTING, CHANGELOG = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+)
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Give the code blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def table(text: str, head: str) -> list[list[str]]:
+    """Give the rows of the table whose head begins so."""
+    rows = text[text.index(f"\n{head}") :].strip().split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def ticked(cell: str) -> list[str]:
+    """Give what stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def bash(script: str, folder: Path, env: dict[str, str], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user of an activated environment would."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, **env, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **more,
+    )
+
+
+# --- the two commands ------------------------------------------------------------------------------------------------
+
+
+def test_two_commands_are_all_that_a_newcomer_needs() -> None:
+    """Each makes .venv or uses the one there is; .ci/run runs the second as written, test_demo.py what the first is."""
+    demo, tests = blocks(README, "sh")[:2]
+    start = "python3 -m venv .venv && .venv/bin/python -m pip install -q -e "
+    assert demo == f"{start}. && .venv/bin/mpnb demo\n"
+    assert tests == f'{start}".[test]" && .venv/bin/python -m pytest\n'
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    """By its own extraction, which is run here."""
+    [line] = re.findall(r"^test_command=.*$", CI, re.M)
+    taken = bash(f'{line}\nprintf "%s\\n" "$test_command"', ROOT, {})
+    assert taken.stdout == blocks(README, "sh")[1]
+    assert 'bash -euo pipefail -c "$test_command"' in CI
+
+
+def test_ci_runs_what_contributing_tells_to_type() -> None:
+    """Every command of it, but for the set-up, which is the README's."""
+    setup, *others = blocks(CONTRIBUTING, "sh")
+    assert setup == blocks(README, "sh")[1]
+    commands = [line for block in others for line in block.splitlines()]
+    assert len(commands) == 6
+    for command in commands:
+        assert re.search(rf"^{re.escape(command)}( >/dev/null)?$", CI, re.M), command
+
+
+# --- what can be typed -----------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:
+    """The variables, then a first export, as they stand."""
+    mp = sandbox()
+    credentials, first = blocks(README, "sh")[2:]
+    show = "python -c 'import mpnb; print(mpnb.Credentials.from_environment())'"
+    told = bash(f"{credentials}\n{show}", tmp_path, {}, input="typed\n")
+    assert told.stdout.strip() == repr(
+        Credentials("reader.a1b2c3.mp-service-account", "typed", "1234567", region="us")
+    ), told.stderr
+    ran = bash(first, tmp_path, environment(mp))
+    assert ran.returncode == 0, ran.stderr
+    assert "requests  5 of 60 left this hour" in ran.stdout
+    assert "5 fetched" in ran.stdout
+    assert len(mp.requests) == 5
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, sandbox: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block after block in one session, as in a notebook."""
+    mp = sandbox()
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(mp).items():
+        monkeypatch.setenv(name, value)
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks(README, "python")):
+        exec(compile(block, f"README.md, Python block {number}", "exec"), names)
+    result, older, frame, plan = names["result"], names["older"], names["frame"], names["plan"]
+    assert isinstance(result, mpnb.ExportResult)
+    assert isinstance(older, mpnb.ExportResult)
+    assert isinstance(plan, mpnb.ExportPlan)
+    assert len(frame) == result.total_rows > 0  # type: ignore[arg-type]
+    assert older.total_rows > 0
+    assert len(plan.days_held) + sum(batch.days for batch in plan.batches) >= 90
+    for each in (result, older):
+        each.close()
+
+
+def test_the_magic_of_the_readme_runs(tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:
+    """In IPython, where it puts the events of one kind into a table of their own."""
+    mp = sandbox(events_per_day=300)
+    [block] = blocks(README, "ipython")
+    (tmp_path / "cell.ipy").write_text(f"{block}\nprint(march.table, march.event_names().fetchall(), march.close())\n")
+    ran = bash("ipython cell.ipy", tmp_path, environment(mp))
+    assert "purchases [('Purchase', " in ran.stdout, ran.stdout + ran.stderr
+    assert ran.returncode == 0
+
+
+def test_every_name_of_the_readme_exists() -> None:
+    """``mpnb.…``, ``result.…`` and ``job.…``, the API table, and the files that it points to."""
+    for name in re.findall(r"`mpnb\.(\w+)", README):
+        __import__("mpnb.sandbox")
+        assert hasattr(mpnb, name), name
+    for name in re.findall(r"`result\.(\w+)", README):
+        assert hasattr(mpnb.ExportResult, name), name
+    for name in re.findall(r"`job\.(\w+)", README):
+        assert hasattr(mpnb.ExportJob, name), name
+    members = {row[0]: row[1] for row in table(README, "| | |\n|---|---|\n| `mpnb.export")}
+    for owner in (mpnb.ExportResult, mpnb.ExportJob):
+        for name in ticked(members[f"`{owner.__name__}`"]):
+            assert name == "await" or hasattr(owner, name.removesuffix("()")), name
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README + CONTRIBUTING):
+        assert (ROOT / target).exists(), target
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_lists_every_option() -> None:
+    """With the argument of export that it is, and its default."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _options.add_export_options(parser)
+    real = {name for action in parser._actions for name in action.option_strings}
+    rows = table(README, "| in a shell |")
+    told = {name.split()[0].rstrip(",") for row in rows for name in ticked(row[0]) if name.startswith("-")}
+    assert told == real
+    arguments = {name.partition("=")[0] for row in rows for name in ticked(row[1])}
+    assert arguments == set(_options.PARAMETERS) - {"on_batch", "credentials"}
+    for row in rows:
+        default = _options.PARAMETERS[ticked(row[1])[0].partition("=")[0]].default
+        if default is not None and row[1] != "`from_date`, `to_date`":
+            assert str(default) in row[2], row
+
+
+def test_the_readme_explains_every_kind_of_failure() -> None:
+    """What it means and what to type."""
+    rows = table(README, "| you see |")
+    told = {ticked(row[0])[0] for row in rows}
+    assert told >= set(KINDS)
+    assert all(len(row) == 3 and all(row) for row in rows)
+    assert {name for name in told - set(KINDS)} <= set(mpnb.__all__)
+
+
+def test_the_readme_shows_the_columns_that_there_are(
+    export: Callable[..., mpnb.ExportResult], sandbox: Callable[..., Sandbox]
+) -> None:
+    """Of the events and of the failure table, in their order."""
+    result = export(sandbox(), day(1), day(1))
+    tables = re.findall(r"^\| column \| \|\n.*?(?=\n\n)", README, re.M | re.S)
+    told = [[name for row in text.splitlines()[2:] for name in ticked(row.split(" | ")[0])] for text in tables]
+    assert told == [result.events.columns, result.failures.columns]
+
+
+def test_the_map_of_modules_is_complete() -> None:
+    """Each module of the package has its line in CONTRIBUTING, and each line its module."""
+    told = {name for row in table(CONTRIBUTING, "| module |") for name in ticked(row[0])}
+    real = {path.stem for path in (ROOT / "mpnb").glob("_*.py")} - {"__init__", "__main__", "_version"}
+    real |= {f"{path.parent.name}/" for path in (ROOT / "mpnb").glob("*/__init__.py")}
+    assert told == real
+
+
+def test_the_changelog_has_the_version() -> None:
+    """Its newest section is the package's version."""
+    assert re.findall(r"^## \[(.+?)\]", CHANGELOG, re.M)[0] == mpnb.__version__
