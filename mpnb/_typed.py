@@ -120,7 +120,7 @@ def forget_typed(self: ExportResult) -> None:
         DatabaseError: the database cannot be written.
         ClosedError: the result was closed.
     """
-    with registration, self._store.reading() as cursor:
+    with registration, self._store.committing(), self._store.reading() as cursor:
         if not _exists(cursor):
             return
         if ledger.unfinished_exports(cursor, self.table):
@@ -246,7 +246,7 @@ def typed(
             return known.typed(name)
         if not run(cursor, f"SELECT 1 FROM ({_events(table, name, held)}) LIMIT 1"):
             names = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(table)}")
-            raise PlanError(f"there is no event {name!r} in {store.name}{_closest(name, [n for (n,) in names])}")
+            raise PlanError(f"there is no event {name!r} in {store.label}{_closest(name, [n for (n,) in names])}")
     if materialize:
         try:
             if (made := _materialize(store, table, name)) is not None:
@@ -300,7 +300,7 @@ class _Known:
 
 def _materialize(store: Store, table: str, name: str) -> Typed | None:
     """Bring the table of an event up to date. ``None`` where an export runs on its events."""
-    with registration, store.reading() as cursor:
+    with registration, store.committing(), store.reading() as cursor:
         if ledger.unfinished_exports(cursor, table):
             return None
         held = _held(cursor, table)
