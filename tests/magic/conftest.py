@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
@@ -52,13 +52,11 @@ class Shell:
     def __getitem__(self, name: str) -> Any:
         return self.ip.user_ns[name]
 
-    def complete(self, line: str, after: str = "") -> list[str]:
-        """Give what the line would be with each of the completions that Tab offers at its end."""
-        with contextlib.ExitStack() as stack:
-            from IPython.core.completer import provisionalcompleter
-
-            stack.enter_context(provisionalcompleter())
+    def complete(self, line: str, after: str = "", *, ours: bool = False) -> list[str]:
+        """Give what the line would be with each of the completions that Tab offers at its end, or only with ours."""
+        with provisionalcompleter():
             offered = list(self.ip.Completer.completions(line + after, len(line)))
+        offered = [each for each in offered if each.type == "param" or not ours]
         return [line[: each.start] + each.text + (line + after)[each.end :] for each in offered]
 
 
