@@ -554,6 +554,15 @@ def test_a_spool_of_a_byte_passes_one_batch_at_a_time(sandbox, export, tmp_path)
     assert result.successful_batches == 10
 
 
+def test_events_may_be_large(sandbox, export) -> None:
+    """Twenty kilobytes each, and more in a batch than the memory limit of an export has room for."""
+    lines = [event(n=n, pad=f"{n:05}" * 4_000) for n in range(2_500)]
+    result = export(sandbox(lines=lambda d: lines), day(1), day(1))
+    assert result.sql("SELECT count(DISTINCT properties->>'/pad'), min(length(properties)) FROM events").fetchall() == [
+        (2_500, len(json.dumps(json.loads(lines[0])["properties"], separators=(",", ":"))))
+    ]
+
+
 @pytest.mark.parametrize("make", [list, tuple, iter], ids=["list", "tuple", "iterator"])
 def test_the_order_of_events_is_no_part_of_the_source(sandbox, export, make: Callable[..., Any]) -> None:
     """The same names in another order, or twice, are the same filter."""

@@ -14,10 +14,10 @@ NAME = "mpexport"
 WIDTH, COLUMN = 100, 24
 
 SYNOPSIS = f"""\
-%{NAME} FROM TO [options]           fetch the events of these days, wait, and give the ExportResult
+%{NAME} FROM TO [options]          fetch the events of these days, wait, and give the ExportResult
 %{NAME} last N days [options]
 %{NAME} --status | --cancel | --retry
-%%{NAME} FROM TO [options]          the same, then run the SQL that follows and show its relation
+%%{NAME} FROM TO [options]         the same, then run the SQL that follows and show its relation
 SELECT ... FROM events"""
 
 NOTES = f"""\
@@ -31,11 +31,12 @@ batches fail, the result comes with a warning, and %{NAME} --retry fetches what 
 
 Examples:
   %load_ext mpnb
-  jan = %{NAME} 2026-01-01 2026-01-31 -e "Sign Up" -e Purchase --where 'properties["$os"] == "iOS"'
+  jan = %{NAME} 2026-01-01 2026-01-31
   %{NAME} last 30 days --database mixpanel.duckdb --table events --as recent
+  %{NAME} last 7 days -e "Sign Up" -e Purchase --where 'properties["$os"] == "iOS"' --table ios
   %{NAME} $first {{first + timedelta(days=6)}} --table week;
-  %{NAME} 2026-01-01 2026-06-30 --plan
-  %{NAME} last 90 days --chunk-days auto --bg
+  %{NAME} 2026-01-01 2026-06-30 --chunk-days auto --plan
+  %{NAME} last 90 days --table quarter --bg
 
   %%{NAME} last 30 days --as recent
   SELECT event_name, count(*) AS events FROM events GROUP BY ALL ORDER BY events DESC"""
@@ -53,6 +54,7 @@ def make_parser() -> Parser:
     """Make the parser: what is not typed is not set."""
     parser = Parser(prog=f"%{NAME}", add_help=False, argument_default=argparse.SUPPRESS)
     _options.add_export_options(parser)
+    parser.set_defaults(days=[])
     parser.add_argument(
         "--as", dest="name", metavar="NAME", help="give the ExportResult (with --bg the job) this name as well"
     )

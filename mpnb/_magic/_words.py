@@ -16,12 +16,13 @@ from typing import Any
 # What may stand behind the last word: the semicolon that hides a display, and a comment.
 _TAIL = r"\s*;?\s*(?:(?<!\S)\#.*)?$"
 _AFTER = rf"(?=\s|{_TAIL})"
-# In double quotes a backslash escapes a quote and itself, outside of quotes a quote and a space; else it is a letter.
+# In double quotes a backslash escapes a quote and itself, outside of quotes a quote and a blank; else it is a letter.
 _PART = rf"""'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>[\s'"])|(?!;{_TAIL})(?P<plain>[^\s'"])"""
 _PARTS = re.compile(_PART, re.DOTALL)
 _WORD = re.compile("(?:" + re.sub(r"\?P<\w+>", "?:", _PART) + ")+", re.DOTALL)
 _NAME = re.compile(rf"\$([^\W\d]\w*){_AFTER}")
-_OPTION = re.compile(r"--[a-z-]+=")
+_BRACE = re.compile(rf"\}}{_AFTER}")
+_OPTION = re.compile(r"""--[a-z-]+=|-[a-z](?=['"])""")
 _END = re.compile(_TAIL)
 _SPACE = re.compile(r"\s*")
 
@@ -73,8 +74,9 @@ def words(line: str) -> Iterator[Word]:
             at, prefix = option.end(), option[0]
         if name := _NAME.match(line, at):
             text, code, at = name[0], name[1], name.end()
-        elif line.startswith("{", at):
-            end = _end_of_expression(line, at)
+        elif line.startswith("{", at) and (braces := [each.end() for each in _BRACE.finditer(line, at)]):
+            # It may hold braces, quotes and blanks of its own: it ends where it is whole.
+            end = next((end for end in braces if _is_expression(line[at + 1 : end - 1])), None)
             if end is None:
                 yield Word(start, len(line), line[start:], is_open=True)
                 return
@@ -85,10 +87,10 @@ def words(line: str) -> Iterator[Word]:
             if end < len(line) and line[end] in "'\"":
                 yield Word(start, len(line), prefix + line[at:], is_open=True)
                 return
-            text, code, at = _PARTS.sub(_unquoted, line[at:end]), None, end
+            text, code, at = _unquoted(line[at:end]), None, end
         if prefix and code:
             # Two words to the parser of options, as a blank in place of the sign would make them.
-            yield Word(start, start + len(prefix), prefix[:-1])
+            yield Word(start, start + len(prefix), prefix.rstrip("="))
             yield Word(start + len(prefix), at, text, code)
         else:
             yield Word(start, at, prefix + text, code)
@@ -127,21 +129,21 @@ def quoted(text: str, quote: str = "") -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
-def _unquoted(part: re.Match[str]) -> str:
-    if part["double"] is not None:
-        return re.sub(r'\\(["\\])', r"\1", part["double"])
-    return next(text for text in part.groups() if text is not None)
+def _unquoted(word: str) -> str:
+    """Take the quotes off where they hold the whole word; within one, as in properties["$os"], they belong to it."""
+    parts = list(_PARTS.finditer(word))
+    if not all(part.lastgroup in ("single", "double") for part in parts):
+        return "".join(part["escaped"] or part[0] for part in parts)
+    inner = [(part[0][1:-1], part.lastgroup) for part in parts]
+    return "".join(re.sub(r'\\(["\\])', r"\1", text) if kind == "double" else text for text, kind in inner)
 
 
-def _end_of_expression(line: str, start: int) -> int | None:
-    """Find behind which brace an expression is whole: it may hold braces, quotes and blanks of its own."""
-    for brace in re.compile(rf"\}}{_AFTER}").finditer(line, start):
-        try:
-            ast.parse(line[start + 1 : brace.start()].strip(), mode="eval")
-        except (SyntaxError, ValueError):
-            continue
-        return brace.end()
-    return None
+def _is_expression(code: str) -> bool:
+    try:
+        ast.parse(code.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _value(word: Word, names: Mapping[str, Any]) -> str:

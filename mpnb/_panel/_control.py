@@ -65,7 +65,7 @@ class Panel:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mpnb-panel")
         self._work: Future[Any] | None = None
         self._then: Callable[[Future[Any]], None] = self._on_plan
-        self._screen = Screen(Frame(info={"phase": "idle", "actions": self._actions()}), self)
+        self._screen = Screen(Frame(info={"phase": self._phase(), "actions": self._actions()}), self)
         self._form = Form(self._given, lambda: self._screen.signal({"type": "form"}))
         self._login = login.Login(said, self._screen.signal)
         self._box = ipywidgets.VBox([self._login, self._form.box, self._screen.grid])
@@ -148,7 +148,7 @@ class Panel:
             {"id": "start", "label": "Start", "enabled": ready, "look": "primary"},
             {"id": "cancel", "label": "Cancel", "enabled": running and job is not None and not job.cancelled()},
             {"id": "retry", "label": f"Retry failed ({unmet:,})" if unmet else "Retry failed", "enabled": unmet > 0},
-            {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked)},
+            {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked) and not self._errors},
             {"id": "close", "label": "Close", "enabled": ended and self._bundle is None},
         ]
 
@@ -170,12 +170,21 @@ class Panel:
                 self._asked = asked = {**asked, **passed, "credentials": self._credentials}
                 self._submit(lambda: api.plan(**asked), self._on_plan)
         self._form.paint(self._errors)
-        more = self._words() | ({"phase": "starting"} if self._busy else {})
-        if self._plan is None:
-            frame = Frame(info={"phase": "idle", "actions": self._actions(), **more})
-        else:
-            frame = plan_frame(self._plan, self._actions(), **more)
+        more = {"phase": self._phase(), **self._words()}
+        plan = self._plan
+        frame = (
+            Frame(info={"actions": self._actions(), **more})
+            if plan is None
+            else plan_frame(plan, self._actions(), **more)
+        )
         self._screen.grid.paint(frame)
+
+    def _phase(self) -> str:
+        if self._busy:
+            return "starting"
+        if self._plan is None:
+            return "form" if self._errors else "planning"
+        return "login" if self._credentials is None else "idle"
 
     def _refuse(self, error: Exception) -> None:
         self._plan, self._busy, self._errors = None, "", {place_of(error): str(error)}

@@ -154,7 +154,6 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str
     if not plan.batches:
         notes.append("All of these days are in the table already.")
     info = {
-        "phase": "idle",
         "title": days(plan.from_date, plan.to_date),
         "facts": facts,
         "total": len(cells),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,14 @@ GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
 COLOURS = {
     "done": "#009e73", "empty": "#009e73", "failed": "#d55e00", "cancelled": "#cc79a7", "skipped": "#808080",
 }  # fmt: skip
+# Up to so many batches, cells of so many pixels: as in grid.js, and a little smaller.
+SIZES = ((60, 22), (240, 18), (1200, 13), (math.inf, 10))
 # A viewer that strips this leaves a line of coloured glyphs, which says the same.
 STYLE = """<style>
 .mpnb-ended{display:flex;flex-wrap:wrap;gap:3px;margin:6px 0;max-width:1080px;max-height:340px;overflow:auto}
 .mpnb-ended span{display:contents}
-.mpnb-ended b{width:18px;height:18px;border-radius:4px;display:grid;place-items:center;font:600 11px/1 sans-serif;
+.mpnb-ended b{width:var(--s);height:var(--s);border-radius:20%;display:grid;place-items:center;
+font:600 calc(var(--s)*.6)/1 sans-serif;
 background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparent}
 .mpnb-ended b.o{background:none;border-color:currentColor;-webkit-text-fill-color:currentColor}
 @media (forced-colors:active){.mpnb-ended b{border-color:CanvasText;-webkit-text-fill-color:CanvasText}}
@@ -68,4 +72,8 @@ def grid(cells: Sequence[BatchProgress]) -> str:
             f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
             f"{box * len(run)}</span>"
         )
-    return f'{STYLE}<div class="mpnb-ended" role="img" aria-label="Batches: {counted(cells)}">{"".join(runs)}</div>'
+    pixels = next(pixels for most, pixels in SIZES if len(cells) <= most)
+    return (
+        f'{STYLE}<div class="mpnb-ended" style="--s:{pixels}px" role="img" aria-label="Batches: {counted(cells)}">'
+        f"{''.join(runs)}</div>"
+    )

@@ -10,7 +10,7 @@ const WORDS = {
   empty: "done, no events", skipped: "there already", failed: "failed", cancelled: "cancelled",
 };
 const PHASES = {
-  idle: "Ready", starting: "Starting", running: "Exporting", waiting: "Waiting for the quota", cancelling: "Cancelling",
+  form: "Not ready", planning: "Planning", login: "Credentials needed", idle: "Ready", starting: "Starting", running: "Exporting", waiting: "Waiting for the quota", cancelling: "Cancelling",
   done: "Done", failed: "Ended", cancelled: "Cancelled", error: "Stopped by an error",
 };
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
@@ -295,7 +295,7 @@ function render({ model, el }) {
 
   function speak(info) {
     const now = performance.now();
-    const text = info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done + info.failed} of ${info.total} batches`
+    const text = !info.total || info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done + info.failed} of ${info.total} batches`
       + (info.failed ? `, ${info.failed} not fetched.` : ".");
     const over = !MOVING.has(info.phase);
     if (text === spoken || (now - spokenAt < SPEAK_MS && !over)) return;
@@ -309,7 +309,7 @@ function render({ model, el }) {
     infoAt = performance.now();
     busy = "";
     clearTimeout(timers.answer);
-    root.dataset.phase = info.phase ?? "";
+    root.classList.toggle("mpnb-empty-grid", !info.total);
     setText(phase, (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
     setText(title, info.title ?? "");
     paintButtons(info.actions ?? []);

@@ -118,7 +118,7 @@ class Notebook:
     def listen(self) -> None:
         """Collect what the browser's console says is wrong."""
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
 
     def write(self, cells: Sequence[str]) -> None:
         """Make the file."""
