@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._events import rows_condition
 from mpnb._ledger import HELD
 from mpnb._properties import Column, drift_of, merged, sql_type
 from mpnb._store import LEDGER, quoted, run
-from mpnb._typed import Typed, rows_condition, typed
+from mpnb._typed import Typed, typed
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
+from mpnb._events import event_query
 from mpnb._properties import literal
 from mpnb._store import quoted, run
-from mpnb._typed import event_query
 
 if TYPE_CHECKING:
     import pandas

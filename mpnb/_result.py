@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb import _catalog, _frames, _queries, _typed
+from mpnb import _catalog, _events, _frames, _queries, _typed
 from mpnb import _display as display
 from mpnb._check import Check, check
 from mpnb._errors import ExportError
@@ -178,7 +178,7 @@ class ExportResult:
     duplicates = _queries.duplicates
     event_names = _queries.event_names
     local_time = _queries.local_time
-    event = _typed.event
+    event = _events.event
     forget_typed = _typed.forget_typed
     catalog = _catalog.catalog
 

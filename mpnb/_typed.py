@@ -20,19 +20,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
-from duckdb import DuckDBPyConnection, DuckDBPyRelation
+from duckdb import DuckDBPyConnection
 
 from mpnb import _ledger as ledger
-from mpnb._errors import PlanError, TableError
+from mpnb._errors import DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
-from mpnb._ledger import HELD
 from mpnb._properties import (
     BATCH_ID,
     FIXED,
     Column,
     Seen,
     columns_of,
-    converted,
     in_batches,
     literal,
     merged,
@@ -41,7 +39,7 @@ from mpnb._properties import (
     typed_query,
 )
 from mpnb._running import registration
-from mpnb._store import LEDGER, Store, quoted, run
+from mpnb._store import Store, quoted, run
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -52,6 +50,7 @@ SCHEMA = "mpnb_typed"
 STAGE = "temp.mpnb_stage"
 # Of JSON, at 1 kB a row.
 STAGED_ROWS = 250_000
+# Of duplicates, the one with the most of it stays.
 PROCESSED = "mp_processing_time_ms"
 
 
@@ -67,156 +66,6 @@ class Typed:
     columns: tuple[Column, ...]
     rows: str
     seen: list[Seen]
-
-
-# --- what users call: methods of ExportResult ------------------------------------------------------------------------
-
-
-def event(
-    self: ExportResult,
-    name: str | Sequence[str],
-    *,
-    columns: Sequence[str] | None = None,
-    deduplicated: bool = False,
-    materialize: bool = True,
-) -> DuckDBPyRelation:
-    """
-    Give the events of one name, or of several, with a typed column for each property.
-
-    Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
-    values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
-    date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (where all have the same
-    shape), else JSON, which holds anything. No value is rounded, cut or made null; a JSON null is NULL, as is a
-    property that an event lacks. ``catalog()`` tells which column holds which property: names that differ only by
-    case, or are taken, get a number.
-
-    The first call makes a table of it in the database, in the schema ``mpnb_typed``; later calls add and replace what
-    exports changed. While an export runs on the events, or where the database cannot be written, the relation reads
-    JSON instead: the same rows, slower.
-
-    The relation has the rows of the batches that the result has at this moment. Once one of them was fetched again,
-    reading it raises; call ``event()`` again.
-
-    Args:
-        name: of the event; several give all their rows, ``event_name`` first, with the columns of all, by property.
-        columns: names of properties or columns to have besides the first five; all if not given.
-        deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
-        materialize: false writes nothing: what no table has yet is read from JSON.
-
-    Raises:
-        PlanError: there is no such event or column.
-        ClosedError: the result was closed.
-    """
-    query = event_query(self, name, columns=columns, deduplicated=deduplicated, materialize=materialize)
-    return self._relation(query)
-
-
-def forget_typed(self: ExportResult) -> None:
-    """
-    Drop the typed tables of this table's events. They are made anew when they are asked for.
-
-    Raises:
-        TableError: an export runs on these events.
-        DatabaseError: the database cannot be written.
-        ClosedError: the result was closed.
-    """
-    with registration, self._store.committing(), self._store.reading() as cursor:
-        if not _exists(cursor):
-            return
-        if ledger.unfinished_exports(cursor, self.table):
-            raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
-        with _transaction(cursor):
-            mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower(?)", [self.table])
-            for (number,) in mine:
-                run(cursor, f"DROP TABLE {_table(number)}")
-                run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
-                run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
-            if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
-                run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
-
-
-# --- queries -------------------------------------------------------------------------------------------------------
-
-
-def event_query(
-    result: ExportResult,
-    name: str | Sequence[str],
-    *,
-    columns: Sequence[str] | None = None,
-    deduplicated: bool = False,
-    materialize: bool = True,
-) -> str:
-    """Give the query of ``event()``."""
-    names = [name] if isinstance(name, str) else list(dict.fromkeys(name))
-    if not names or not all(isinstance(each, str) for each in names):
-        raise PlanError(f"name is the name of an event, or a list of them, not {name!r}")
-    if isinstance(columns, str):
-        raise PlanError(f"columns is a list of names, such as [{columns!r}]")
-    # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
-    condition = rows_condition(result)
-    several = not isinstance(name, str)
-    events = [typed(result, each, materialize=materialize, only=columns, kinds=several) for each in names]
-    if not several:
-        [one] = events
-        wanted = [quoted(c.name) for c in _wanted(one.columns, columns) if not c.fixed]
-        return f"SELECT {', '.join([*FIXED.values(), *wanted])} FROM {_rows(one, condition, deduplicated)}"
-    kinds = merged(seen for each in events for seen in each.seen)
-    everything = columns_of(kinds, {c.property for e in events for c in e.columns}, taken=["event_name"])
-    chosen = [c for c in _wanted(everything, columns) if not c.fixed]
-    parts = []
-    for each in events:
-        own = {c.property: c for c in each.columns}
-        there = {seen.path[0] for seen in each.seen if seen.kind != "null"}
-        values = [f"{literal(each.event)} AS event_name", *FIXED.values()]
-        for column in chosen:
-            value = "NULL"
-            if column.property in own:
-                empty = column.property not in there
-                value = converted(own[column.property], column.type, empty=empty)
-            values.append(f"{value} AS {quoted(column.name)}")
-        parts.append(f"SELECT {', '.join(values)} FROM {_rows(each, condition, deduplicated)}")
-    return " UNION ALL ".join(parts)
-
-
-def rows_condition(result: ExportResult) -> str:
-    """Give the condition for the rows that a result has now, which fails once one of their batches was replaced."""
-    with result._store.reading() as cursor:
-        query = f"SELECT batch_id FROM {LEDGER} WHERE {result._mine(HELD)} AND rows > 0"
-        batch_ids = [batch_id for (batch_id,) in run(cursor, query)]
-    again = literal("batches of this relation were fetched again since: call event() again")
-    return (
-        f"{in_batches(batch_ids, BATCH_ID)} AND (SELECT CASE WHEN count(*) = {len(batch_ids)} THEN true"
-        f" ELSE error({again}) END FROM {LEDGER} WHERE status IN {HELD} AND {in_batches(batch_ids, 'batch_id')})"
-    )
-
-
-def _rows(each: Typed, condition: str, deduplicated: bool) -> str:
-    rows = f"(SELECT * FROM {each.rows} WHERE {condition}"
-    if deduplicated:
-        processed = next((quoted(c.name) for c in each.columns if c.property == PROCESSED), "NULL")
-        rows += (
-            " QUALIFY insert_id IS NULL OR row_number() OVER (PARTITION BY distinct_id, time, insert_id"
-            f" ORDER BY TRY_CAST(to_json({processed})->>'$' AS BIGINT) DESC NULLS LAST, {BATCH_ID} DESC) = 1"
-        )
-    return f"{rows})"
-
-
-def _wanted(columns: Sequence[Column], asked: Sequence[str] | None) -> list[Column]:
-    if asked is None:
-        return list(columns)
-    by_name = {c.name: c for c in columns} | {c.property: c for c in columns}
-    for name in asked:
-        if name not in by_name and name not in FIXED.values():
-            raise PlanError(f"there is no property {name!r}{_closest(name, list(by_name))}")
-    return [by_name[name] for name in dict.fromkeys(asked) if name in by_name]
-
-
-def _closest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f": is it {' or '.join(map(repr, close))}?" if close else ""
-
-
-# --- one event -------------------------------------------------------------------------------------------------------
 
 
 def typed(
@@ -246,7 +95,7 @@ def typed(
             return known.typed(name)
         if not run(cursor, f"SELECT 1 FROM ({_events(table, name, held)}) LIMIT 1"):
             names = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(table)}")
-            raise PlanError(f"there is no event {name!r} in {store.label}{_closest(name, [n for (n,) in names])}")
+            raise PlanError(f"there is no event {name!r} in {store.label}{closest(name, [n for (n,) in names])}")
     if materialize:
         try:
             if (made := _materialize(store, table, name)) is not None:
@@ -279,6 +128,42 @@ def _may_be(name: str, asked: Sequence[str]) -> bool:
 
 def _properties(seen: Iterable[Seen]) -> set[str]:
     return {str(each.path[0]) for each in seen}
+
+
+def forget_typed(self: ExportResult) -> None:
+    """
+    Drop the typed tables of this table's events. They are made anew when they are asked for.
+
+    Raises:
+        TableError: an export runs on these events.
+        DatabaseError: the database cannot be written.
+        ClosedError: the result was closed.
+    """
+    with registration, self._store.committing(), self._store.reading() as cursor:
+        if not _exists(cursor):
+            return
+        if ledger.unfinished_exports(cursor, self.table):
+            raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
+        try:
+            with _transaction(cursor):
+                mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower(?)", [self.table])
+                for (number,) in mine:
+                    run(cursor, f"DROP TABLE {_table(number)}")
+                    run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
+                    run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
+                if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
+                    run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
+        except duckdb.Error as error:
+            raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
+
+
+def closest(name: str, names: list[str]) -> str:
+    """Ask, at the end of an error, whether some name that is there was meant."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f": is it {' or '.join(map(repr, close))}?" if close else ""
+
+
+# --- the tables -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

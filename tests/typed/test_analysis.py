@@ -79,7 +79,7 @@ def ways(rows: list[Row], steps: list[Any], window: timedelta, way: list[datetim
 
 
 @given(rows_of, st.lists(a_step, min_size=2, max_size=4), st.sampled_from([1, 3, 86400, 10**6]))
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_a_funnel_counts_who_has_a_way(con: Any, rows: list[Row], steps: list[Any], seconds: int) -> None:
     """A funnel counts, at each step, the users for whom any way through all events leads there."""
     people: dict[str, list[Row]] = defaultdict(list)
@@ -129,7 +129,7 @@ def units(first: datetime, last: datetime, unit: str) -> list[datetime]:
 
 
 @given(rows_of, a_step, a_step, st.sampled_from(["day", "week", "month"]))
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_retention_counts_who_came_back(con: Any, rows: list[Row], first: Any, again: Any, unit: str) -> None:
     """Retention has a row a cohort and period, zeros included, with those who did it again in it."""
     born: dict[str, datetime] = {}
@@ -153,7 +153,7 @@ def test_retention_counts_who_came_back(con: Any, rows: list[Row], first: Any, a
 
 
 @given(rows_of, st.none() | a_step, st.booleans(), st.sampled_from(["hour", "day", "week", "month"]))
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_segmentation_counts_every_cell(con: Any, rows: list[Row], event: Any, split: bool, unit: str) -> None:
     """Segmentation has a row a unit and segment, zeros included, with its events and users."""
     chosen = [row for row in rows if event is None or fits(row, event)]

@@ -15,7 +15,7 @@ from mpnb.sandbox import serve
 from tests._helpers import WIDE, day
 from tests.typed import _values as values
 
-few = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+few = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @given(values.events(), values.events(), st.booleans())
