@@ -157,7 +157,8 @@ def _claim(parent: Path, name: str) -> tuple[Path, FileLock]:
         path = parent / f"{_PREFIX}{name}-{attempt}"
         with contextlib.suppress(FileNotFoundError, FileExistsError, Timeout):
             path.mkdir(mode=0o700)
-            lock = FileLock(path / _LOCK, mode=0o600)
+            # The coordinator lets go of what the caller took: by default a lock is its thread's alone.
+            lock = FileLock(path / _LOCK, mode=0o600, thread_local=False)
             lock.acquire(timeout=0)
             if (path / _LOCK).exists():
                 return path, lock

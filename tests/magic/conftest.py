@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ import mpnb
 from mpnb.sandbox import Sandbox
 from mpnb.sandbox.__main__ import environment
 from tests import _kernels
-from tests._helpers import until
 
 
 @dataclass(frozen=True)
@@ -100,28 +100,42 @@ def shell(bare: Shell) -> Shell:
 
 
 @pytest.fixture
-def in_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[dict[str, Any]]]]:
-    """Run cells in a kernel of their own, as nbclient and Run All do, and give the outputs of each."""
+def kernels(_own_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Give an environment whose kernels keep everything in the test's folder, and make it that of this process."""
+    for name, text in _kernels.environment(tmp_path / "kernel").items():
+        monkeypatch.setenv(name, text)
+    return dict(os.environ)
 
-    def run(*cells: str, allow_errors: bool = False) -> list[list[dict[str, Any]]]:
-        for name, value in _kernels.environment(tmp_path / "kernel").items():
-            monkeypatch.setenv(name, value)
+
+class InKernel:
+    """
+    Run cells in a kernel of their own, as nbclient and Run All do.
+
+    Attributes:
+        outputs: of each cell of the last run, also where it raised.
+    """
+
+    outputs: list[list[dict[str, Any]]]
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, *cells: str, allow_errors: bool = False) -> list[list[dict[str, Any]]]:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        client = NotebookClient(
-            notebook,
-            kernel_name="python3",
-            timeout=60,
-            allow_errors=allow_errors,
-            resources={"metadata": {"path": str(tmp_path)}},
-        )
+        where = {"metadata": {"path": str(self._folder)}}
         try:
-            client.execute()
+            NotebookClient(
+                notebook, kernel_name="python3", timeout=60, allow_errors=allow_errors, resources=where
+            ).execute()
         finally:
-            until(lambda: client.km is None or not client.km.has_kernel)
-            run.outputs = [cell.outputs for cell in notebook.cells]  # type: ignore[attr-defined]
-        return run.outputs  # type: ignore[attr-defined,no-any-return]
+            self.outputs = [cell.outputs for cell in notebook.cells]
+        return self.outputs
 
-    return run
+
+@pytest.fixture
+def in_kernel(mp: Sandbox, kernels: dict[str, str], tmp_path: Path) -> InKernel:
+    """Run cells where the environment names the sandbox."""
+    return InKernel(tmp_path)
 
 
 def printed(outputs: list[dict[str, Any]], name: str = "stdout") -> str:
