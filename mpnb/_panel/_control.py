@@ -22,7 +22,7 @@ from mpnb._panel import _static as static
 from mpnb._panel._code import code_of
 from mpnb._panel._feed import UNMET, Frame, Track, plan_frame
 from mpnb._panel._form import Form, place_of
-from mpnb._panel._live import AGAIN_SECONDS, KEEP, Screen
+from mpnb._panel._live import AGAIN_SECONDS, KEEP, Screen, weakly
 from mpnb._panel._pump import TICK_SECONDS, pump
 from mpnb._plan import ExportPlan
 from mpnb._result import ExportResult
@@ -66,11 +66,11 @@ class Panel:
         self._work: Future[Any] | None = None
         self._then: Callable[[Future[Any]], None] = self._on_plan
         self._screen = Screen(Frame(info={"phase": self._phase(), "actions": self._actions()}), self)
-        self._form = Form(self._given, lambda: self._screen.signal({"type": "form"}))
-        self._login = login.Login(said, self._screen.signal)
+        self._form = Form(self._given, weakly(self._on_form))
+        self._login = login.Login(said, weakly(self._screen.signal))
         self._box = ipywidgets.VBox([self._login, self._form.box, self._screen.grid])
         self._box.add_class("mpnb-panel")
-        pump.add(self)
+        pump.wake(self)
 
     # --- what a cell gets ----------------------------------------------------------------------------------------
 
@@ -115,8 +115,9 @@ class Panel:
                 self._screen.grid.paint(self._track.frame(self._cells, self._actions(), **self._words()))
                 self._screen.swap(self._bundle)
                 self._worker.shutdown(wait=False)
-                return None
-        return self._flush_at if self._track.job.done() else now + TICK_SECONDS
+        if not self._track.job.done():
+            return now + TICK_SECONDS
+        return None if self._bundle is not None and self._flush_at == math.inf else self._flush_at
 
     def _hear(self, message: dict[str, Any]) -> None:
         buttons = {"start": self._start, "cancel": self._cancel, "retry": self._retry, "close": self._close}
@@ -133,6 +134,9 @@ class Panel:
             self._changed = True
             buttons[kind]()
 
+    def _on_form(self) -> None:
+        self._screen.signal({"type": "form"})
+
     def _submit(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
         self._then = then
         self._work = self._worker.submit(work)
@@ -140,7 +144,7 @@ class Panel:
 
     def _actions(self) -> list[dict[str, Any]]:
         job = self.job
-        ended = job is not None and job.done() and not self._busy
+        ended = job is not None and job.done() and not self._busy and self._bundle is None
         running = job is not None and not job.done()
         ready = job is None and not self._busy and self._plan is not None and self._credentials is not None
         unmet = sum(cell.status in UNMET for cell in self._cells) if ended else 0
@@ -149,7 +153,7 @@ class Panel:
             {"id": "cancel", "label": "Cancel", "enabled": running and job is not None and not job.cancelled()},
             {"id": "retry", "label": f"Retry failed ({unmet:,})" if unmet else "Retry failed", "enabled": unmet > 0},
             {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked) and not self._errors},
-            {"id": "close", "label": "Close", "enabled": ended and self._bundle is None},
+            {"id": "close", "label": "Close", "enabled": ended},
         ]
 
     def _words(self) -> dict[str, Any]:

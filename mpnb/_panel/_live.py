@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import html
 import logging
+import math
 import queue
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from mpnb._board import BatchProgress, JobProgress
@@ -28,6 +31,23 @@ log = logging.getLogger("mpnb")
 Message = dict[str, Any]
 
 
+def weakly(method: Callable[..., object]) -> Callable[..., None]:
+    """
+    Call a method for as long as its object lives.
+
+    Every widget stays in a registry for as long as the kernel runs. What it holds on to stays as well, and that must
+    not be a result, with its database open and locked.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: object) -> None:
+        alive = reference()
+        if alive is not None:
+            alive(*args)
+
+    return call
+
+
 class Screen:
     """
     Show one grid in as many outputs as one likes, and swap them all for what stays.
@@ -42,7 +62,7 @@ class Screen:
     def __init__(self, frame: Frame, owner: Shown) -> None:
         self._owner = owner
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.grid = Grid(frame, self.signal)
+        self.grid = Grid(frame, weakly(self.signal))
         self._ids: list[str] = []
         self._last: Frame | None = None
 
@@ -92,11 +112,11 @@ class JobPanel:
         self._track = Track(job)
         self._cells: list[BatchProgress] = []
         self._seen: tuple[int, int] | None = None
-        self._swapped_at: float | None = None
+        self._flush_at = math.inf
         self._bundle: dict[str, Any] = {}
-        self.ended = threading.Event()
+        self.settled = threading.Event()  # the output is what stays, or cannot be made so
         self._screen = Screen(self._frame(), self)
-        pump.add(self)
+        pump.wake(self)
 
     @property
     def grid(self) -> Grid:
@@ -112,8 +132,15 @@ class JobPanel:
 
     def tick(self, now: float) -> float | None:
         """Bring the screen up to date; at the end swap it, and once more a little later."""
+        try:
+            return self._tick(now)
+        except BaseException:
+            self.settled.set()
+            raise
+
+    def _tick(self, now: float) -> float | None:
         done = self.job.done()
-        if self._track.version != self._seen or (done and self._swapped_at is None):
+        if self._track.version != self._seen or (done and not self._bundle):
             self.grid.paint(self._frame())
         for message in self._screen.messages():
             if message.get("type") == "cell":
@@ -123,23 +150,25 @@ class JobPanel:
                 self._seen = None
         if not done:
             return now + TICK_SECONDS
-        if self._swapped_at is None:
-            self._swapped_at = now
+        if not self._bundle:
             self._bundle = static.ended(self._track, self._cells)
             self._screen.swap(self._bundle)
-            self.ended.set()
-        elif now >= self._swapped_at + AGAIN_SECONDS:
+            self.settled.set()
+            self._flush_at = now + AGAIN_SECONDS
+        elif now >= self._flush_at:
+            self._flush_at = math.inf
             self.grid.paint(self._frame(KEEP.format("the result")))
             self.grid.send_state("state")
             self._screen.swap(self._bundle)
-            return None
-        return self._swapped_at + AGAIN_SECONDS
+        return self._flush_at if self._flush_at < math.inf else None
 
     def _ipython_display_(self) -> None:
-        if self.ended.is_set():
+        if self._bundle:
             frontend.show(self._bundle)
         elif frontend.has_kernel():
             self._screen.show(self.grid, repr(self))
+            if self._bundle:  # it ended just now
+                self._screen.swap(self._bundle)
         else:
             print(repr(self))
 
@@ -171,4 +200,4 @@ class NotebookProgress:
     def close(self) -> None:
         """Wait until the output is what stays in the notebook."""
         if self._panel is not None and self._panel.job.done():
-            self._panel.ended.wait(SWAP_SECONDS)
+            self._panel.settled.wait(SWAP_SECONDS)

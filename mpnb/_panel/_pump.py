@@ -28,7 +28,8 @@ class Shown(Protocol):
             now: seconds of ``time.monotonic()``.
 
         Returns:
-            At which moment at the latest it wants the next tick: ``math.inf`` when it is woken, ``None`` for never.
+            At which moment at the latest it wants the next tick, ``math.inf`` for when it is woken, and ``None`` where
+            nothing needs it any more: it is let go, unless it is woken once more.
         """
 
 
@@ -66,20 +67,13 @@ class Pump:
         if thread is not None:
             thread.join(STOP_SECONDS)
 
-    def add(self, shown: Shown) -> None:
-        """Tick it from now on, until it says that it wants no more."""
+    def wake(self, shown: Shown) -> None:
+        """Tick it soon, and from then on until it says that it wants no more. The pump keeps it alive until then."""
         with self._lock:
             self._dues[shown] = 0.0
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name="mpnb-pump", daemon=True)
                 self._thread.start()
-        self._woken.set()
-
-    def wake(self, shown: Shown) -> None:
-        """Tick it soon."""
-        with self._lock:
-            if shown in self._dues:
-                self._dues[shown] = 0.0
         self._woken.set()
 
     def _run(self) -> None:
@@ -109,10 +103,11 @@ class Pump:
                 log.exception("a panel could not be brought up to date")
                 due = None
             with self._lock:
-                if due is None:
-                    del self._dues[shown]
-                else:
+                woken_meanwhile = self._dues[shown] == 0.0
+                if due is not None:
                     self._dues[shown] = min(self._dues[shown], due)
+                elif not woken_meanwhile:
+                    del self._dues[shown]
 
 
 pump = Pump()

@@ -174,6 +174,22 @@ def test_await_a_job_while_its_panel_shows_it(kernel: Kernel, known: Known) -> N
         assert kernel.state(grid)["state"] == bytes([DONE] * 6)
 
 
+def test_a_panel_lets_go_of_its_result(kernel: Kernel, known: Known) -> None:
+    """Once nobody holds a result, its database is closed: the widgets, which stay, hold on to nothing of it."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        kernel.run("mpnb.export('2026-01-01', '2026-01-02', quota=WIDE, database='x.duckdb').total_rows")
+        kernel.run("job = mpnb.start('2026-01-03', '2026-01-04', quota=WIDE, database='x.duckdb')\ndisplay(job.panel())")
+        kernel.run("job.result().total_rows; del job")
+        count = "import gc; gc.collect(); print(sum(isinstance(o, mpnb.ExportJob) for o in gc.get_objects()))"
+        kernel.until(lambda: kernel.run(count) == "0")
+        kernel.run("import subprocess, sys")
+        opened = kernel.run(
+            "print(subprocess.run([sys.executable, '-c', 'import duckdb; duckdb.connect(\"x.duckdb\")']).returncode)"
+        )
+        assert opened == "0"
+
+
 def test_a_display_that_fails_never_fails_the_export(kernel: Kernel, known: Known) -> None:
     """Where the grid cannot be made or swapped, the export goes on to its end."""
     with serve(events_per_day=5) as mp:
