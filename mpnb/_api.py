@@ -166,7 +166,8 @@ def export(
             ``"new"`` wants an empty table.
         late_days: for how long after a day events of it may still arrive, 0 or more.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
-            at a time. What it raises is reported once as a warning. Without it, progress goes to standard error.
+            at a time. What it raises is reported once as a warning. Without it, progress shows: as a live grid in a
+            notebook, else on standard error.
         credentials: of a service account; without, ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set
             ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
         quota: what the project was granted, for projects with more than Mixpanel's usual.
