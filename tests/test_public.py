@@ -135,9 +135,9 @@ def test_a_repr_never_shows_the_secret() -> None:
         ({"base_url": "http://example.com"}, "plain http is for loopback only"),
         ({"base_url": "http://127.0.0.1.example.com"}, "plain http is for loopback only"),
         (
-            {"base_url": "https://user:pass@example.com"},
+            {"base_url": "https://user:pass@example.com"},  # pragma: allowlist secret
             "must not hold a user name or password",
-        ),  # pragma: allowlist secret
+        ),
         ({"base_url": "https://example.com/path"}, "is a scheme and a host"),
         ({"base_url": "https://example.com?x=1"}, "is a scheme and a host"),
         ({"base_url": "ftp://example.com"}, "is a scheme and a host"),
