@@ -24,6 +24,7 @@ from mpnb._credentials import Credentials, missing_variables
 from mpnb._engine import Engine
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
+from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
@@ -466,7 +467,17 @@ def _launch(
 
 def _start(asked: _Asked, store: Store, **more: Any) -> ExportJob:
     """Start an export in the background."""
-    return _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+    job = None
+    try:
+        with interrupts_later():
+            job = _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+    except BaseException:
+        if job is not None:  # and nobody will get it
+            with interrupts_later():
+                job.cancel()
+                job.outcome().close()
+        raise
+    return job
 
 
 def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
@@ -475,7 +486,8 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
     job = None
     events = Events(show.on_batch)
     try:
-        job = _launch(asked, store, events, in_background=False, **more)
+        with interrupts_later():
+            job = _launch(asked, store, events, in_background=False, **more)
         show.begin(job)
         while events.dispatch(timeout=0.1):
             show.tick(job.progress())
@@ -486,26 +498,18 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
         is_stop = isinstance(error, KeyboardInterrupt)
         if job is None or (job.done() and not is_stop):
             raise
-        stopped = _end(job)
-        line = stopped.stopped_line()
-        show.close()  # while the database is open: it may show what failed
-        stopped.close()
-        if is_stop:
-            raise KeyboardInterrupt(line) from None
+        with interrupts_later():
+            job.cancel()
+            stopped = job.outcome()
+            line = stopped.stopped_line()
+            show.close()  # while the database is open: it may show what failed
+            stopped.close()
+            if is_stop:
+                raise KeyboardInterrupt(line) from None
         raise
     finally:
         show.close()
     return result
-
-
-def _end(job: ExportJob) -> ExportResult:
-    """Cancel a job and wait for its end, however often Ctrl-C is pressed meanwhile."""
-    job.cancel()
-    while True:
-        try:
-            return job.outcome()
-        except KeyboardInterrupt:
-            continue
 
 
 def _retry(
