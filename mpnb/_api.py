@@ -23,6 +23,7 @@ from mpnb._credentials import Credentials, missing_variables
 from mpnb._engine import Engine
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
+from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
@@ -162,7 +163,8 @@ def export(
             ``"new"`` wants an empty table.
         late_days: for how long after a day events of it may still arrive, 0 or more.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
-            at a time. What it raises is reported once as a warning. Without it, progress goes to standard error.
+            at a time. What it raises is reported once as a warning. Without it, progress shows: as a live grid in a
+            notebook, else on standard error.
         credentials: of a service account; without, ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set
             ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
         quota: what the project was granted, for projects with more than Mixpanel's usual.
@@ -461,7 +463,17 @@ def _launch(
 
 def _start(asked: _Asked, store: Store, **more: Any) -> ExportJob:
     """Start an export in the background."""
-    return _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+    job = None
+    try:
+        with interrupts_later():
+            job = _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+    except BaseException:
+        if job is not None:  # and nobody will get it
+            with interrupts_later():
+                job.cancel()
+                job.outcome().close()
+        raise
+    return job
 
 
 def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
@@ -470,7 +482,8 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
     job = None
     events = Events(show.on_batch)
     try:
-        job = _launch(asked, store, events, in_background=False, **more)
+        with interrupts_later():
+            job = _launch(asked, store, events, in_background=False, **more)
         show.begin(job)
         while events.dispatch(timeout=0.1):
             show.tick(job.progress())
@@ -481,26 +494,18 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
         is_stop = isinstance(error, KeyboardInterrupt)
         if job is None or (job.done() and not is_stop):
             raise
-        stopped = _end(job)
-        line = stopped.stopped_line()
-        show.close()  # while the database is open: it may show what failed
-        stopped.close()
-        if is_stop:
-            raise KeyboardInterrupt(line) from None
+        with interrupts_later():
+            job.cancel()
+            stopped = job.outcome()
+            line = stopped.stopped_line()
+            show.close()  # while the database is open: it may show what failed
+            stopped.close()
+            if is_stop:
+                raise KeyboardInterrupt(line) from None
         raise
     finally:
         show.close()
     return result
-
-
-def _end(job: ExportJob) -> ExportResult:
-    """Cancel a job and wait for its end, however often Ctrl-C is pressed meanwhile."""
-    job.cancel()
-    while True:
-        try:
-            return job.outcome()
-        except KeyboardInterrupt:
-            continue
 
 
 def _retry(

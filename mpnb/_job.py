@@ -180,7 +180,11 @@ class ExportJob:
         return self._engine.quota_left
 
     def panel(self) -> JobPanel:
-        """Show its batches live in a notebook. As many panels as one likes, and they agree."""
+        """
+        Show its batches live in a notebook, and at its end what stays. As many panels as one likes, and they agree.
+
+        ``job.panel().grid`` is the anywidget alone, for hosts that know only those, such as marimo.
+        """
         from mpnb._panel import job_panel
 
         return job_panel(self)

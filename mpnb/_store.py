@@ -312,7 +312,12 @@ class Store:
 
 def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
     """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
-    return list(cursor.execute(query, parameters).fetchall())
+    try:
+        return list(cursor.execute(query, parameters).fetchall())
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":  # what DuckDB makes of a Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:

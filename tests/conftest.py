@@ -19,8 +19,14 @@ from tests._helpers import WIDE, day, until
 
 FIRST, LAST = day(1), day(3)
 
-# The same examples in every run: a failure that shows here shows everywhere.
-hypothesis.settings.register_profile("mpnb", deadline=None, derandomize=True, database=None)
+# The same examples in every run, on a slow machine too: a failure that shows here shows everywhere.
+hypothesis.settings.register_profile(
+    "mpnb",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("mpnb")
 
 

@@ -115,7 +115,7 @@ def test_a_second_export_into_the_same_table_is_refused_while_one_runs(sandbox, 
     """They would fetch the same days; afterwards it may."""
     mp = sandbox(faults=[Fault("hang", day(3), times=None)])
     job = start(mp)
-    until(lambda: mp.injected)
+    until(lambda: job.progress().ended == 2)
     for call in (start, export):
         with pytest.raises(mpnb.TableError, match="an export into table 'EVENTS' is running"):
             call(mp, table="EVENTS")

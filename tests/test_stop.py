@@ -205,6 +205,27 @@ def test_ctrl_c_within_a_callback(sandbox, export, database, status: str) -> Non
     stopped_as_it_should(mp, database, 0, total=8)
 
 
+@pytest.mark.parametrize("call", ["start", "export"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_while_it_starts(sandbox, start, export, database, monkeypatch, call: str, times: int) -> None:
+    """Between the ledger, the threads and the job: what was started is ended, and the file is free."""
+    mp = sandbox(**HANGS)
+    launch = mpnb._api._launch
+
+    def press(*args: object, **options: object) -> mpnb.ExportJob:
+        signal.raise_signal(signal.SIGINT)
+        job = launch(*args, **options)  # type: ignore[arg-type]
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return job
+
+    monkeypatch.setattr(mpnb._api, "_launch", press)
+    with pytest.raises(KeyboardInterrupt):
+        {"start": start, "export": export}[call](mp, day(1), day(5))
+    monkeypatch.undo()
+    stopped_as_it_should(mp, database, 0)
+
+
 def test_ctrl_c_while_a_retry_runs(sandbox, export, database) -> None:
     """``retry()`` is stopped as ``export()`` is, and the first result still reads."""
     mp = sandbox(faults=[Fault("status", day(n), status=400) for n in range(2, 6)])

@@ -22,7 +22,7 @@ from mpnb._panel import _static as static
 from mpnb._panel._code import code_of
 from mpnb._panel._feed import UNMET, Frame, Track, plan_frame
 from mpnb._panel._form import Form, place_of
-from mpnb._panel._live import AGAIN_SECONDS, KEEP, Screen, weakly
+from mpnb._panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._panel._pump import TICK_SECONDS, pump
 from mpnb._plan import ExportPlan
 from mpnb._result import ExportResult
@@ -111,7 +111,7 @@ class Panel:
             self._flush_at = math.inf
             self._screen.grid.send_state("state")
             if self._bundle is not None:
-                self._note = KEEP.format("panel.result")
+                self._note = " ".join(self._screen.keep("panel.result"))
                 self._screen.grid.paint(self._track.frame(self._cells, self._actions(), **self._words()))
                 self._screen.swap(self._bundle)
                 self._worker.shutdown(wait=False)

@@ -93,6 +93,10 @@ class Screen:
         if isinstance(index, int) and 0 <= index < len(cells):
             self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
 
+    def keep(self, what: str) -> list[str]:
+        """Say how to keep what ended, for the pages in which no output can be swapped."""
+        return [KEEP.format(what)] if self._ids else []
+
     def swap(self, bundle: dict[str, Any]) -> None:
         """Put what stays in place of every output."""
         for display_id in self._ids:
@@ -157,7 +161,7 @@ class JobPanel:
             self._flush_at = now + AGAIN_SECONDS
         elif now >= self._flush_at:
             self._flush_at = math.inf
-            self.grid.paint(self._frame(KEEP.format("the result")))
+            self.grid.paint(self._frame(*self._screen.keep("the result")))
             self.grid.send_state("state")
             self._screen.swap(self._bundle)
         return self._flush_at if self._flush_at < math.inf else None

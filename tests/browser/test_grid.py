@@ -179,6 +179,17 @@ def test_foreign_text_stays_text(host: Callable[..., Page]) -> None:
     assert page.evaluate("window.evil") is None
 
 
+def test_code_is_shown_where_it_cannot_be_copied(host: Callable[..., Page]) -> None:
+    """Copy as code shows the code as well: a page that is not on https or loopback has no clipboard."""
+    page = host(["queued"])
+    actions = [{"id": "copy", "label": "Copy as code", "enabled": True}]
+    page.evaluate("all => window.update(all)", {"info": info(actions=actions, code="result = 1")})
+    page.get_by_role("button", name="Copy as code").click()
+    expect(page.locator(".mpnb-code pre")).to_have_text("result = 1")
+    expect(page.get_by_role("status")).to_have_text("Copy it from below")
+    assert page.evaluate("window.sent") == []
+
+
 def test_every_state_has_a_glyph_and_a_colour_of_its_own(host: Callable[..., Page]) -> None:
     """States differ by glyph and by looks; with forced colours the glyph stays; with reduced motion nothing moves."""
     page = host(STATUSES)

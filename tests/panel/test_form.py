@@ -15,7 +15,7 @@ from mpnb import _plan as planning
 from mpnb._panel._code import code_of
 from mpnb._panel._form import Form, place_of, preset_range
 
-SECRET = "never-to-be-seen"
+SECRET = "never-to-be-seen"  # pragma: allowlist secret
 
 
 def form(**given: Any) -> Form:

@@ -179,7 +179,9 @@ def test_a_panel_lets_go_of_its_result(kernel: Kernel, known: Known) -> None:
     with serve(events_per_day=5) as mp:
         kernel.run(known(mp))
         kernel.run("mpnb.export('2026-01-01', '2026-01-02', quota=WIDE, database='x.duckdb').total_rows")
-        kernel.run("job = mpnb.start('2026-01-03', '2026-01-04', quota=WIDE, database='x.duckdb')\ndisplay(job.panel())")
+        kernel.run(
+            "job = mpnb.start('2026-01-03', '2026-01-04', quota=WIDE, database='x.duckdb')\ndisplay(job.panel())"
+        )
         kernel.run("job.result().total_rows; del job")
         count = "import gc; gc.collect(); print(sum(isinstance(o, mpnb.ExportJob) for o in gc.get_objects()))"
         kernel.until(lambda: kernel.run(count) == "0")
