@@ -110,7 +110,13 @@ def unmet_batches(cursor: DuckDBPyConnection, table: str, first: date | None, la
 
 
 def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
-    """Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process."""
+    """
+    Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process.
+
+    A database that is open for reading alone stays as it is: those batches are in no list, and their days are missing.
+    """
+    if run(cursor, "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()") == [(True,)]:
+        return
     run(
         cursor,
         f"UPDATE {LEDGER} SET status = 'cancelled', kind = 'cancelled', retryable = true, hint = ?,"

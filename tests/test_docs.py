@@ -195,7 +195,7 @@ def test_the_readme_shows_the_columns_that_there_are(
 def test_the_map_of_modules_is_complete() -> None:
     """Each module of the package has its line in CONTRIBUTING, and each line its module."""
     told = {name for row in table(CONTRIBUTING, "| module |") for name in ticked(row[0])}
-    real = {path.stem for path in (ROOT / "mpnb").glob("_*.py")} - {"__init__", "__main__", "_version"}
+    real = {path.stem for path in (ROOT / "mpnb").glob("*.py")} - {"__init__", "__main__", "_version"}
     real |= {f"{path.parent.name}/" for path in (ROOT / "mpnb").glob("*/__init__.py")}
     assert told == real
 

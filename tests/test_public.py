@@ -33,6 +33,7 @@ NAMES = [
     "Spool",
     "TableError",
     "__version__",
+    "analysis",
     "export",
     "panel",
     "plan",

@@ -406,6 +406,19 @@ def test_open_reads_all_there_is_without_credentials(sandbox, export, database) 
     assert len(mp.requests) == sent
 
 
+def test_open_takes_a_connection_for_reading_alone(sandbox, export, database) -> None:
+    """What a process that died left unfinished cannot be marked there: it stays, and its days are missing."""
+    mp = sandbox()
+    export(mp).close()
+    with duckdb.connect(str(database)) as con:
+        con.execute("UPDATE mpnb_batches SET status = 'writing' WHERE from_date = ?", [day(3)])
+    with duckdb.connect(str(database), read_only=True) as con, mpnb.open(con) as db:
+        assert db.total_rows == mp.count(day(1), day(2))
+        assert [row[1] for row in db.batches.select("from_date, status").fetchall()] == ["done", "done", "writing"]
+        name = db.event_names().fetchall()[0][0]
+        assert len(db.event(name)) == db.events.filter(f"event_name = '{name}'").shape[0]
+
+
 def test_open_makes_nothing(tmp_path) -> None:
     """A file that is not there is an error, not a new database."""
     with pytest.raises(mpnb.DatabaseError, match="there is no database at"):
