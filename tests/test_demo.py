@@ -20,13 +20,12 @@ from mpnb.sandbox import serve
 COMMAND = [sys.executable, "-m", "mpnb", "demo"]
 # A minute would be too long for anyone who just wants to see; it takes about fifteen seconds.
 SECONDS = 60
-FIRST, LAST = today() - timedelta(days=DAYS), today() - timedelta(days=1)
 
 
 def served() -> int:
     """Count the events that the demo's sandbox makes up: the same in every one that is not told otherwise."""
     with serve() as mp:
-        return mp.count(FIRST, LAST)
+        return mp.count(today() - timedelta(days=DAYS), today() - timedelta(days=1))
 
 
 def temporary(folder: Path) -> Path:
