@@ -14,6 +14,7 @@ from mpnb import analysis
 from mpnb._api import export, plan, start
 from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
 from mpnb._board import BatchProgress, JobProgress
+from mpnb._check import Check
 from mpnb._credentials import Credentials
 from mpnb._errors import (
     ClosedError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "BatchProgress",
+    "Check",
     "ClosedError",
     "Credentials",
     "CredentialsError",

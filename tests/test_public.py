@@ -17,6 +17,7 @@ import mpnb.sandbox
 NAMES = [
     "Batch",
     "BatchProgress",
+    "Check",
     "ClosedError",
     "Credentials",
     "CredentialsError",
