@@ -163,16 +163,14 @@ class BatchBoard:
     def _seconds(self, index: int) -> float:
         return time.monotonic() - self._began[index] if index in self._began else 0.0
 
-    def cell(self, index: int) -> BatchProgress:
-        """Give one batch as it is now."""
-        with self._lock:
-            cell = self._cells[index]
-            return cell if cell.status in ENDED else replace(cell, seconds=self._seconds(index))
-
     def cells(self) -> list[BatchProgress]:
         """Give every batch as it is now, in the order of their indexes."""
         with self._lock:
-            return list(self._cells)
+            cells = list(self._cells)
+            for index in self._began:
+                if cells[index].status not in ENDED:
+                    cells[index] = replace(cells[index], seconds=self._seconds(index))
+            return cells
 
     def progress(self) -> JobProgress:
         """Sum up all batches as they are now."""

@@ -100,7 +100,9 @@ _STYLE = (
     "max-width:72em;margin:4px 0"
 )
 _CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;white-space:normal;overflow-wrap:anywhere"
-_RULE = "border-top:1px solid var(--jp-border-color2,rgba(128,128,128,.4))"
+# JupyterLab stripes tables, which cuts short ones in two.
+_ROW = "background:none"
+_RULE = f"{_ROW};border-top:1px solid var(--jp-border-color2,rgba(128,128,128,.4))"
 
 
 def html(summary: Summary, figure: str = "") -> str:
@@ -111,7 +113,7 @@ def html(summary: Summary, figure: str = "") -> str:
         figure: HTML that stands below the title.
     """
     facts = "".join(
-        f'<tr><th scope="row" style="{_CELL};font-weight:600">{escape(name)}</th>'
+        f'<tr style="{_ROW}"><th scope="row" style="{_CELL};font-weight:600">{escape(name)}</th>'
         f'<td style="{_CELL}">{escape(value)}</td></tr>'
         for name, value in summary.facts
     )
@@ -122,7 +124,8 @@ def html(summary: Summary, figure: str = "") -> str:
     ]
     if summary.unmet:
         word = plural(summary.unmet, "batch is", "batches are")
-        parts.append(f'<div style="font-weight:600;margin-top:6px">{summary.unmet:,} {word} missing</div><ul>')
+        parts.append(f'<div style="font-weight:600;margin-top:6px">{summary.unmet:,} {word} missing</div>')
+        parts.append('<ul style="margin:2px 0 6px">')
         parts += [
             f"<li><b>{count:,} × {escape(kind)}</b> – {escape(sentence)}</li>"
             for kind, count, sentence in summary.kinds

@@ -2,7 +2,7 @@
 Kernels as a user's machine has them, but for homes of their own.
 
 ``MPNB_KERNEL_PATH`` names a folder whose packages a kernel finds first: with an older ipykernel in it, the tests of
-the panel run on that one. See CONTRIBUTING.md.
+the panel run on that one, and ``MPNB_KERNEL_VERSION`` says which it must be. See CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 KERNEL_PATH = os.environ.get("MPNB_KERNEL_PATH", "")
+KERNEL_VERSION = os.environ.get("MPNB_KERNEL_VERSION", "")
 OURS = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_REGION", "MP_API_BASE_URL")
 
 
@@ -21,7 +22,7 @@ def environment(home: Path) -> dict[str, str]:
     spec = home / "data" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True, exist_ok=True)
     root = str(Path(__file__).parents[1])
-    paths = [path for path in (KERNEL_PATH, root) if path]
+    paths = [os.path.abspath(path) for path in (KERNEL_PATH, root) if path]
     spec.write_text(
         json.dumps(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,20 +15,24 @@ import ipywidgets
 
 from mpnb import _api as api
 from mpnb._board import BatchProgress
-from mpnb._errors import MpnbError, PlanError
+from mpnb._errors import MpnbError
 from mpnb._job import ExportJob
 from mpnb._panel import _frontend as frontend
 from mpnb._panel import _login as login
 from mpnb._panel import _static as static
 from mpnb._panel._code import code_of
 from mpnb._panel._feed import UNMET, Frame, Track, plan_frame
-from mpnb._panel._form import Form, place_of
+from mpnb._panel._form import Form, in_labels, place_of, planned
 from mpnb._panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._panel._pump import TICK_SECONDS, pump
 from mpnb._plan import ExportPlan
 from mpnb._result import ExportResult
+from mpnb._store import MEMORY
 
 NAMES = tuple(inspect.signature(api.start).parameters)
+# Where an error may be gone without a change of the form: the same is tried once more by Start.
+OUTSIDE = frozenset({"database", "table", "form"})
+LOOK_SECONDS = 1.0
 
 
 class Panel:
@@ -51,11 +56,12 @@ class Panel:
         self._asked: dict[str, Any] = {}
         self._plan: ExportPlan | None = None
         self._errors: dict[str, str] = {}
+        self._twin: Panel | None = None
         # After it: the export with its retries, and their batches as they were when last looked at.
         self._track: Track | None = None
         self._cells: list[BatchProgress] = []
         self._seen: tuple[int, int] | None = None
-        self._ended = False
+        self._ended: ExportJob | None = None
         self._note = ""
         self._bundle: dict[str, Any] | None = None
         self._flush_at = math.inf
@@ -105,7 +111,7 @@ class Panel:
             self._then(work)
         if self._track is None:
             self._look_at_form()
-            return math.inf
+            return now + LOOK_SECONDS if self._twin is not None else math.inf
         self._look_at_job(self._track)
         if now >= self._flush_at:
             self._flush_at = math.inf
@@ -120,10 +126,13 @@ class Panel:
         return None if self._bundle is not None and self._flush_at == math.inf else self._flush_at
 
     def _hear(self, message: dict[str, Any]) -> None:
-        buttons = {"start": self._start, "cancel": self._cancel, "retry": self._retry, "close": self._close}
+        buttons = {
+            "start": self._start, "show": self._show_twin, "cancel": self._cancel, "retry": self._retry,
+            "close": self._close,
+        }  # fmt: skip
         kind = message.get("type")
         if kind == "cell":
-            self._screen.answer(message, self._cells)
+            self._screen.answer(message, self._track.cells() if self._track else [])
         elif kind == "form":
             self._changed = True
         elif kind == "login" and (self.job is None or self.job.done()):
@@ -146,10 +155,13 @@ class Panel:
         job = self.job
         ended = job is not None and job.done() and not self._busy and self._bundle is None
         running = job is not None and not job.done()
-        ready = job is None and not self._busy and self._plan is not None and self._credentials is not None
+        ready = self._plan is not None or (bool(self._errors) and self._errors.keys() <= OUTSIDE)
+        ready = ready and job is None and not self._busy and self._credentials is not None
         unmet = sum(cell.status in UNMET for cell in self._cells) if ended else 0
+        show = [{"id": "show", "label": "Show it", "enabled": True}] if self._twin is not None else []
         return [
-            {"id": "start", "label": "Start", "enabled": ready, "look": "primary"},
+            *show,
+            {"id": "start", "label": "Start", "enabled": ready and not show, "look": "primary"},
             {"id": "cancel", "label": "Cancel", "enabled": running and job is not None and not job.cancelled()},
             {"id": "retry", "label": f"Retry failed ({unmet:,})" if unmet else "Retry failed", "enabled": unmet > 0},
             {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked) and not self._errors},
@@ -163,18 +175,20 @@ class Panel:
     # --- before the start ----------------------------------------------------------------------------------------
 
     def _look_at_form(self) -> None:
-        if self._changed and self._work is None:
+        if self._work is None and (self._changed or self._twin is not self._find_twin()):
             self._changed = False
-            try:
-                asked = self._form.asked()
-            except PlanError as error:
-                self._refuse(error)
-            else:
-                passed = {name: value for name, value in self._given.items() if name not in asked}
-                self._asked = asked = {**asked, **passed, "credentials": self._credentials}
-                self._submit(lambda: api.plan(**asked), self._on_plan)
+            asked, wrong = self._form.asked()
+            passed = {name: value for name, value in self._given.items() if name not in asked}
+            self._asked = asked = {**asked, **passed, "credentials": self._credentials}
+            self._twin = self._find_twin()
+            self._submit(lambda: planned(asked, wrong), self._on_plan)
         self._form.paint(self._errors)
-        more = {"phase": self._phase(), **self._words()}
+        words = self._words()
+        if self._twin is not None:
+            words["notes"].append(
+                "Another panel of this notebook is exporting into this table: “Show it” shows that here."
+            )
+        more = {"phase": self._phase(), **words}
         plan = self._plan
         frame = (
             Frame(info={"actions": self._actions(), **more})
@@ -191,13 +205,12 @@ class Panel:
         return "login" if self._credentials is None else "idle"
 
     def _refuse(self, error: Exception) -> None:
-        self._plan, self._busy, self._errors = None, "", {place_of(error): str(error)}
+        self._plan, self._busy, self._errors = None, "", {place_of(error): in_labels(error)}
 
     def _on_plan(self, work: Future[Any]) -> None:
-        try:
-            self._plan, self._errors = work.result(), {}
-        except Exception as error:
-            self._refuse(error)
+        self._plan, self._errors = work.result()
+        if self._plan is None:
+            self._busy = ""
         if self._busy and not self._changed:
             asked = self._asked
             self._submit(lambda: api.start(**asked), self._on_start)
@@ -215,16 +228,32 @@ class Panel:
             return
         self._login.layout.display = self._form.box.layout.display = "none"
 
+    def _find_twin(self) -> Panel | None:
+        """Find the panel that exports into this table now: it may be of this very cell, before it was run again."""
+        here = _table_of(self._asked)
+        for other in pump.shown():
+            if isinstance(other, Panel) and other.job and not other.job.done() and _table_of(other._asked) == here:
+                return other
+        return None
+
+    def _show_twin(self) -> None:
+        """Follow the same export, with its retries."""
+        if self._twin is not None:
+            self._track, self._asked = self._twin._track, self._twin._asked
+            self._credentials, self._from_environment = self._twin._credentials, self._twin._from_environment
+            self._login.info = self._twin._login.info
+            self._login.layout.display = self._form.box.layout.display = "none"
+
     # --- after the start -----------------------------------------------------------------------------------------
 
     def _look_at_job(self, track: Track) -> None:
-        ends = track.job.done() and not self._ended
+        ends = track.job.done() and self._ended is not track.job
         if track.version == self._seen and not ends and not self._changed:
             return
         self._seen, self._changed = track.version, False
         self._cells = track.cells()
         if ends:
-            self._ended = True
+            self._ended = track.job
             self._end(track)
         self._screen.grid.paint(track.frame(self._cells, self._actions(), **self._words()))
 
@@ -237,6 +266,8 @@ class Panel:
             return
         if missing:
             self._login.layout.display = None  # it may be the credentials that were wrong
+            if any(cell.kind == "auth" for cell in self._cells):
+                self._login.info = login.refused(self._login.info)
         else:
             self._close()
 
@@ -258,7 +289,9 @@ class Panel:
             return
         if self._track is not None:
             self._track.go_on(job)
-            self._ended = False
+            for other in pump.shown():
+                if isinstance(other, Panel) and other._track is self._track:
+                    pump.wake(other)
             self._login.layout.display = "none"
 
     def _close(self) -> None:
@@ -273,10 +306,19 @@ class Panel:
         if self._bundle is not None:
             frontend.show(self._bundle)
         elif frontend.has_kernel():
-            self._screen.show(self._box, repr(self))
+            self._screen.show(self._box, "mpnb: the control panel")
         else:
             print("The panel needs a notebook: mpnb.export() does the same without one.")
 
     def __repr__(self) -> str:
         """Say how far it is."""
         return f"<mpnb panel: {self.job!r}>" if self.job else "<mpnb panel: nothing started yet>"
+
+
+def _table_of(asked: dict[str, Any]) -> object:
+    """Give what is the same for two panels where they write the same table."""
+    database = asked.get("database")
+    if database == MEMORY:
+        return object()  # each of them is another one
+    where = os.path.abspath(database) if isinstance(database, str | os.PathLike) else id(database)
+    return where, str(asked.get("table")).lower()

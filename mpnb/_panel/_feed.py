@@ -31,9 +31,10 @@ class Frame:
     """
     Hold what the grid shows at one moment.
 
-    ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text), ``done``, ``failed`` and ``total``
-    (batches that ended well, ended otherwise, and all), ``elapsed`` (seconds, where a clock runs), ``until`` (seconds
-    since the epoch), ``failures`` (by kind), and what the buttons need: ``actions``, ``code``, ``note``.
+    ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock into
+    "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
+    (seconds, where a clock runs) and ``at`` and ``until`` (seconds since the epoch), ``failures`` (by kind), ``notes``,
+    and what the buttons need: ``actions`` and ``code``.
     """
 
     state: bytes = b""
@@ -98,6 +99,7 @@ class Track:
         ]
         if now.rows and now.elapsed >= WORTH_A_RATE:
             facts.append(("events a second", f"{now.rows / now.elapsed:,.0f}"))
+        facts.append(("elapsed", ""))
         if not now.finished:
             if now.seconds_left is not None and not now.waiting_until:
                 facts.append(("left", "about " + rough(now.seconds_left)))
@@ -111,6 +113,7 @@ class Track:
             "failed": unmet,
             "total": len(cells),
             "elapsed": round(now.elapsed, 1),
+            "at": round(time.time(), 1),
             "until": now.waiting_until if now.waiting_until and now.waiting_until > time.time() else None,
             "failures": failures(cells) if unmet else [],
         }
@@ -176,10 +179,11 @@ def packed_state(statuses: Sequence[str]) -> bytes:
 
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
     """Give four bytes a batch: its first day and how many it has."""
+    # A day that two bytes cannot count, before 1970 or after 2149, shows as the nearest that they can.
     numbers = array(
         "I",
         [
-            first.toordinal() - EPOCH | (last.toordinal() - first.toordinal() + 1) << 16
+            min(max(first.toordinal() - EPOCH, 0), 0xFFFF) | (last.toordinal() - first.toordinal() + 1) << 16
             for first, last in ranges
         ],
     )  # fmt: skip

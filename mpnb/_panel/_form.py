@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from html import escape
 from typing import Any
 
 import ipywidgets as w
 
+from mpnb import _api as api
 from mpnb import _plan as planning
 from mpnb._api import MODES
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
+from mpnb._plan import ExportPlan
 
 DAY = timedelta(days=1)
+# A year of which not all digits are typed yet is such a day. Mixpanel was founded in 2009, and takes imports of older
+# events; a grid's days begin in 1970.
+FIRST_DAY = date(1970, 1, 1)
 CUSTOM = "custom"
 PRESETS = (
     ("Last 7 days", "7"),
@@ -33,6 +38,23 @@ PLACES = {
     "from_date": "dates", "to_date": "dates", "events": "events", "where": "where", "workers": "workers",
     "chunk_days": "chunk_days", "mode": "mode", "database": "database", "table": "table",
 }  # fmt: skip
+# What stands in for a field that is wrong, so that what is wrong with the others shows as well.
+SOUND: dict[str, dict[str, Any]] = {
+    "dates": {"from_date": "yesterday", "to_date": "yesterday"},
+    "events": {"events": None},
+    "where": {"where": None},
+    "workers": {"workers": 1},
+    "chunk_days": {"chunk_days": 1},
+    "database": {"database": ":memory:"},
+    "table": {"table": "events"},
+}
+# Arguments whose labels are other words.
+LABELS = {
+    "from_date": "first day",
+    "to_date": "last day",
+    "chunk_days is a whole number from 1 to 100": "a whole number from 1 to 100, or auto",
+    "workers is a whole number": "a whole number",
+}
 
 
 def preset_range(preset: str, now: date) -> tuple[date, date]:
@@ -51,6 +73,46 @@ def place_of(error: Exception) -> str:
     return PLACES.get(str(error).split(" ", 1)[0], "form")
 
 
+def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan | None, dict[str, str]]:
+    """
+    Plan what the fields ask for, or say what is wrong with each of them.
+
+    Args:
+        asked: arguments of ``mpnb.plan()``.
+        errors: what is known to be wrong already, by field; sound values stand in for those.
+    """
+    errors = dict(errors)
+    while True:
+        try:
+            plan = api.plan(**asked)
+        except Exception as error:
+            place = place_of(error)
+            if place in errors:
+                return None, errors
+            errors[place] = in_labels(error)
+            if place not in SOUND:
+                return None, errors
+            asked = asked | SOUND[place]
+        else:
+            return (None, errors) if errors else (plan, {})
+
+
+def in_labels(error: Exception) -> str:
+    """Say what is wrong in the words that stand above the fields."""
+    text = str(error)
+    for name, label in LABELS.items():
+        text = text.replace(name, label)
+    return text
+
+
+def _number(text: str) -> int | str:
+    """Read a whole number; what is none is left to those who say what is wrong with it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 class Form:
     """
     Hold the fields. After it is on the screen, the browser alone writes their values and the pump all else.
@@ -62,29 +124,30 @@ class Form:
 
     def __init__(self, given: dict[str, Any], on_change: Callable[[], object]) -> None:
         first, last, preset = _dates(given)
-        events = given.get("events")
-        names = [events] if isinstance(events, str) else list(events or ())
+        events = given.get("events", ())
+        names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
         database = given.get("database", "mixpanel.duckdb")
         self._connection = None if isinstance(database, str | os.PathLike) else database
         path = os.fspath(database) if self._connection is None else "the open connection"
-        chunk_days = str(given.get("chunk_days", 7))
         mode = given.get("mode", "resume")
+        if mode not in MODES:
+            raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
         self.preset = w.Dropdown(description="Days", options=PRESETS, value=preset)
         self.first = w.DatePicker(description="First day", value=first)
         self.last = w.DatePicker(description="Last day", value=last)
         self.events = w.Textarea(
-            description="Events", value="\n".join(names), placeholder="all, or one name a line", rows=1
+            description="Events", value="\n".join(map(str, names)), placeholder="all, or one name a line", rows=1
         )
         self.where = w.Text(
-            description="Where", value=given.get("where") or "", placeholder='properties["$os"] == "iOS"'
+            description="Where", value=str(given.get("where", "")), placeholder='properties["$os"] == "iOS"'
         )
         self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
-        self.table = w.Text(description="Table", value=given.get("table", "events"))
-        self.workers = w.IntText(description="Workers", value=given.get("workers", 10), continuous_update=True)
-        self.chunk_days = w.Text(description="Days a batch", value=chunk_days, placeholder="1–100, or auto")
-        self.mode = w.Dropdown(
-            description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode if mode in MODES else "resume"
+        self.table = w.Text(description="Table", value=str(given.get("table", "events")))
+        self.workers = w.Text(description="Workers", value=str(given.get("workers", 10)), placeholder="1–100")
+        self.chunk_days = w.Text(
+            description="Days a batch", value=str(given.get("chunk_days", 7)), placeholder="1–100, or auto"
         )
+        self.mode = w.Dropdown(description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode)
         self._range = w.HTML()
         self._errors = {name: w.HTML() for name in (*dict.fromkeys(PLACES.values()), "form")}
         for error in self._errors.values():
@@ -122,42 +185,36 @@ class Form:
             self.chunk_days, self.mode,
         ]  # fmt: skip
 
-    def asked(self) -> dict[str, Any]:
-        """
-        Give the fields as arguments of ``mpnb.start()``.
-
-        Raises:
-            PlanError: a field cannot be read; the message begins with the argument's name.
-        """
-        first, last = self._range_asked()
-        chunk_days: int | str = self.chunk_days.value.strip().lower()
-        if chunk_days != "auto":
-            try:
-                chunk_days = int(chunk_days)
-            except ValueError:
-                raise PlanError(f"chunk_days is a whole number from 1 to 100, or auto, not {chunk_days!r}") from None
+    def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Give the fields as arguments of ``mpnb.start()``, and what is wrong with those that cannot be."""
+        dates, wrong = self._dates_asked()
+        chunk_days = self.chunk_days.value.strip().lower()
         names = [line.strip() for line in self.events.value.splitlines() if line.strip()]
-        return {
-            "from_date": first.isoformat(),
-            "to_date": last.isoformat(),
+        asked = {
+            **dates,
             "events": names or None,
             "where": self.where.value.strip() or None,
             "database": self._connection if self._connection is not None else self.database.value.strip(),
             "table": self.table.value.strip(),
-            "workers": self.workers.value,
-            "chunk_days": chunk_days,
+            "workers": _number(self.workers.value.strip()),
+            "chunk_days": chunk_days if chunk_days == "auto" else _number(chunk_days),
             "mode": self.mode.value,
         }
+        return asked, {"dates": wrong} if wrong else {}
 
-    def _range_asked(self) -> tuple[date, date]:
-        now = planning.today()
-        if self.preset.value != CUSTOM:
-            return preset_range(self.preset.value, now)
+    def _dates_asked(self) -> tuple[dict[str, str], str]:
+        now, wrong = planning.today(), ""
         first, last = self.first.value, self.last.value
-        if first is None or last is None:
-            raise PlanError(f"{'from_date' if first is None else 'to_date'} is no day of the calendar")
+        if self.preset.value != CUSTOM:
+            first, last = preset_range(self.preset.value, now)
+        elif first is None or last is None:
+            wrong = f"choose the {'first' if first is None else 'last'} day"
+        elif first < FIRST_DAY:
+            wrong = f"first day {first} is before {FIRST_DAY}"
+        if wrong or first is None or last is None:
+            return dict(SOUND["dates"]), wrong
         # Cut here, where a warning would go into whichever cell runs next.
-        return first, min(last, now) if first <= now else last
+        return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
 
     def paint(self, errors: dict[str, str]) -> None:
         """Show what is wrong, by field, and which days a preset means. The pump's thread alone calls it."""

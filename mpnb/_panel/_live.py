@@ -79,8 +79,9 @@ class Screen:
                 taken.append(self.inbox.get_nowait())
         return taken
 
-    def show(self, widget: Any, text: str) -> None:
+    def show(self, widget: Any, what: str) -> None:
         """Put a widget that holds the grid into the running cell, with a text for viewers that show no widgets."""
+        text = f"{what}, live where a notebook shows widgets"
         bundle = widget._repr_mimebundle_()
         data: dict[str, Any] = bundle[0] if isinstance(bundle, tuple) else bundle
         self._ids.append(
@@ -88,7 +89,7 @@ class Screen:
         )  # fmt: skip
 
     def answer(self, message: Message, cells: list[BatchProgress]) -> None:
-        """Tell the details of a cell that was asked for."""
+        """Tell the details of a cell that was asked for, as it is now."""
         index = message.get("index")
         if isinstance(index, int) and 0 <= index < len(cells):
             self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
@@ -148,7 +149,7 @@ class JobPanel:
             self.grid.paint(self._frame())
         for message in self._screen.messages():
             if message.get("type") == "cell":
-                self._screen.answer(message, self._cells)
+                self._screen.answer(message, self._track.cells())
             elif message.get("type") == "cancel":
                 self.job.cancel()
                 self._seen = None
@@ -170,7 +171,7 @@ class JobPanel:
         if self._bundle:
             frontend.show(self._bundle)
         elif frontend.has_kernel():
-            self._screen.show(self.grid, repr(self))
+            self._screen.show(self.grid, f"mpnb: an export of {self.grid.info['title']}")
             if self._bundle:  # it ended just now
                 self._screen.swap(self._bundle)
         else:

@@ -37,7 +37,14 @@ class Login(anywidget.AnyWidget):
 
 
 def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]]:
-    """Give the credentials that were passed in or that the environment has, and what to say about them."""
+    """
+    Give the credentials that were passed in or that the environment has, and what to say about them.
+
+    Raises:
+        CredentialsError: what was passed in is none.
+    """
+    if given is not None and not isinstance(given, Credentials):
+        raise CredentialsError("credentials is an mpnb.Credentials")
     try:
         credentials = given or Credentials.from_environment()
     except CredentialsError as error:
@@ -61,6 +68,11 @@ def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
     return credentials, said(credentials, "typed here")
 
 
+def refused(info: dict[str, Any]) -> dict[str, Any]:
+    """Say that Mixpanel did not accept them, and open the fields for others."""
+    return info | {"open": True, "error": "Mixpanel refuses these: type others here, then press Retry failed"}
+
+
 def said(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
     """Say whose credentials they are, never the secret."""
     if credentials is None:
@@ -71,6 +83,7 @@ def said(credentials: Credentials | None, source: str, error: str = "") -> dict[
     region = os.environ.get("MP_REGION", "").strip().lower()
     return {
         "found": credentials is not None,
+        "open": credentials is None,
         "text": text,
         "error": error,
         "regions": list(HOSTS),

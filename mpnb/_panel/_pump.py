@@ -76,6 +76,11 @@ class Pump:
                 self._thread.start()
         self._woken.set()
 
+    def shown(self) -> list[Shown]:
+        """List what it has not let go."""
+        with self._lock:
+            return list(self._dues)
+
     def _run(self) -> None:
         before = self.cpu_seconds
         while True:

@@ -18,6 +18,7 @@ GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
 COLOURS = {
     "done": "#009e73", "empty": "#009e73", "failed": "#d55e00", "cancelled": "#cc79a7", "skipped": "#808080",
 }  # fmt: skip
+LOOKS = {"empty": " class=o", "queued": " class=o", "cancelled": " class=k"}  # an outline, a dark glyph
 # Up to so many batches, cells of so many pixels: as in grid.js, and a little smaller.
 SIZES = ((60, 22), (240, 18), (1200, 13), (math.inf, 10))
 # A viewer that strips this leaves a line of coloured glyphs, which says the same.
@@ -28,6 +29,7 @@ STYLE = """<style>
 font:600 calc(var(--s)*.6)/1 sans-serif;
 background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparent}
 .mpnb-ended b.o{background:none;border-color:currentColor;-webkit-text-fill-color:currentColor}
+.mpnb-ended b.k{-webkit-text-fill-color:#1a1a1a}
 @media (forced-colors:active){.mpnb-ended b{border-color:CanvasText;-webkit-text-fill-color:CanvasText}}
 </style>"""
 
@@ -67,7 +69,7 @@ def grid(cells: Sequence[BatchProgress]) -> str:
         run = list(group)
         dates = display.days(run[0].from_date, run[-1].to_date)
         many = f", {len(run):,} batches" if len(run) > 1 else ""
-        box = f"<b{' class=o' if status in ('empty', 'queued') else ''}>{GLYPHS[status]}</b>"
+        box = f"<b{LOOKS.get(status, '')}>{GLYPHS[status]}</b>"
         runs.append(
             f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
             f"{box * len(run)}</span>"

@@ -14,12 +14,14 @@ const PHASES = {
   done: "Done", failed: "Ended", cancelled: "Cancelled", error: "Stopped by an error",
 };
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
+const UNDER_WAY = new Set(["waiting", "fetching", "writing"]);
 // Up to so many batches, cells of so many pixels with so many between them.
 const SIZES = [[60, 26, 4], [240, 20, 3], [1200, 15, 3], [Infinity, 12, 2]];
 const BREATHING = 240; // cells that move are dear where there are many
 const REST_MS = 80; // a pointer that only sweeps over cells asks for nothing
 const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a cell
 const SPEAK_MS = 5000;
+const GONE = "The connection to the kernel is gone. If it was restarted, run the cell again: what was fetched is in the table.";
 
 // JupyterLab takes Enter and the arrows for its cells, unless it is told not to.
 const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
@@ -66,7 +68,7 @@ function cellGrid(parent, onPoint) {
   }
 
   function layOut() {
-    const width = box.clientWidth;
+    const width = grid.clientWidth;
     if (!width || !cells.length) return;
     const fit = Math.max(1, Math.floor((width + gap) / (size + gap)));
     if (fit === columns && grid.childElementCount === Math.ceil(cells.length / fit)) return;
@@ -199,11 +201,22 @@ function render({ model, el }) {
   const failures = make("div", "mpnb-failures", root);
   const code = make("div", "mpnb-code", root);
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
-  const timers = { rest: 0, tick: 0, answer: 0, refresh: 0 };
-  let pointed = null, answer = null, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "";
+  const timers = { rest: 0, tick: 0, answer: 0 };
+  let pointed = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "";
+
+  // ipywidgets marks the views of a kernel that is gone with this class, those of a file that was reopened as well.
+  const gone = () => el.closest(".jupyter-widgets-disconnected") !== null;
+  const moving = () => MOVING.has(model.get("info").phase) && !gone();
+
+  function ask() {
+    if (pointed === null || gone()) return;
+    asked = true;
+    model.send({ type: "cell", index: pointed });
+  }
 
   function press(id, button) {
     if (id === "copy") return copy(button);
+    if (gone()) return;
     model.send({ type: id });
     busy = "";
     clearTimeout(timers.answer);
@@ -232,7 +245,8 @@ function render({ model, el }) {
     answer = null;
     paintDetail();
     clearTimeout(timers.rest);
-    if (i !== null) timers.rest = setTimeout(() => model.send({ type: "cell", index: i }), atOnce ? 0 : REST_MS);
+    asked = false;
+    if (i !== null) timers.rest = setTimeout(ask, atOnce ? 0 : REST_MS);
   }
 
   function paintDetail() {
@@ -266,18 +280,23 @@ function render({ model, el }) {
   }
 
   function paintNotes() {
-    const texts = [...(model.get("info").notes ?? []), ...(busy ? [busy] : [])];
+    const texts = gone() ? [GONE] : [...(model.get("info").notes ?? []), ...(busy ? [busy] : [])];
     notes.replaceChildren(...texts.map((text) => { const note = make("p", ""); note.textContent = text; return note; }));
   }
 
   function paintClock() {
     const info = model.get("info");
-    if (info.elapsed === undefined) return paintFacts(facts, info.facts ?? []);
-    const passed = MOVING.has(info.phase) ? (performance.now() - infoAt) / 1000 : 0;
-    const all = [...info.facts];
-    all.splice(Math.min(4, all.length), 0, ["elapsed", duration(info.elapsed + passed)]);
-    if (info.until && MOVING.has(info.phase)) all.push(["waiting until", clock(info.until)]);
+    const seconds = info.elapsed + (moving() ? (performance.now() - infoAt) / 1000 : 0);
+    const all = (info.facts ?? []).map(([name, value]) => [name, name === "elapsed" ? duration(seconds) : value]);
+    if (info.until && moving()) all.push(["waiting until", clock(info.until)]);
     paintFacts(facts, all);
+  }
+
+  // What moves without a message: the clock, and what is known of a batch that is under way.
+  function tick() {
+    if (!moving()) return;
+    paintClock();
+    if (pointed !== null && !asked && UNDER_WAY.has(cells.state(pointed))) ask();
   }
 
   function paintFailures(list) {
@@ -310,9 +329,10 @@ function render({ model, el }) {
     busy = "";
     clearTimeout(timers.answer);
     root.classList.toggle("mpnb-empty-grid", !info.total);
-    setText(phase, (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
+    root.classList.toggle("mpnb-gone", gone());
+    setText(phase, gone() ? "Disconnected" : (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
     setText(title, info.title ?? "");
-    paintButtons(info.actions ?? []);
+    paintButtons((info.actions ?? []).map((action) => ({ ...action, enabled: action.enabled && (!gone() || action.id === "copy") })));
     const total = Math.max(1, info.total ?? 0), done = info.done ?? 0, failed = info.failed ?? 0;
     bar.setAttribute("aria-valuemax", info.total ?? 0);
     bar.setAttribute("aria-valuenow", done + failed);
@@ -333,22 +353,28 @@ function render({ model, el }) {
     if (pointed !== null && pointed >= state.length) point(null, true);
     if (changed === null || changed.has(pointed)) {
       paintDetail();
-      if (pointed !== null) model.send({ type: "cell", index: pointed });
+      ask();
     }
   }
 
   function onMessage(message) {
     if (message.type !== "cell" || message.index !== pointed) return;
     answer = message;
+    asked = false;
     paintDetail();
   }
 
-  const heard = [["change:info", onInfo], ["change:state", onState], ["change:days", onState], ["msg:custom", onMessage]];
+  // After the views' own listeners, which set the class that gone() looks at.
+  const onLive = () => setTimeout(onInfo);
+
+  const heard = [["change:info", onInfo], ["change:state", onState], ["change:days", onState], ["msg:custom", onMessage], ["comm_live_update", onLive]];
   for (const [name, callback] of heard) model.on(name, callback);
   onState();
   onInfo();
   paintDetail();
-  timers.tick = setInterval(() => { if (MOVING.has(model.get("info").phase)) paintClock(); }, 1000);
+  // A page that was loaded anew has what was sent last, which may be a while ago.
+  infoAt -= Math.max(0, Date.now() - 1000 * (model.get("info").at ?? Infinity));
+  timers.tick = setInterval(tick, 1000);
   return () => {
     for (const [name, callback] of heard) model.off(name, callback);
     clearInterval(timers.tick);

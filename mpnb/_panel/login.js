@@ -1,5 +1,5 @@
 // Asks for a service account. What is typed here goes to Python as one message and is no trait, so that no notebook
-// keeps it. `info` says what is known: {found, text, error, regions, region}.
+// keeps it. `info` says what is known: {found, open, text, error, regions, region}.
 
 function make(tag, className, parent, attributes = {}) {
   const node = document.createElement(tag);
@@ -36,7 +36,8 @@ function render({ model, el }) {
     const info = model.get("info");
     summary.textContent = info.text ?? "";
     details.classList.toggle("mpnb-missing", !info.found);
-    details.open = !info.found;
+    details.open = info.open;
+    if (info.found && !info.error) secret.value = "";
     error.textContent = info.error ?? "";
     const regions = info.regions ?? [];
     if (region.childElementCount !== regions.length) {
@@ -47,10 +48,10 @@ function render({ model, el }) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
+    if (el.closest(".jupyter-widgets-disconnected")) return; // the kernel is gone, and the grid below says so
     model.send({
       type: "login", username: username.value, secret: secret.value, project_id: project.value, region: region.value,
     });
-    secret.value = "";
   });
   form.addEventListener("keydown", (event) => event.stopPropagation());
   model.on("change:info", paint);

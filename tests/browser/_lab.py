@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,15 +166,21 @@ class Notebook:
 
     def save(self) -> str:
         """Save, and give what the file then holds."""
-        before = self.path.stat().st_mtime_ns
-        self.command("docmanager:save")
-        until(lambda: self.path.stat().st_mtime_ns != before)
+        # The server writes the file in place: it is whole only when the answer is there.
+        self.page.evaluate(
+            "() => { window.saved = false;"
+            " void window.jupyterapp.shell.currentWidget.context.save().then(() => { window.saved = true; }); }"
+        )
+        self.page.wait_for_function("window.saved")
         return self.path.read_text()
 
-
-def until(is_true: Callable[[], object], seconds: float = 15.0) -> None:
-    """Return when something has become true, and fail when it does not in time."""
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end, f"not true within {seconds} s"
-        time.sleep(0.05)
+    def restart_kernel(self) -> None:
+        """Restart the kernel, without the dialog that asks whether one is sure."""
+        self.page.evaluate(
+            "() => { window.restarted = false;"
+            " void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+            ".then(() => { window.restarted = true; }); }"
+        )
+        self.page.wait_for_function("window.restarted")
+        self.page.wait_for_function(IDLE)
+        self._count = 0

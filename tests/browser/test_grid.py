@@ -95,6 +95,7 @@ def longest_task(page: Page, act: Callable[[], object]) -> float:
         best = min(best, page.evaluate("window.longest"))
         if best < LONGEST_TASK_MS:
             break
+    print(f"longest task: {best:.0f} ms")
     return best
 
 
@@ -142,7 +143,7 @@ def test_it_needs_a_host_of_anywidgets_and_nothing_else(host: Callable[..., Page
     page.evaluate("() => window.say('msg:custom', {type: 'cell', index: 1, facts: [['attempt', '2']], message: 'm'})")
     expect(page.locator(".mpnb-detail")).to_have_text("2012-01-02fetchingattempt 2m")
     page.get_by_role("button", name="Cancel").click()
-    assert page.evaluate("window.sent.at(-1)") == {"type": "cancel"}
+    assert {"type": "cancel"} in page.evaluate("window.sent")
     page.evaluate("all => window.update(all)", {"info": info(phase="done", done=3)})
     expect(page.get_by_role("status")).to_have_text("Done. 3 of 3 batches.")
     page.evaluate("window.end()")
@@ -162,6 +163,25 @@ def test_only_cells_that_changed_are_touched(host: Callable[..., Page]) -> None:
     page.evaluate("all => window.update(all)", {"state": state})
     expect(page.locator(".mpnb-cell.mpnb-empty")).to_have_count(1)
     assert set(page.evaluate("[...window.touched]")) == {"7", "500", "999"}
+
+
+@pytest.mark.parametrize("count", [40, 200, 1000, 5000])
+def test_no_cell_is_cut(host: Callable[..., Page], count: int) -> None:
+    """Cells fill their rows, and none sticks out of the grid, however wide it is."""
+    page = host(["queued"] * count)
+    for width in (1000, 777, 555, 333):
+        page.set_viewport_size({"width": width, "height": 800})
+        # Two frames: in the first the observer of the size lays the cells out.
+        gaps = page.evaluate("""async () => {
+            for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+            const right = document.querySelector('.mpnb-grid').getBoundingClientRect().right;
+            return [...document.querySelectorAll('.mpnb-row')].map(row =>
+                [row.childElementCount, right - row.lastChild.getBoundingClientRect().right]);
+        }""")
+        assert min(gap for _, gap in gaps) >= 0
+        if len(gaps) > 1:
+            assert gaps[0][1] < 30
+            assert len({many for many, _ in gaps[:-1]}) == 1
 
 
 def test_foreign_text_stays_text(host: Callable[..., Page]) -> None:
@@ -256,11 +276,11 @@ def test_text_can_be_read_in_light_and_dark(notebook: Callable[..., Notebook]) -
         book = notebook([known(mp), static + ";", f"mpnb.panel({options})"])
         for number in range(3):
             book.run(number)
-        expect(book.output(2).get_by_role("alert")).to_contain_text("workers")
+        expect(book.output(2).get_by_role("alert")).to_contain_text("from 1 to 100, not 0")
         book.output(2).get_by_label("Workers").fill("3")
         expect(button(book.output(2), "Start")).to_be_enabled()
         book.output(2).get_by_label("Days a batch").fill("x")
-        expect(book.output(2).get_by_role("alert")).to_contain_text("chunk_days")
+        expect(book.output(2).get_by_role("alert")).to_contain_text("or auto")
         texts = ".mpnb-panel :is(label, summary, input, select, textarea, .mpnb-phase, .mpnb-hint, [role=alert], "
         texts += ".mpnb-button[aria-disabled=false]), .mpnb-result :is(th, td, li, code, summary)"
         for theme, background in (("JupyterLab Dark", "#111"), ("JupyterLab Light", "white")):

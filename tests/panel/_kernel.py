@@ -101,6 +101,10 @@ class Kernel:
         datas = [m["content"]["data"] for m in self.messages if m["content"].get("comm_id") == comm]
         return [data["content"] for data in datas if data.get("method") == "custom"]
 
+    def enabled(self, grid: str) -> list[str]:
+        """Give the ids of the buttons of a grid that can be pressed."""
+        return [action["id"] for action in self.state(grid)["info"]["actions"] if action["enabled"]]
+
     def until(self, is_true: Any, seconds: float = ANSWER_SECONDS) -> None:
         """Listen until something has become true, and fail when it does not in time."""
         end = time.monotonic() + seconds

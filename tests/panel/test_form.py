@@ -13,7 +13,7 @@ import pytest
 import mpnb
 from mpnb import _plan as planning
 from mpnb._panel._code import code_of
-from mpnb._panel._form import Form, place_of, preset_range
+from mpnb._panel._form import Form, place_of, planned, preset_range
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret
 
@@ -44,13 +44,13 @@ def test_arguments_fill_the_form_in() -> None:
         "from_date": "2026-01-01", "to_date": "2026-01-31", "events": ["Sign Up", "a, b"], "where": "true",
         "database": "x.duckdb", "table": "t", "workers": 3, "chunk_days": "auto", "mode": "refresh",
     }  # fmt: skip
-    assert form(**given).asked() == given
+    assert form(**given).asked() == (given, {})
 
 
 def test_an_empty_form_is_the_last_thirty_days() -> None:
     """Without arguments the form asks for what ``export`` would do by itself, for the last 30 days."""
     first, last = preset_range("30", planning.today())
-    asked = form().asked()
+    asked, _ = form().asked()
     assert (asked["from_date"], asked["to_date"]) == (first.isoformat(), last.isoformat())
     assert code_of(asked, from_environment=True) == f'import mpnb\n\nresult = mpnb.export("{first}", "{last}")'
 
@@ -59,27 +59,57 @@ def test_an_open_connection_is_passed_on() -> None:
     """A connection cannot be typed: the field names it, and the form gives it back."""
     with duckdb.connect() as con:
         filled = form(database=con)
-        assert filled.asked()["database"] is con
+        assert filled.asked()[0]["database"] is con
         assert filled.database.disabled
 
 
 def test_a_range_that_ends_after_today_is_cut_without_a_warning() -> None:
     """A warning of a background thread would land in whichever cell runs next: the form cuts the range itself."""
-    asked = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
+    asked, _ = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
     assert asked["to_date"] == planning.today().isoformat()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "place"),
-    [("chunk_days", "soon", "chunk_days"), ("first", None, "dates"), ("last", None, "dates")],
+    ("fields", "said"),
+    [
+        ({"first": None}, {"dates": "choose the first day"}),
+        ({"last": None}, {"dates": "choose the last day"}),
+        ({"first": date(202, 1, 1)}, {"dates": "first day 0202-01-01 is before 1970-01-01"}),
+        ({"last": date(2025, 1, 1)}, {"dates": "first day 2026-01-01 is after last day 2025-01-01"}),
+        ({"workers": "ten"}, {"workers": "a whole number from 1 to 100, not 'ten'"}),
+        ({"chunk_days": ""}, {"chunk_days": "a whole number from 1 to 100, or auto, not ''"}),
+        ({"database": ""}, {"database": "database is a path, ':memory:' or a DuckDB connection, not ''"}),
+        (
+            {"first": None, "workers": "0", "chunk_days": "soon", "table": "mpnb_x"},
+            {
+                "dates": "choose the first day",
+                "workers": "a whole number from 1 to 100, not 0",
+                "chunk_days": "a whole number from 1 to 100, or auto, not 'soon'",
+                "table": "table 'mpnb_x': names that begin with mpnb_ are mpnb's own",
+            },
+        ),
+    ],
 )
-def test_a_field_that_cannot_be_read(field: str, value: object, place: str) -> None:
-    """What is no number or no day says so, beside its field."""
-    filled = form(from_date="2026-01-01", to_date="2026-01-02")
-    getattr(filled, field).value = value
-    with pytest.raises(mpnb.PlanError) as caught:
-        filled.asked()
-    assert place_of(caught.value) == place
+def test_each_field_that_is_wrong_says_so(fields: dict[str, object], said: dict[str, str], tmp_path: Path) -> None:
+    """Whatever is wrong is said at once, beside its field and in the words of the labels, and nothing is planned."""
+    filled = form(from_date="2026-01-01", to_date="2026-01-02", database=tmp_path / "x.duckdb")
+    for name, value in fields.items():
+        getattr(filled, name).value = value
+    assert planned(*filled.asked()) == (None, said)
+
+
+@pytest.mark.parametrize("given", [{"mode": "x"}, {"from_date": "soon"}, {"credentials": ("name", "secret")}])
+def test_what_no_field_can_hold_is_refused(given: dict[str, Any]) -> None:
+    """An argument that no field could show raises at once."""
+    with pytest.raises(mpnb.PlanError, match=next(iter(given))):
+        mpnb.panel(**given)
+
+
+@pytest.mark.parametrize("given", [{"workers": "many"}, {"chunk_days": 1.5}, {"table": 5}, {"events": 5}, {"where": 5}])
+def test_what_a_field_can_hold_stands_in_it(given: dict[str, Any]) -> None:
+    """An argument of another type is shown as it is, for a person to put right."""
+    [(name, value)] = given.items()
+    assert getattr(form(**given), name).value == str(value)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +136,8 @@ def test_errors_of_the_plan_have_a_place(asked: dict[str, Any], place: str) -> N
 def test_code_says_what_differs_and_no_secret(tmp_path: Path) -> None:
     """The code is Python, names what differs from the defaults, and reads the secret from the environment."""
     credentials = mpnb.Credentials("me", SECRET, "42", region="eu")
-    asked = form(from_date="2026-01-01", to_date="2026-01-31", where='"a" == "ü"', chunk_days=3).asked() | {
+    asked, _ = form(from_date="2026-01-01", to_date="2026-01-31", where='"a" == "ü"', chunk_days=3).asked()
+    asked |= {
         "credentials": credentials,
         "quota": mpnb.Quota(per_hour=100),
         "spool": mpnb.Spool(tmp_path),
@@ -122,7 +153,7 @@ def test_code_says_what_differs_and_no_secret(tmp_path: Path) -> None:
 
 def test_code_of_the_panel_gives_the_same_plan(tmp_path: Path) -> None:
     """Run as it is, with ``plan`` for ``export``, the code asks for what the form asks for."""
-    asked = form(
+    asked, _ = form(
         from_date="2026-01-01", to_date="2026-01-31", database=tmp_path / "x.duckdb", chunk_days=10, events=["a"]
     ).asked()
     code = code_of(asked, from_environment=True).replace("mpnb.export", "mpnb.plan")

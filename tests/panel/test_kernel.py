@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import duckdb
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -17,7 +18,7 @@ from nbconvert import HTMLExporter
 
 from mpnb._board import STATUSES
 from mpnb.sandbox import Fault, Sandbox, serve
-from tests._kernels import KERNEL_PATH, environment
+from tests._kernels import KERNEL_PATH, KERNEL_VERSION, environment
 from tests.panel._kernel import Kernel
 from tests.panel.conftest import Gate
 
@@ -66,9 +67,12 @@ job.panel()
 
 
 def test_the_kernel_is_the_one_that_was_asked_for(kernel: Kernel) -> None:
-    """``MPNB_KERNEL_PATH`` decides which ipykernel these tests run on."""
-    place = kernel.run("import ipykernel; print(ipykernel.__file__)")
-    assert place.startswith(KERNEL_PATH or sys.prefix)
+    """``MPNB_KERNEL_PATH`` decides which ipykernel these tests run on, and ``MPNB_KERNEL_VERSION`` says which it is."""
+    said = kernel.run("import ipykernel; print(ipykernel.__version__, ipykernel.__file__)")
+    print(f"ipykernel {said}")
+    version, place = said.split(maxsplit=1)
+    assert Path(place).is_relative_to(Path(KERNEL_PATH).absolute() if KERNEL_PATH else sys.prefix)
+    assert f"{version}.".startswith(f"{KERNEL_VERSION}." if KERNEL_VERSION else "")
 
 
 def test_a_thousand_batches_in_four_hundred_messages(kernel: Kernel) -> None:
@@ -78,6 +82,7 @@ def test_a_thousand_batches_in_four_hundred_messages(kernel: Kernel) -> None:
     kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
     kernel.until(lambda: "notes" in kernel.state(grid)["info"] and kernel.state(grid)["info"]["notes"])
     comms = [size for m, size in zip(kernel.messages, kernel.sizes, strict=True) if m["msg_type"].startswith("comm")]
+    print(f"1,000 batches that change five times each in 30 s: {len(comms)} messages, {sum(comms):,} bytes")
     assert len(comms) <= 400
     assert sum(comms) <= 10**6
     assert kernel.state(grid)["state"] == bytes([DONE] * 1000)
@@ -93,6 +98,7 @@ def test_the_pump_takes_three_percent(kernel: Kernel, known: Known) -> None:
             "print(json.dumps([pump.cpu_seconds, time.process_time() - before, r.duration_seconds, r.total_rows]))"
         )
         pump, process, seconds, rows = json.loads(used)
+        print(f"pump: {pump:.3f} s of {process:.2f} s of CPU, {pump / process:.2%}")
         assert rows == mp.count(date(2024, 1, 1), date(2024, 10, 26))
         assert 0 < pump <= 0.03 * process
         comms = [m for m in kernel.messages if m["msg_type"].startswith("comm")]
@@ -107,18 +113,17 @@ def test_a_panel_from_login_to_result(kernel: Kernel, known: Known) -> None:
         kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1,"
                    " quota=mpnb.Quota(per_second=1000))\npanel")  # fmt: skip
         [grid], [login] = kernel.comms("Grid"), kernel.comms("Login")
-        enabled = lambda: [a["id"] for a in kernel.state(grid)["info"]["actions"] if a["enabled"]]  # noqa: E731
         kernel.until(lambda: kernel.state(grid)["info"].get("title"))
-        assert "start" not in enabled()
+        assert "start" not in kernel.enabled(grid)
         assert "nothing was exported yet" in kernel.run("panel.result")
         kernel.say(
             login,
             {"type": "login", "username": own.username, "secret": own.secret, "project_id": own.project_id,
              "region": "us"},
         )  # fmt: skip
-        kernel.until(lambda: "start" in enabled())
+        kernel.until(lambda: "start" in kernel.enabled(grid))
         kernel.say(grid, {"type": "start"})
-        kernel.until(lambda: "retry" in enabled())
+        kernel.until(lambda: "retry" in kernel.enabled(grid))
         state = kernel.state(grid)
         assert [STATUSES[byte] for byte in state["state"]] == ["done", "failed", "done", "done"]
         assert state["info"]["failures"][0]["kind"] == "http"
@@ -139,8 +144,12 @@ def test_a_click_starts_what_the_fields_say_then(kernel: Kernel, known: Known) -
         [grid] = kernel.comms("Grid")
         kernel.until(lambda: len(kernel.state(grid)["state"]) == 4)
         texts = {kernel.state(comm).get("description"): comm for comm in kernel.comms("TextModel")}
+        # The plan that follows the click cannot be made before the field has changed.
+        kernel.run("import threading; there = threading.Event(); panel._worker.submit(there.wait)")
         kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "starting")
         kernel.set(texts["Days a batch"], value="2")
+        kernel.run("there.set()")
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
         assert [STATUSES[byte] for byte in kernel.state(grid)["state"]] == ["done", "done"]
         assert len(mp.requests) == 2
@@ -161,6 +170,79 @@ def test_a_cell_is_asked_for_and_told(kernel: Kernel, known: Known, gate: Gate) 
         kernel.say(grid, {"type": "cancel"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "cancelled")
         assert "ExportCancelled" in kernel.run("job.result()")
+
+
+def test_a_locked_database_is_tried_again(kernel: Kernel, known: Known) -> None:
+    """A database that another process holds says so beside its field; once that lets go, Start starts."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        place = kernel.run("import os; print(os.path.abspath('x.duckdb'))")
+        with duckdb.connect(place):
+            kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02', database='x.duckdb')\npanel")
+            [grid] = kernel.comms("Grid")
+            said = lambda: [kernel.state(comm)["value"] for comm in kernel.comms("HTMLModel")]  # noqa: E731
+            kernel.until(lambda: any("x.duckdb is open in another process" in text for text in said()))
+            kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+        assert kernel.run("print(panel.result.total_rows)") == str(mp.count(date(2026, 1, 1), date(2026, 1, 2)))
+
+
+def test_a_secret_that_is_refused_is_asked_for_again(kernel: Kernel) -> None:
+    """Where Mixpanel refuses a secret, the panel says so where it is typed, and a retry takes another one."""
+    with serve(events_per_day=5) as mp:
+        own = mp.credentials
+        kernel.run(f"import os, mpnb\nos.environ['MP_API_BASE_URL'] = {own.base_url!r}")
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02')\npanel")
+        [grid], [login] = kernel.comms("Grid"), kernel.comms("Login")
+        typed = {"type": "login", "username": own.username, "project_id": own.project_id, "region": "us"}
+        kernel.say(login, {**typed, "secret": "of another account"})  # pragma: allowlist secret
+        kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: "retry" in kernel.enabled(grid))
+        assert kernel.state(grid)["info"]["failures"][0]["kind"] == "auth"
+        kernel.until(lambda: "Mixpanel refuses these" in kernel.state(login)["info"]["error"])
+        kernel.say(login, {**typed, "secret": own.secret})
+        kernel.until(lambda: not kernel.state(login)["info"]["error"])
+        kernel.say(grid, {"type": "retry"})
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+
+
+def test_a_panel_that_was_run_again_shows_what_the_first_started(kernel: Kernel, known: Known, gate: Gate) -> None:
+    """A cell that is run again in mid-run offers to show the export that is running, and cancels that."""
+    cell = "panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1, quota=WIDE)\npanel"
+    with serve(lines=gate.lines) as mp, gate:
+        kernel.run(known(mp))
+        kernel.run(cell)
+        [first] = kernel.comms("Grid")
+        kernel.until(lambda: "start" in kernel.enabled(first))
+        kernel.say(first, {"type": "start"})
+        kernel.until(lambda: "cancel" in kernel.enabled(first))
+        kernel.run(cell)
+        _, second = kernel.comms("Grid")
+        kernel.until(lambda: "show" in kernel.enabled(second))
+        assert "start" not in kernel.enabled(second)
+        kernel.say(second, {"type": "show"})
+        kernel.until(lambda: kernel.state(second)["state"] == bytes([FETCHING] * 4))
+        kernel.say(second, {"type": "cancel"})
+        for grid in (first, second):
+            kernel.until(lambda grid=grid: kernel.state(grid)["info"]["phase"] == "cancelled")
+        assert "ExportCancelled" in kernel.run("panel.job.result()")
+
+
+def test_an_export_in_a_thread_shows_its_grid(kernel: Kernel, known: Known) -> None:
+    """``mpnb.export()`` in a thread of a cell's own shows the grid and leaves what stays, as in a cell."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        kernel.run(
+            "import threading\nargs = ('2026-01-01', '2026-01-02')\n"
+            "thread = threading.Thread(target=mpnb.export, args=args, kwargs={'quota': WIDE})\n"
+            "thread.start(); thread.join()"
+        )
+        [grid] = kernel.comms("Grid")
+        assert kernel.state(grid)["info"]["phase"] == "done"
+        swapped = [m for m in kernel.messages if m["msg_type"] == "update_display_data"]
+        assert "Batches: 1 done" in swapped[0]["content"]["data"]["text/html"]
 
 
 def test_await_a_job_while_its_panel_shows_it(kernel: Kernel, known: Known) -> None:
@@ -253,9 +335,9 @@ def test_the_secret_is_in_no_saved_notebook(execute: Callable[..., str]) -> None
             "panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02')\npanel",
             f"panel._login._handle_custom_msg({typed!r} | {{'secret': secret}}, [])\n"
             "from tests._helpers import until\n"
-            "until(lambda: panel._screen.grid.info['actions'][0]['enabled'])\npanel",
+            "until(lambda: panel._screen.grid.info['actions'][0]['enabled'], 60)\npanel",
             "panel._screen.grid._handle_custom_msg({'type': 'start'}, [])\n"
-            "until(lambda: panel.job and panel.job.done())\nprint(panel.result.total_rows, panel.job)",
+            "until(lambda: panel.job and panel.job.done(), 60)\nprint(panel.result.total_rows, panel.job)",
             "panel._credentials, panel._asked",
             "panel",
         )
