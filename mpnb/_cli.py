@@ -139,6 +139,8 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
+    if options.lab:
+        return _demo.open_lab()
     try:
         _demo.run(options.database)
     except KeyboardInterrupt:
@@ -168,9 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     _options.add_export_options(
         command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
     )
-    command("demo", _demonstrate, "export made-up events, with faults on the way, without an account").add_argument(
+    demo = command("demo", _demonstrate, "export made-up events, with faults on the way, without an account")
+    one = demo.add_mutually_exclusive_group()
+    one.add_argument(
         "--database", metavar="FILE", help="a new DuckDB file to keep (default: a temporary one, deleted at the end)"
     )
+    one.add_argument("--lab", action="store_true", help="open the quickstart notebook in JupyterLab instead")
     # Only to be listed: it has a parser of its own, see _run().
     commands.add_parser("sandbox", help="serve made-up events as Mixpanel's export API does, until Ctrl-C")
     return parser

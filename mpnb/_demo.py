@@ -1,13 +1,19 @@
-"""``mpnb demo``: an export of made-up events, with faults on the way, told as it happens."""
+"""``mpnb demo``: an export of made-up events, with faults on the way, told as it happens or in JupyterLab."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 import mpnb
-from mpnb._errors import DatabaseError
+from mpnb._errors import DatabaseError, PlanError
 from mpnb._plan import today
 from mpnb._text import failure_table
 from mpnb.sandbox import Fault, Sandbox, serve
@@ -23,6 +29,9 @@ WEEKS = """\
 SELECT date_trunc('week', time)::DATE AS week, count(*) AS purchases,
        sum(CAST(properties->>'amount' AS DOUBLE))::BIGINT AS amount, bar(count(*), 0, 250, 25) AS chart
 FROM events WHERE event_name = 'Purchase' GROUP BY ALL ORDER BY week"""
+
+QUICKSTART = "01_quickstart.ipynb"
+LAB_NEEDS = ("jupyterlab", "matplotlib")
 
 TOO_FAST = {"error": "Query rate limit exceeded: 4/3 queries started in the last second."}
 
@@ -50,7 +59,50 @@ def run(database: str | None = None) -> None:
         "With a project of your own (MP_REGION=eu or in, if its data lives there):",
         "  export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…     # of a service account",
         "  mpnb export last 30 days",
+        "The same in a notebook, with charts: mpnb demo --lab",
     )
+
+
+def open_lab() -> int:
+    """
+    Open a copy of the quickstart, and of the other notebooks, in JupyterLab, until that ends.
+
+    Returns:
+        The exit status of JupyterLab.
+
+    Raises:
+        PlanError: JupyterLab or matplotlib is missing; the message says what to type.
+    """
+    if missing := [name for name in LAB_NEEDS if importlib.util.find_spec(name) is None]:
+        install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
+        raise PlanError(f"the notebooks want {' and '.join(missing)}, which this Python lacks: {install}")
+    with tempfile.TemporaryDirectory(prefix="mpnb-lab-") as folder:
+        for path in notebooks().glob("*.ipynb"):
+            shutil.copy(path, folder)
+        where = [f"--ServerApp.root_dir={folder}", f"--LabApp.default_url=/lab/tree/{QUICKSTART}"]
+        command = [sys.executable, "-m", "jupyterlab", *where]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            # JupyterLab refuses root, as in many containers. It listens on this machine alone, and wants a token.
+            command.append("--allow-root")
+        _say(
+            f"JupyterLab opens {QUICKSTART}: Run, then Run All Cells. All data in it is made up.",
+            "It is a copy that is deleted when JupyterLab ends. To keep what you change: File, Download.",
+        )
+        with subprocess.Popen(command) as process:  # noqa: S603 (our own interpreter and file)
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:
+                    continue  # JupyterLab got it too, and asks whether it is meant
+
+
+def notebooks() -> Path:
+    """Give the folder of the notebooks: within an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if (folder / QUICKSTART).exists():
+            return folder
+    raise PlanError("this installation of mpnb has no notebooks")
 
 
 def _faults() -> list[Fault]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pexpect
+import pytest
 
 import mpnb
-from mpnb._demo import DAYS
+from mpnb._cli import main
+from mpnb._demo import DAYS, LAB_NEEDS
 from mpnb._plan import today
 from mpnb.sandbox import serve
+from tests import _kernels
+from tests._helpers import until
 
 COMMAND = [sys.executable, "-m", "mpnb", "demo"]
 # A minute would be too long for anyone who just wants to see; it takes about fifteen seconds.
@@ -102,3 +111,66 @@ def test_the_demo_can_be_stopped(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err.splitlines()[-1] == "mpnb demo: interrupted"
     assert not list(temporary(tmp_path).iterdir())
+
+
+# --- in JupyterLab ---------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_opens_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
+    """In a copy that a kernel can run in, until JupyterLab is shut down; then the copy is gone, and the status is 0."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    env = _kernels.environment(tmp_path) | {"TMPDIR": str(temporary(tmp_path)), "JUPYTER_TOKEN": "made-up"}
+    config = tmp_path / "config" / "jupyter_server_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"ServerApp": {"open_browser": False, "port": port, "port_retries": 0}}))
+
+    def ask(method: str, path: str) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/{path}", method=method, headers={"Authorization": "token made-up"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.read()
+
+    def is_up() -> bool:
+        assert process.poll() is None, (tmp_path / "said").read_text()
+        with contextlib.suppress(OSError):
+            ask("GET", "api/status")
+            return True
+        return False
+
+    with (
+        (tmp_path / "said").open("w") as said,
+        subprocess.Popen(
+            [*COMMAND, "--lab"], env=env, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True
+        ) as process,
+    ):
+        try:
+            until(is_up, SECONDS)
+            notebook = json.loads(ask("GET", "api/contents/01_quickstart.ipynb"))["content"]
+            assert "From Mixpanel to a DataFrame" in notebook["cells"][0]["source"]
+            names = {each["name"] for each in json.loads(ask("GET", "api/contents"))["content"]}
+            assert names == {path.name for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
+            assert b"jupyter-config-data" in ask("GET", "lab/tree/01_quickstart.ipynb")
+            ask("POST", "api/shutdown")
+            assert process.wait(SECONDS) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    told = (tmp_path / "said").read_text()
+    assert "JupyterLab opens 01_quickstart.ipynb" in told
+    assert "/lab/tree/01_quickstart.ipynb" in told
+    assert not list(temporary(tmp_path).glob("mpnb-lab-*"))
+
+
+@pytest.mark.parametrize("missing", LAB_NEEDS)
+def test_what_the_notebooks_want_is_said(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without JupyterLab or matplotlib: one line, with what to type."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["demo", "--lab"]) == 2
+    assert capsys.readouterr().err == (
+        f"mpnb demo: the notebooks want {missing}, which this Python lacks: {sys.executable} -m pip install {missing}\n"
+    )
