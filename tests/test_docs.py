@@ -81,7 +81,7 @@ def test_ci_runs_what_contributing_tells_to_type() -> None:
     setup, *others = blocks(CONTRIBUTING, "sh")
     assert setup == blocks(README, "sh")[1]
     commands = [line for block in others for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         assert re.search(rf"^{re.escape(command)}( >/dev/null)?$", CI, re.M), command
 

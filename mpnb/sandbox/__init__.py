@@ -8,42 +8,40 @@ A local stand-in for Mixpanel's raw export API, with made-up events and, on requ
 
 The kinds of ``Fault``. *at* means that ``Fault.at`` says where in the body; all else is as in a sound answer.
 
-=================  ====================================================================================
-kind               what happens
-=================  ====================================================================================
-reset              RST in mid body, *at*
-reset_headers      RST before any answer
-disconnect         FIN before any answer
-cut_chunked        chunked, and FIN *at* without the last chunk
-cut_length         Content-Length promises the whole body, FIN *at*
-cut_close          ``Connection: close`` with neither length nor chunks, and the body just ends *at* (gzip only)
-unframed           the same, and the body is whole (harmless)
-plain              not compressed, with Content-Length, however large (harmless)
-gzip_cut           framed right, and the gzip stream ends *at*
-gzip_crc           the last member's CRC is wrong
-gzip_size          the last member's size is wrong
-gzip_garbage       bytes that are not gzip follow the last member
-gzip_header        ``Content-Encoding: gzip``, and the body is plain
-terminated         lines up to *at*, then the line ``terminated early``; transport and gzip are right
-export_terminated  the same with ``export terminated early``
-terminated_only    the body is only ``terminated early``
-half_line          lines up to *at*, then half a line; transport and gzip are right
-error_line         the last line is ``{"error": …}``
-bad_lines          ``Fault.lines`` (or ``BAD_LINES``: no JSON, or no event) among a day's lines, *at*, never last
-status             ``Fault.status`` with ``body``, ``retry_after`` and ``headers``
-too_many_504       504 with ``Too many requests``, as a load balancer answers
-too_large          400 with ``your data export may be too large``, only if more than one day is asked for
-redirect           302 to the ``Location`` of ``headers``, or to the same path at another origin (``localhost``)
-redirect_same      307 to the same host and path, where the answer is sound
-stall              silence of ``Fault.seconds`` *at*, then the rest
-slow_start         silence of ``Fault.seconds`` before the first byte
-hang               silence *at*, until the client leaves or the server closes
-hang_start         the same before any answer
-bomb               gzip of ``Fault.size`` newlines (or ``body``'s first letter), 4 GiB if not said
-long_line          one event of ``Fault.size`` bytes on one line, gzip, 2 GiB if not said
-encoding_br        ``Content-Encoding: br``, and the body is nonsense
-charset            ``Content-Type: text/plain; charset=latin-1``, and the body is UTF-8 (harmless)
-=================  ====================================================================================
+| kind              | what happens                                                                                     |
+|-------------------|--------------------------------------------------------------------------------------------------|
+| reset             | RST in mid body, *at*                                                                            |
+| reset_headers     | RST before any answer                                                                            |
+| disconnect        | FIN before any answer                                                                            |
+| cut_chunked       | chunked, and FIN *at* without the last chunk                                                     |
+| cut_length        | Content-Length promises the whole body, FIN *at*                                                 |
+| cut_close         | ``Connection: close`` with neither length nor chunks, and the body just ends *at* (gzip only)    |
+| unframed          | the same, and the body is whole (harmless)                                                       |
+| plain             | not compressed, with Content-Length, however large (harmless)                                    |
+| gzip_cut          | framed right, and the gzip stream ends *at*                                                      |
+| gzip_crc          | the last member's CRC is wrong                                                                   |
+| gzip_size         | the last member's size is wrong                                                                  |
+| gzip_garbage      | bytes that are not gzip follow the last member                                                   |
+| gzip_header       | ``Content-Encoding: gzip``, and the body is plain                                                |
+| terminated        | lines up to *at*, then the line ``terminated early``; transport and gzip are right               |
+| export_terminated | the same with ``export terminated early``                                                        |
+| terminated_only   | the body is only ``terminated early``                                                            |
+| half_line         | lines up to *at*, then half a line; transport and gzip are right                                 |
+| error_line        | the last line is ``{"error": …}``                                                                |
+| bad_lines         | ``Fault.lines`` (or ``BAD_LINES``: no JSON, or no event) among a day's lines, *at*, never last   |
+| status            | ``Fault.status`` with ``body``, ``retry_after`` and ``headers``                                  |
+| too_many_504      | 504 with ``Too many requests``, as a load balancer answers                                       |
+| too_large         | 400 with ``your data export may be too large``, only if more than one day is asked for           |
+| redirect          | 302 to the ``Location`` of ``headers``, or to the same path at another origin (``localhost``)    |
+| redirect_same     | 307 to the same host and path, where the answer is sound                                         |
+| stall             | silence of ``Fault.seconds`` *at*, then the rest                                                 |
+| slow_start        | silence of ``Fault.seconds`` before the first byte                                               |
+| hang              | silence *at*, until the client leaves or the server closes                                       |
+| hang_start        | the same before any answer                                                                       |
+| bomb              | gzip of ``Fault.size`` newlines (or ``body``'s first letter), 4 GiB if not said                  |
+| long_line         | one event of ``Fault.size`` bytes on one line, gzip, 2 GiB if not said                           |
+| encoding_br       | ``Content-Encoding: br``, and the body is nonsense                                               |
+| charset           | ``Content-Type: text/plain; charset=latin-1``, and the body is UTF-8 (harmless)                  |
 
 A request is struck by the first fault that fits it and is not used up. ``bad_lines`` and ``charset`` strike along
 with another. A fault that could not show, such as a gzip fault to a client that takes no gzip, is not used up.
