@@ -120,8 +120,8 @@ class Track:
 
 
 def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
-    """Name what goes on."""
-    if not progress.finished:
+    """Name what goes on. It has ended when its result can be had, a moment after its last batch."""
+    if not (progress.finished and job.done()):
         if job.cancelled():
             return "cancelling"
         return "waiting" if counts["waiting"] and not (counts["fetching"] or counts["writing"]) else "running"
