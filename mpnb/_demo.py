@@ -80,7 +80,8 @@ def open_lab() -> int:
         for path in notebooks().glob("*.ipynb"):
             shutil.copy(path, folder)
         where = [f"--ServerApp.root_dir={folder}", f"--LabApp.default_url=/lab/tree/{QUICKSTART}"]
-        command = [sys.executable, "-m", "jupyterlab", *where]
+        # Without the question whether to show news, which would be the first thing to see.
+        command = [sys.executable, "-m", "jupyterlab", *where, "--LabApp.news_url=None"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             # JupyterLab refuses root, as in many containers. It listens on this machine alone, and wants a token.
             command.append("--allow-root")
