@@ -120,11 +120,9 @@ class ExportPlan:
         ]
         if self.hours_waiting:
             hours = self.hours_waiting
-            lines[-1] = (
-                "requests",
-                f"{lines[-1][1]}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}; "
-                "a larger chunk_days, or chunk_days='auto', takes fewer",
-            )
+            left = f"{self.requests:,}, and none is left this hour" if not self.quota_left else lines[-1][1]
+            fewer = "; a larger chunk_days, or chunk_days='auto', takes fewer" if sizes[0] < MAX_CHUNK_DAYS else ""
+            lines[-1] = ("requests", f"{left}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}{fewer}")
         if self.days_held:
             lines.append(("held", f"{len(self.days_held):,} of these days are in the table and are not fetched again"))
         if self.widened:
