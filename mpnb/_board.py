@@ -141,6 +141,8 @@ class BatchBoard:
                 self._began.setdefault(index, time.monotonic())
             until = changes.pop("until", None)
             seconds = self._seconds(index)
+            if status in ENDED:
+                self._began.pop(index, None)
             cell = replace(self._cells[index], status=status, until=until, seconds=seconds, **changes)  # type: ignore[arg-type]
             self._cells[index] = cell
             self.version += 1
@@ -167,9 +169,8 @@ class BatchBoard:
         """Give every batch as it is now, in the order of their indexes."""
         with self._lock:
             cells = list(self._cells)
-            for index in self._began:
-                if cells[index].status not in ENDED:
-                    cells[index] = replace(cells[index], seconds=self._seconds(index))
+            for index in self._began:  # those under way, which are few
+                cells[index] = replace(cells[index], seconds=self._seconds(index))
             return cells
 
     def progress(self) -> JobProgress:
