@@ -9,7 +9,7 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from mpnb._credentials import LOOPBACK, Credentials
 from mpnb._failures import Failure, failure, from_answer, from_os_error, safe_text
 from mpnb._limits import Cancelled
 from mpnb._plan import today
-from mpnb._spool import SpoolFolder
+from mpnb._spool import PlainCopy, SpoolFolder
 from mpnb._verify import GZIP_ERROR, Body, BodyError, Verifier
 from mpnb._version import __version__
 
@@ -218,18 +218,20 @@ def _keep(
         # two lines.
         raise BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
     path = spool.new_file(name)
-    verifier = Verifier(gzip="gzip" in encoding)
     size = 0
-    with path.open("wb") as file:
-        for chunk in response.iter_raw():
-            if is_cancelled():
-                raise Cancelled
-            verifier.feed(chunk)
-            spool.grow(path, len(chunk), is_cancelled)
-            file.write(chunk)
-            size += len(chunk)
-            on_bytes(size)
-    return verifier.finish()
+    with PlainCopy(spool, path) as copy:
+        verifier = Verifier(gzip="gzip" in encoding, on_unpacked=copy.write)
+        with path.open("wb") as file:
+            for chunk in response.iter_raw():
+                if is_cancelled():
+                    raise Cancelled
+                verifier.feed(chunk)
+                spool.grow(path, len(chunk), is_cancelled)
+                file.write(chunk)
+                size += len(chunk)
+                on_bytes(size)
+        body = verifier.finish()
+        return replace(body, gzip=False) if copy.take_the_place() else body
 
 
 def _from_httpx(error: httpx.HTTPError) -> Failure:

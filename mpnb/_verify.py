@@ -8,6 +8,7 @@ not look at the checksum: so the bytes are judged here, as they arrive, and kept
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ BLOCK = 1 << 20
 # Under DuckDB's default maximum_object_size of 16 MiB; Mixpanel's own limit is 1 MB of JSON an event.
 MAX_LINE = 15 << 20
 BLANK = b" \t\r\n"
+# Where the last line of a block is looked for first: most events are shorter.
+END = 16 << 10
 # Event lines shrink to a twentieth; deflate ends at 1,032. Past both bounds it is a decompression bomb.
 BOMB_RATIO = 250
 BOMB_BYTES = 256 << 20
@@ -46,7 +49,7 @@ class Body:
     Describe a body that is whole.
 
     Attributes:
-        gzip: whether it came compressed.
+        gzip: whether what is kept of it is compressed.
         size: bytes as received.
         json_size: bytes of JSON lines.
         lines: number of line ends, and one more where the last line has none; blank lines count.
@@ -64,10 +67,12 @@ class Verifier:
 
     Args:
         gzip: whether it comes compressed.
+        on_unpacked: given a compressed body's plain bytes, block by block, before they are known to be right.
     """
 
-    def __init__(self, *, gzip: bool) -> None:
+    def __init__(self, *, gzip: bool, on_unpacked: Callable[[bytes], object] | None = None) -> None:
         self._gzip = gzip
+        self._on_unpacked = on_unpacked
         self._size = 0
         self._json_size = 0
         self._newlines = 0
@@ -102,6 +107,8 @@ class Verifier:
             except GZIP_ERROR as error:
                 raise BodyError("decode", f"gzip member {self._members} is damaged: {error}") from None
             self._take(block)
+            if self._on_unpacked is not None:
+                self._on_unpacked(block)
             if self._json_size > BOMB_BYTES and self._json_size > self._size * BOMB_RATIO:
                 raise BodyError("decode", f"{self._size:,} bytes hold more than {self._json_size:,}: a gzip bomb")
             if self._inflate.eof:
@@ -116,7 +123,9 @@ class Verifier:
         """Count the lines of a decompressed block and keep the last one."""
         self._json_size += len(block)
         self._newlines += block.count(b"\n")
-        tail = self._tail + block
+        # Where that line begins in the last bytes of the block, the block need not be copied to find it.
+        end = block[-END:] if len(block) > END else b""
+        tail = end if b"\n" in end.rstrip(BLANK) else self._tail + block
         if b"\n" in tail:
             text = tail.rstrip(BLANK)
             rest = tail[len(text) :]

@@ -1,5 +1,5 @@
 """
-The one thread that writes: spool files in, one transaction a batch with its ledger row.
+The one thread that writes: spool files in, and with each batch its ledger row in the same transaction.
 
 It owns the only cursor that writes while the export runs. What it is handed waits in a bounded queue; a pill ends it.
 """
@@ -25,6 +25,10 @@ from mpnb._store import REJECTED, Store, quoted, run
 from mpnb._verify import BLANK, Body
 
 QUEUED_SPOOLS = 20
+# Batches that wait are written together, in one statement and transaction, until they have this many lines: each of
+# DuckDB's threads then fills whole row groups (122,880 rows), and reads a file of its own. Measured with batches of
+# 140,000 events and two threads: 0.9 times the CPU of one by one.
+TOGETHER_LINES = 400_000
 # What the slow way reads into memory at once.
 BLOCK_BYTES = 8 << 20
 BLOCK_LINES = 20_000
@@ -42,7 +46,7 @@ _ONLY_KEYS = (
 )
 
 
-def _select(source: str, condition: str) -> str:
+def _select(source: str, condition: str, batch_id: str = "$batch_id") -> str:
     """
     Turn a column ``json`` into the columns of an events table.
 
@@ -50,10 +54,10 @@ def _select(source: str, condition: str) -> str:
     """
     return f"""
         SELECT k[1]->>'$', make_timestamp(TRY_CAST(t * CASE WHEN abs(t) >= 1e11 THEN 1e3 ELSE 1e6 END AS BIGINT)),
-               p[2], p[3], p[4], p[5], k[2], $batch_id
-        FROM (SELECT k, p, TRY_CAST(p[1] AS DOUBLE) AS t
-              FROM (SELECT k, k[2]->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p
-                    FROM (SELECT json, json->['$.event', '$.properties'] AS k FROM {source})
+               p[2], p[3], p[4], p[5], k[2], batch_id
+        FROM (SELECT k, p, TRY_CAST(p[1] AS DOUBLE) AS t, batch_id
+              FROM (SELECT k, k[2]->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p, batch_id
+                    FROM (SELECT json, json->['$.event', '$.properties'] AS k, {batch_id} AS batch_id FROM {source})
                     WHERE {condition}))"""
 
 
@@ -149,6 +153,8 @@ class Writer(threading.Thread):
         self._stopping = threading.Event()
         self._inserting = threading.Lock()  # held by interrupt() while it acts, and around the flag below
         self._in_insert = False
+        self._ahead: list[Fetched | Lost | Split | None] = []  # taken from the queue, and its turn comes next
+        self._may_join = True
         self.not_noted: list[Lost] = []
 
     def put(self, item: Fetched | Lost | Split) -> None:
@@ -173,7 +179,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Write until the pill comes."""
         try:
-            while (item := self._queue.get()) is not None:
+            while (item := self._next()) is not None:
                 try:
                     self._take(item)
                 except Exception as error:
@@ -182,22 +188,60 @@ class Writer(threading.Thread):
         finally:
             self._store.release(self._cursor)
 
+    def _next(self) -> Fetched | Lost | Split | None:
+        return self._ahead.pop() if self._ahead else self._queue.get()
+
     def _take(self, item: Fetched | Lost | Split) -> None:
         if isinstance(item, Fetched):
-            self._land(item)
+            self._land(self._with_those_behind(item))
         elif isinstance(item, Lost):
             self.note(item)
         else:
             item.done(self._split(item))
 
-    def _land(self, item: Fetched) -> None:
-        if not self._on_writing(item):
-            return
+    def _with_those_behind(self, first: Fetched) -> list[Fetched]:
+        """Take what waits behind an item and can be written together with it."""
+        items, lines = [first], first.body.lines
+        while self._may_join and _can_join(first) and lines < TOGETHER_LINES:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(item, Fetched) or not _can_join(item):
+                self._ahead.append(item)
+                break
+            items.append(item)
+            lines += item.body.lines
+        return items
+
+    def _land(self, items: list[Fetched]) -> None:
+        if len(items) > 1 and all(self._on_writing(item) for item in items):
+            landed = self._write_together(items)
+            if landed:
+                for item, each in zip(items, landed, strict=True):
+                    self._on_landed(item, each)
+                return
+        for item in items:
+            if not self._on_writing(item):
+                continue
+            try:
+                outcome: Landed | WriteError = self._write(item)
+            except WriteError as error:
+                outcome = error
+            self._on_landed(item, outcome)
+
+    def _write_together(self, items: list[Fetched]) -> list[Landed] | None:
+        """Write all or none: none where one of them needs to be looked at by itself, or fails."""
         try:
-            outcome: Landed | WriteError = self._write(item)
-        except WriteError as error:
-            outcome = error
-        self._on_landed(item, outcome)
+            return self._transaction(items, self._insert)
+        except _NotAllEvents:
+            # Such a line seldom comes alone, and each would have them all written twice.
+            self._may_join = False
+        except Exception:
+            # Whether the commit got through, the ledger says; else each fails, or not, by itself.
+            landed = [self._ask_ledger(item) for item in items]
+            return [each for each in landed if each] if all(landed) else None
+        return None
 
     def _write(self, item: Fetched) -> Landed:
         try:
@@ -219,35 +263,41 @@ class Writer(threading.Thread):
 
     def _transaction_of(self, item: Fetched) -> Landed:
         try:
-            return self._transaction(item, self._insert)
+            [landed] = self._transaction([item], self._insert)
         except _NotAllEvents:
-            return self._transaction(item, self._insert_line_by_line)
+            [landed] = self._transaction([item], self._insert_line_by_line)
+        return landed
 
-    def _transaction(self, item: Fetched, insert: Callable[[Fetched], tuple[int, int]]) -> Landed:
+    def _transaction(
+        self, items: list[Fetched], insert: Callable[[list[Fetched]], list[tuple[int, int]]]
+    ) -> list[Landed]:
         cursor = self._cursor
+        landed = []
         try:
             run(cursor, "BEGIN")
-            if item.batch.replaces:
-                ledger.forget(cursor, self._table, item.batch.replaces)
-            rows, rejected = insert(item) if item.body.lines else (0, 0)
-            status = ledger.landed(
-                cursor,
-                item.batch_id,
-                self._table,
-                item.batch,
-                rows=rows,
-                rejected=rejected,
-                size=item.body.size,
-                attempts=item.attempts,
-                started_at=item.started_at,
-            )
+            for item in items:
+                if item.batch.replaces:
+                    ledger.forget(cursor, self._table, item.batch.replaces)
+            for item, (rows, rejected) in zip(items, insert(items), strict=True):
+                status = ledger.landed(
+                    cursor,
+                    item.batch_id,
+                    self._table,
+                    item.batch,
+                    rows=rows,
+                    rejected=rejected,
+                    size=item.body.size,
+                    attempts=item.attempts,
+                    started_at=item.started_at,
+                )
+                landed.append(Landed(status, rows, rejected))
             with self._store.committing():
                 run(cursor, "COMMIT")
         except BaseException:
             # After an error COMMIT would say nothing and commit nothing.
             self._roll_back()
             raise
-        return Landed(status, rows, rejected)
+        return landed
 
     def _roll_back(self) -> None:
         try:
@@ -272,39 +322,46 @@ class Writer(threading.Thread):
             with self._inserting:
                 self._in_insert = False
 
-    def _insert(self, item: Fetched) -> tuple[int, int]:
+    def _insert(self, items: list[Fetched]) -> list[tuple[int, int]]:
         """
-        Insert a spool file in one statement.
+        Insert spool files in one statement.
 
         Raises:
             _NotAllEvents: a line is no event, or has keys that the table has no column for.
         """
-        source = f"read_ndjson_objects($path, compression = $compression, maximum_object_size = {MAX_OBJECT})"
+        lines = sum(item.body.lines for item in items)
+        if not lines:
+            return [(0, 0)] * len(items)
+        source = f"read_ndjson_objects($paths, compression = $compression, maximum_object_size = {MAX_OBJECT})"
+        batch_id = "$batch_ids[list_position($paths, filename)]" if len(items) > 1 else "$batch_ids[1]"
+        query = _select(source, f"{_SHAPE} AND {_ONLY_KEYS} AND batch_id IS NOT NULL", batch_id)
         try:
             with self._interruptible():
                 [(rows,)] = run(
                     self._cursor,
-                    f"INSERT INTO {quoted(self._table)} {_select(source, f'{_SHAPE} AND {_ONLY_KEYS}')}",
+                    f"INSERT INTO {quoted(self._table)} {query}",
                     {
-                        "path": str(item.path),
-                        "compression": "gzip" if item.body.gzip else "uncompressed",
-                        "batch_id": item.batch_id,
+                        "paths": [str(item.path) for item in items],
+                        "compression": "gzip" if items[0].body.gzip else "uncompressed",
+                        "batch_ids": [item.batch_id for item in items],
                     },
                 )
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
             raise _NotAllEvents from error
-        if rows != item.body.lines:
+        # No file gives more rows than it has lines: where the sums are equal, so is each.
+        if rows != lines:
             raise _NotAllEvents
-        return rows, 0
+        return [(item.body.lines, 0) for item in items]
 
-    def _insert_line_by_line(self, item: Fetched) -> tuple[int, int]:
-        """Insert the lines that are events, and keep every other line whole among the rejected."""
+    def _insert_line_by_line(self, items: list[Fetched]) -> list[tuple[int, int]]:
+        """Insert the lines of one spool file that are events, and keep every other line whole among the rejected."""
+        [item] = items
         rows = rejected = 0
         for block in _blocks(item):
             with self._interruptible():
                 good, bad = self._insert_block(item.batch_id, block)
             rows, rejected = rows + good, rejected + bad
-        return rows, rejected
+        return [(rows, rejected)]
 
     def _insert_block(self, batch_id: int, lines: list[tuple[int, bytes]]) -> tuple[int, int]:
         import pyarrow as pa
@@ -418,6 +475,11 @@ class Writer(threading.Thread):
 
 class _NotAllEvents(Exception):
     """Some line needs to be looked at by itself."""
+
+
+def _can_join(item: Fetched) -> bool:
+    """Say whether it may be written together with others: one reader's files are all compressed, or none."""
+    return not item.body.gzip and item.body.lines > 0
 
 
 def _blocks(item: Fetched) -> Iterator[list[tuple[int, bytes]]]:
