@@ -1,8 +1,8 @@
 """
 The ways that are measured, each run in a process of its own: ``python -m tests.benchmarks._ways WAY DAYS …``.
 
-A child prints one line of JSON: events, CPU seconds and wall seconds of the work alone (imports are left out), and the
-peak memory of the whole process.
+A child prints one line of JSON: events, CPU seconds and wall seconds of the work alone (imports are left out), the
+seconds until the first batch can be queried, and the peak memory of the whole process.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ FIRST_DAY = date(2026, 1, 1)
 FAST = {"per_hour": 10**6, "per_second": 1000}
 
 
+# When the first rows could be queried, where a way has such a moment.
+_first: list[float] = []
+
+
 def export(folder: Path, last: date, workers: int) -> int:
     """Export with mpnb, and close, so that the checkpoint counts."""
     import mpnb
+
+    def on_batch(progress: mpnb.BatchProgress) -> None:
+        if progress.status == "done" and not _first:
+            _first.append(time.perf_counter())
 
     with mpnb.export(
         FIRST_DAY,
@@ -33,10 +41,34 @@ def export(folder: Path, last: date, workers: int) -> int:
         database=folder / "mpnb.duckdb",
         workers=workers,
         quota=mpnb.Quota(**FAST),
-        on_batch=lambda progress: None,
+        chunk_days=int(os.environ.get("CHUNK_DAYS", "7")),
+        on_batch=on_batch,
     ) as result:
         assert not result.has_failures, result
         return result.total_rows
+
+
+def instant(folder: Path, last: date, workers: int) -> int:
+    """Time what a cell shows of an export that has just been made, in milliseconds: the slowest of five each."""
+    import mpnb
+
+    events = export(folder, last, workers)
+    asked = {
+        "events": lambda r: r.events,
+        "events, shown": lambda r: str(r.events.limit(10)),
+        "events, as they show": lambda r: repr(r.events),
+        "failures": lambda r: str(r.failures),
+        "summary": lambda r: r._repr_mimebundle_(),
+    }
+    with mpnb.open(folder / "mpnb.duckdb") as result:
+        for name, ask in asked.items():
+            spent = []
+            for _ in range(5):
+                begin = time.perf_counter()
+                ask(result)
+                spent.append(time.perf_counter() - begin)
+            print(f"  {name:<22} {max(spent) * 1000:>8.1f} ms at most", file=sys.stderr)
+    return events
 
 
 def floor(folder: Path, last: date, workers: int) -> int:
@@ -129,7 +161,12 @@ def _bodies(last: date, chunk_days: int) -> Iterator[bytes]:
             first = end + timedelta(days=1)
 
 
-WAYS: dict[str, Callable[[Path, date, int], int]] = {"mpnb": export, "floor": floor, "executemany": executemany}
+WAYS: dict[str, Callable[[Path, date, int], int]] = {
+    "mpnb": export,
+    "floor": floor,
+    "executemany": executemany,
+    "instant": instant,
+}
 
 
 def main() -> None:
@@ -154,6 +191,7 @@ def main() -> None:
         "events": events,
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
+        "first": _first[0] - wall if _first else None,
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "file": sum(path.stat().st_size for path in args.folder.glob(f"{args.way}.duckdb*")),
         "threads": threading.active_count(),

@@ -1,0 +1,90 @@
+"""Batches that wait for the writer are written together, and each is all or nothing all the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import mpnb
+from mpnb import _writer
+from mpnb.sandbox import Fault, serve
+from tests._helpers import until
+
+QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the writer begin when seven batches wait, and note how many it then takes at once."""
+    taken: list[int] = []
+    with_those_behind = _writer.Writer._with_those_behind
+
+    def waiting(self: _writer.Writer, first: _writer.Fetched) -> list[_writer.Fetched]:
+        if not taken:
+            until(lambda: self._queue.qsize() >= 7, 30)
+        items = with_those_behind(self, first)
+        taken.append(len(items))
+        return items
+
+    monkeypatch.setattr(_writer.Writer, "_with_those_behind", waiting)
+    return taken
+
+
+def rows_by_day(result: mpnb.ExportResult) -> dict[Any, int]:
+    """Count the rows of each batch, by its day."""
+    query = "SELECT from_date, count(*) FROM events JOIN mpnb_batches USING (batch_id) GROUP BY ALL"
+    return dict(result.sql(query).fetchall())
+
+
+@pytest.mark.parametrize("fault", [None, "bad_lines"])
+def test_each_of_the_batches_that_are_written_together_has_its_own_rows(groups: list[int], fault: str | None) -> None:
+    """Eight days wait and are taken at once; each row has its day's batch, with and without a day to be looked at."""
+    faults = [Fault(fault, day="2026-01-03")] if fault else []
+    with serve(events_per_day=50, faults=faults) as mp:
+        result = mpnb.export(
+            "2026-01-01",
+            "2026-01-08",
+            chunk_days=1,
+            database=":memory:",
+            credentials=mp.credentials,
+            quota=QUOTA,
+            on_batch=lambda _: None,
+        )
+        with result:
+            assert groups[0] == 8
+            batches = result.sql("SELECT from_date, rows, rejected FROM mpnb_batches").fetchall()
+            assert rows_by_day(result) == {day: rows for day, rows, _ in batches}
+            odd = {day: rejected for day, _, rejected in batches if rejected}
+            assert (len(odd), result.has_failures) == (1 if fault else 0, False)
+            for day, rows, _ in batches:
+                of_day = "SELECT properties->>'/$insert_id' FROM events JOIN mpnb_batches USING (batch_id)"
+                ids = Counter(i for (i,) in result.sql(f"{of_day} WHERE from_date = DATE '{day}'").fetchall())
+                assert sum(ids.values()) == rows >= len(mp.lines(day))
+
+
+def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A plain copy that outgrows its share of the spool is dropped, and the compressed body is what is written."""
+    kept: list[bool] = []
+    transaction = _writer.Writer._transaction_of
+
+    def noting(self: _writer.Writer, item: _writer.Fetched) -> _writer.Landed:
+        kept.append(item.body.gzip)
+        assert [path.name for path in item.path.parent.glob(f"{item.path.name}*")] == [item.path.name]
+        return transaction(self, item)
+
+    monkeypatch.setattr(_writer.Writer, "_transaction_of", noting)
+    with serve(events_per_day=200) as mp:
+        for folder, max_bytes in (("small", 100_000), ("large", 100_000_000)):
+            with mpnb.export(
+                "2026-01-01",
+                "2026-01-01",
+                database=":memory:",
+                credentials=mp.credentials,
+                quota=QUOTA,
+                spool=mpnb.Spool(tmp_path / folder, max_bytes),
+                on_batch=lambda _: None,
+            ) as result:
+                assert result.total_rows == len(mp.lines(result.from_date))
+    assert kept == [True, False]
