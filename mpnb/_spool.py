@@ -175,7 +175,7 @@ class PlainCopy:
     Keep a compressed body unpacked as well, while that fits into the budget.
 
     The body is unpacked to be verified in any case. DuckDB, which would unpack it a second time at twice the cost and
-    in one thread, reads the copy instead: a fifth less CPU an export. A large body stays as it was received: unpacked
+    in one thread, reads the copy instead: an eighth less CPU an export. A large body stays as it was received: unpacked
     it takes six times the disk.
 
     A context manager for one thread, which leaves no copy unless it took the place of what it was copied from.
