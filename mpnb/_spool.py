@@ -203,12 +203,16 @@ class PlainCopy:
         self._give_up()
 
     def take_the_place(self) -> bool:
-        """Put the copy in the place of what it was copied from, and say whether there is one."""
+        """Put the copy in the place of what it was copied from, and say whether there is one now."""
         if self._file is None:
             return False
-        self._file.close()
+        try:
+            self._file.close()  # which writes the last of it: the disk may be full
+            self._folder.replace(self._original, self._path)
+        except OSError:
+            self._give_up()
+            return False
         self._file = None
-        self._folder.replace(self._original, self._path)
         return True
 
     def _give_up(self) -> None:

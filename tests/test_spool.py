@@ -1,0 +1,79 @@
+"""What is kept of a body beside what was received: a plain copy, for as long as there is room for it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpnb._spool import COPIES, PlainCopy, Spool, SpoolFolder
+
+BODY = b"as it was received"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[list[SpoolFolder]]:
+    """Close the folders that a test adds."""
+    folders: list[SpoolFolder] = []
+    yield folders
+    for folder in folders:
+        folder.close()
+
+
+def spooled(folder: SpoolFolder) -> Path:
+    path = folder.new_file("1.jsonl")
+    folder.grow(path, len(BODY), lambda: False)
+    path.write_bytes(BODY)
+    return path
+
+
+def test_a_copy_takes_the_place_and_the_budget_of_its_original(make: list[SpoolFolder], tmp_path: Path) -> None:
+    """One file is left, and its bytes are those that are charged."""
+    folder = SpoolFolder(Spool(tmp_path), None, "a")
+    make.append(folder)
+    path = spooled(folder)
+    with PlainCopy(folder, path) as copy:
+        copy.write(b"plain ")
+        copy.write(b"bytes")
+        assert folder.bytes() == len(BODY) + 11
+        assert copy.take_the_place()
+    assert path.read_bytes() == b"plain bytes"
+    assert folder.bytes() == 11
+    assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
+
+
+@pytest.mark.parametrize("blocks", [[11], [10, 1]])
+def test_a_copy_without_room_leaves_the_original(make: list[SpoolFolder], tmp_path: Path, blocks: list[int]) -> None:
+    """It takes no more than its share of the budget, and gives back what it took."""
+    folder = SpoolFolder(Spool(tmp_path, max_bytes=10 * COPIES), None, "a")
+    make.append(folder)
+    path = spooled(folder)
+    with PlainCopy(folder, path) as copy:
+        for size in blocks:
+            copy.write(b"x" * size)
+        copy.write(b"x")
+        assert not copy.take_the_place()
+    assert path.read_bytes() == BODY
+    assert folder.bytes() == len(BODY)
+    assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_copy_on_a_full_disk_leaves_the_original(make: list[SpoolFolder], tmp_path: Path, size: int) -> None:
+    """Whether the disk is full at a write, or only when the last bytes are written at the end."""
+    folder = SpoolFolder(Spool(tmp_path), None, "a")
+    make.append(folder)
+    path = spooled(folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with PlainCopy(folder, path) as copy:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+        try:
+            copy.write(b"x" * size)
+            assert not copy.take_the_place()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == BODY
+    assert folder.bytes() == len(BODY)
+    assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
