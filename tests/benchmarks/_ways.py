@@ -193,7 +193,7 @@ def main() -> None:
         "wall": time.perf_counter() - wall,
         "first": _first[0] - wall if _first else None,
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "file": sum(path.stat().st_size for path in args.folder.glob(f"{args.way}.duckdb*")),
+        "file": sum(path.stat().st_size for path in args.folder.glob("*.duckdb*")),
         "threads": threading.active_count(),
     }
     json.dump(figures, sys.stdout)
