@@ -156,7 +156,7 @@ def export(
         database: a path, ``":memory:"``, or an open DuckDB connection, which may go on being used meanwhile.
         table: the table of events, made where it is missing. One table takes one project, ``events`` and ``where``.
         workers: requests at once, 1–100.
-        chunk_days: days a batch, 1–100: one request, one transaction, one row of the ledger. ``"auto"`` takes the
+        chunk_days: days a batch, 1–100: one request, one row of the ledger, there whole or not. ``"auto"`` takes the
             smallest that fits what is left of the hour's quota.
         mode: ``"resume"`` fetches the days that the table does not hold, and those fetched fewer than ``late_days``
             days after their end; ``"refresh"`` fetches all days again, each batch in place of its old rows;

@@ -19,7 +19,7 @@ MAX_CHUNK_DAYS = 100
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    Hold one date range of an export: one request, one transaction, one ledger row.
+    Hold one date range of an export: one request, one ledger row, there whole or not at all.
 
     Attributes:
         from_date, to_date: first and last day, both inclusive.
@@ -122,7 +122,10 @@ class ExportPlan:
             hours = self.hours_waiting
             left = f"{self.requests:,}, and none is left this hour" if not self.quota_left else lines[-1][1]
             fewer = "; a larger chunk_days, or chunk_days='auto', takes fewer" if sizes[0] < MAX_CHUNK_DAYS else ""
-            lines[-1] = ("requests", f"{left}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}{fewer}")
+            lines[-1] = (
+                "requests",
+                f"{left}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}{fewer}",
+            )
         if self.days_held:
             lines.append(("held", f"{len(self.days_held):,} of these days are in the table and are not fetched again"))
         if self.widened:
