@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+import subprocess
+import termios
 import threading
 import time
 from collections import Counter
@@ -16,6 +19,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from pexpect.fdpexpect import fdspawn
 
 import mpnb
 import mpnb._limits
@@ -42,6 +46,30 @@ def until(is_true: Callable[[], object], seconds: float = 5.0) -> None:
     while not is_true():
         assert time.monotonic() < end, f"not true within {seconds} s"
         time.sleep(0.005)
+
+
+@contextmanager
+def terminal(
+    command: Sequence[str], *, rows: int = 50, columns: int = 100, timeout: float = 60, **options: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], fdspawn]]:
+    """
+    Run a command in a terminal of its own, and give its process and its screen.
+
+    pexpect's own spawn forks, for which a system may refuse the memory where the tests' process has grown large.
+    """
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(ours, (rows, columns))
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    try:
+        process = subprocess.Popen(command, start_new_session=True, **streams, **options)
+    finally:
+        os.close(theirs)
+    with process, fdspawn(ours, encoding="utf-8", timeout=timeout) as screen:
+        try:
+            yield process, screen
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def event(name: object = "Sign Up", /, **properties: object) -> bytes:

@@ -24,7 +24,7 @@ from mpnb import _options
 from mpnb._cli import EXPORT_EXAMPLES, PLAN_EXAMPLES, main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
-from tests._helpers import as_served, as_stored, day, days_of, query, until
+from tests._helpers import as_served, as_stored, day, days_of, query, terminal, until
 
 FIRST, LAST = day(1), day(6)
 DAYS = [FIRST.isoformat(), LAST.isoformat()]
@@ -406,19 +406,10 @@ def test_a_terminal_gets_one_line_and_folded_messages(tmp_path: Path, sandbox: C
     """Progress redraws one line; a long message stays within the terminal, whole."""
     message = "the filter " + " ".join(f"word{n}" for n in range(30))
     mp = sandbox(faults=[Fault("status", day=day(1), status=400, body=message)])
-    words = ["-m", "mpnb", "export", *DAYS, *WIDE]
-    child = pexpect.spawn(
-        sys.executable,
-        words,
-        cwd=str(tmp_path),
-        env={**os.environ, **environment(mp)},
-        dimensions=(40, 100),
-        encoding="utf-8",
-        timeout=30,
-    )
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 1
+    command = [sys.executable, "-m", "mpnb", "export", *DAYS, *WIDE]
+    with terminal(command, cwd=tmp_path, env={**os.environ, **environment(mp)}) as (process, child):
+        child.expect(pexpect.EOF)
+        assert process.wait(30) == 1
     screen = [line.split("\r")[-1] for line in child.before.replace("\r\n", "\n").split("\n")]
     assert child.before.count("\r") > child.before.count("\r\n") + 3
     assert len([line for line in screen if line.startswith("3/3 batches |")]) == 1

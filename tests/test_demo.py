@@ -24,7 +24,7 @@ from mpnb._demo import DAYS, LAB_NEEDS
 from mpnb._plan import today
 from mpnb.sandbox import serve
 from tests import _kernels
-from tests._helpers import until
+from tests._helpers import terminal, until
 
 COMMAND = [sys.executable, "-m", "mpnb", "demo"]
 # A minute would be too long for anyone who just wants to see; it takes about fifteen seconds.
@@ -79,20 +79,13 @@ def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
 
 def test_the_demo_keeps_a_database_that_is_named(tmp_path: Path) -> None:
     """In a terminal: a line that is redrawn, and at the end every event that was made up is in the file."""
-    child = pexpect.spawn(
-        COMMAND[0],
-        [*COMMAND[1:], "--database", "kept.duckdb"],
-        cwd=str(tmp_path),
-        dimensions=(50, 100),
-        encoding="utf-8",
-        timeout=SECONDS,
-    )
-    child.expect("13/13 batches .* 2 failed")
-    child.expect("2/2 batches ")
-    child.expect("The made-up events are in kept.duckdb.")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    command = [*COMMAND, "--database", "kept.duckdb"]
+    with terminal(command, cwd=tmp_path, timeout=SECONDS) as (process, child):
+        child.expect("13/13 batches .* 2 failed")
+        child.expect("2/2 batches ")
+        child.expect("The made-up events are in kept.duckdb.")
+        child.expect(pexpect.EOF)
+        assert process.wait(SECONDS) == 0
     with mpnb.open(tmp_path / "kept.duckdb") as db:
         assert db.total_rows == served()
         assert not db.has_failures
