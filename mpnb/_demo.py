@@ -33,6 +33,8 @@ FROM events WHERE event_name = 'Purchase' GROUP BY ALL ORDER BY week"""
 QUICKSTART = "01_quickstart.ipynb"
 LAB_NEEDS = ("jupyterlab", "matplotlib")
 
+FRAME = 'result.df("Purchase").groupby("currency")["amount"].agg(["count", "mean", "max"]).round(2)'
+
 TOO_FAST = {"error": "Query rate limit exceeded: 4/3 queries started in the last second."}
 
 
@@ -145,6 +147,9 @@ def _tell(mp: Sandbox, database: str) -> None:
             _say(f"The failure table has {left} rows now. Two questions to the table of events (all made up):")
             for query in (EVENTS, WEEKS):
                 _say(query, str(retried.sql(query)).rstrip())
+            # What is shown is what runs.
+            frame = eval(FRAME, {"result": retried})  # noqa: S307
+            _say("And one in pandas, with a typed column for each property of an event:", FRAME, frame)
 
 
 def _say(*lines: object) -> None:

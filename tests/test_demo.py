@@ -44,7 +44,7 @@ def temporary(folder: Path) -> Path:
 
 
 def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
-    """A plan, an export, a failure table, a retry that empties it, two queries; and nothing is left of it."""
+    """A plan, an export, a failure table, a retry that empties it, two queries, a DataFrame; and nothing is left."""
     env = {**os.environ, "TMPDIR": str(temporary(tmp_path))}
     done = subprocess.run(COMMAND, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0
@@ -64,6 +64,9 @@ def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
         "The failure table has 0 rows now.",
         "│ Page View ",
         "│    week    │",
+        'result.df("Purchase").groupby("currency")',
+        "\ncurrency ",
+        "\nUSD ",
         "The made-up events are deleted again.",
         "export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…",
         "mpnb export last 30 days",
