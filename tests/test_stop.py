@@ -194,7 +194,7 @@ def test_ctrl_c_again_and_again_changes_nothing(sandbox, export, database) -> No
 @pytest.mark.parametrize("status", ["queued", "fetching", "writing", "done"])
 def test_ctrl_c_within_a_callback(sandbox, export, database, status: str) -> None:
     """The user's own code is where an interrupt may come, too."""
-    mp = sandbox()
+    mp = sandbox(faults=[Fault("hang", day(8), times=None)])  # so that it cannot be done before
 
     def press(progress: mpnb.BatchProgress) -> None:
         if progress.status == status:
