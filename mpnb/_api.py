@@ -1,13 +1,11 @@
-"""``export``, ``start``, ``plan`` and ``open``: everything is checked here, before the first request."""
+"""``export``, ``start``, ``plan`` and ``open``: from a call to a plan, a job and a result."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +16,11 @@ from duckdb import DuckDBPyConnection
 from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
-from mpnb._board import BatchBoard, BatchProgress
-from mpnb._credentials import Credentials, missing_variables
+from mpnb._asked import Asked, Database, OnBatch, check, check_number
+from mpnb._board import BatchBoard
+from mpnb._credentials import Credentials
 from mpnb._engine import Engine
-from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
+from mpnb._errors import DatabaseError, PlanError, TableError
 from mpnb._failures import safe_text
 from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
@@ -31,33 +30,7 @@ from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode, Unmet
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import registration, running
 from mpnb._spool import Spool, SpoolFolder
-from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run
-
-Database = str | os.PathLike[str] | DuckDBPyConnection
-OnBatch = Callable[[BatchProgress], object]
-MODES = ("resume", "refresh", "new")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Hold what a call asks for, checked."""
-
-    from_date: date
-    to_date: date
-    source: Source | None
-    database: Database
-    table: str
-    workers: int
-    chunk_days: int | Literal["auto"]
-    mode: Mode
-    late_days: int
-    on_batch: OnBatch | None
-    credentials: Credentials | None
-    quota: Quota | None
-    spool: Spool
-    events: tuple[str, ...] | None
-    where: str | None
-    notes: tuple[str, ...] = ()
+from mpnb._store import MEMORY, Store, check_database, check_path, run
 
 
 def plan(
@@ -85,7 +58,7 @@ def plan(
     Raises:
         PlanError: as ``export``.
     """
-    asked = _check(
+    asked = check(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool, needs_credentials=False,
     )  # fmt: skip
@@ -121,7 +94,7 @@ def start(
 
     Arguments and errors are those of ``export``. ``on_batch`` is called in one thread of its own, one call at a time.
     """
-    asked = _check(
+    asked = check(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool,
     )  # fmt: skip
@@ -180,7 +153,7 @@ def export(
         ExportError: no batch is done, empty or skipped; it carries the result.
         KeyboardInterrupt: it was interrupted. What had landed is kept, and the same call goes on from there.
     """
-    asked = _check(
+    asked = check(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool,
     )  # fmt: skip
@@ -232,82 +205,10 @@ def open_database(
         raise
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- from a plan to a job ------------------------------------------------------------------------------------------
 
 
-def _check(
-    from_date: date | str,
-    to_date: date | str,
-    events: str | Sequence[str] | None,
-    where: str | None,
-    database: Database,
-    table: str,
-    workers: int,
-    chunk_days: int | Literal["auto"],
-    mode: Mode,
-    late_days: int,
-    on_batch: OnBatch | None,
-    credentials: Credentials | None,
-    quota: Quota | None,
-    spool: Spool | None,
-    *,
-    needs_credentials: bool = True,
-) -> _Asked:
-    now = planning.today()
-    first = planning.parse_date(from_date, name="from_date", now=now)
-    last = planning.parse_date(to_date, name="to_date", now=now)
-    if first > last:
-        raise PlanError(f"from_date {first} is after to_date {last}")
-    if first > now:
-        raise PlanError(f"from_date {first} is after today, {now} in UTC")
-    notes: tuple[str, ...] = ()
-    if last > now:
-        notes = (f"to_date {last} is after today: cut at {now}",)
-        warnings.warn(notes[0], UserWarning, stacklevel=3)
-        last = now
-    _check_number("workers", workers, 1, 100)
-    if chunk_days != "auto":
-        planning.check_chunk_days(chunk_days)
-    _check_number("late_days", late_days, 0, 36500)
-    if mode not in MODES:
-        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    if on_batch is not None and not callable(on_batch):
-        raise PlanError(f"on_batch is a function of a BatchProgress, not {on_batch!r}")
-    if quota is not None and not isinstance(quota, Quota):
-        raise PlanError(f"quota is an mpnb.Quota, not {quota!r}")
-    if spool is not None and not isinstance(spool, Spool):
-        raise PlanError(f"spool is an mpnb.Spool, not {spool!r}")
-    if where is not None and (not isinstance(where, str) or not where.strip()):
-        raise PlanError(f"where is a filter expression of Mixpanel's, not {where!r}")
-    names = _check_events(events)
-    name = check_table_name(table)
-    if credentials is None:
-        if needs_credentials or not missing_variables():
-            credentials = Credentials.from_environment()
-    elif not isinstance(credentials, Credentials):
-        raise CredentialsError("credentials is an mpnb.Credentials")
-    source = Source(credentials.project_id, names, where) if credentials else None
-    return _Asked(
-        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
-        spool or Spool(), names, where, notes,
-    )  # fmt: skip
-
-
-def _check_number(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
-
-
-def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if events is None:
-        return None
-    names = (events,) if isinstance(events, str) else tuple(events) if isinstance(events, Iterable) else ()
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise PlanError(f"events is a list of names of events, or None for all, not {events!r}")
-    return tuple(dict.fromkeys(names))
-
-
-def _check_table(cursor: DuckDBPyConnection, asked: _Asked, held: Sequence[HeldBatch]) -> None:
+def _check_table(cursor: DuckDBPyConnection, asked: Asked, held: Sequence[HeldBatch]) -> None:
     if asked.source is not None:
         ledger.check_source(cursor, asked.table, asked.source)
     if asked.mode == "new" and held:
@@ -318,10 +219,7 @@ def _check_table(cursor: DuckDBPyConnection, asked: _Asked, held: Sequence[HeldB
         )
 
 
-# --- from a plan to a job ------------------------------------------------------------------------------------------
-
-
-def _limiter(asked: _Asked) -> RateLimiter:
+def _limiter(asked: Asked) -> RateLimiter:
     if asked.credentials is None:
         return RateLimiter(asked.quota or Quota())
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
@@ -333,7 +231,7 @@ def _known_batches(cursor: DuckDBPyConnection, table: str) -> tuple[list[HeldBat
     return ledger.held_batches(cursor, table), ledger.unmet_batches(cursor, table, None, None)
 
 
-def _plan(asked: _Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
+def _plan(asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
     return planning.make_plan(
         asked.from_date,
         asked.to_date,
@@ -362,7 +260,7 @@ def _existing(database: Database) -> Iterator[Store | None]:
 
 
 def _launch(
-    asked: _Asked,
+    asked: Asked,
     store: Store,
     events: Events,
     *,
@@ -461,7 +359,7 @@ def _launch(
     )
 
 
-def _start(asked: _Asked, store: Store, **more: Any) -> ExportJob:
+def _start(asked: Asked, store: Store, **more: Any) -> ExportJob:
     """Start an export in the background."""
     job = None
     try:
@@ -476,7 +374,7 @@ def _start(asked: _Asked, store: Store, **more: Any) -> ExportJob:
     return job
 
 
-def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
+def _run(asked: Asked, store: Store, **more: Any) -> ExportResult:
     """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
     show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
     job = None
@@ -509,7 +407,7 @@ def _run(asked: _Asked, store: Store, **more: Any) -> ExportResult:
 
 
 def _retry(
-    result: ExportResult, asked: _Asked | None, options: dict[str, Any], background: bool
+    result: ExportResult, asked: Asked | None, options: dict[str, Any], background: bool
 ) -> ExportResult | ExportJob:
     """Fetch what is unmet of a result's days, each batch as it was, on the same database."""
     allowed = ("workers", "on_batch", "credentials", "quota", "spool")
@@ -526,7 +424,7 @@ def _retry(
         if asked is None:
             first = min((u.from_date for u in unmet), default=planning.today())
             last = max((u.to_date for u in unmet), default=first)
-            asked = _Asked(
+            asked = Asked(
                 first, last, source, store.name, result.table, 10, 7, "resume", 5, None, None, None, Spool(),
                 source.events, source.where,
             )  # fmt: skip
@@ -535,7 +433,7 @@ def _retry(
             asked = replace(asked, credentials=Credentials.from_environment())
         assert asked.credentials is not None
         asked = replace(asked, source=Source(asked.credentials.project_id, source.events, source.where))
-        _check_number("workers", asked.workers, 1, 100)
+        check_number("workers", asked.workers, 1, 100)
     except BaseException:
         store.close()
         raise

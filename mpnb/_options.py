@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mpnb._api import MODES, export
+from mpnb._api import export
+from mpnb._asked import MODES
 from mpnb._errors import PlanError
 from mpnb._limits import Quota
 from mpnb._spool import Spool

@@ -13,52 +13,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
-from isal import igzip
 
 from mpnb import _ledger as ledger
 from mpnb._failures import HINTS, Failure, failure, safe_text
+from mpnb._insert import NotAllEvents, blocks, insert_files, insert_lines
 from mpnb._plan import Batch, make_batches
-from mpnb._store import REJECTED, Store, quoted, run
-from mpnb._verify import BLANK, Body
+from mpnb._store import Store, run
+from mpnb._verify import Body
 
 QUEUED_SPOOLS = 20
 # Batches that wait are written together, in one statement and transaction, until they have this many lines: each of
 # DuckDB's threads then fills whole row groups (122,880 rows), and reads a file of its own. Measured with batches of
 # 140,000 events and two threads: 0.9 times the CPU of one by one.
 TOGETHER_LINES = 400_000
-# What the slow way reads into memory at once.
-BLOCK_BYTES = 8 << 20
-BLOCK_LINES = 20_000
-# The longest line that read_ndjson_objects takes: above what the verifier lets through.
-MAX_OBJECT = 16 << 20
-
-# Two extractions instead of one for all paths: the type of event and properties shows in their first character, and
-# the paths of properties are looked up in less text. Measured at 0.9 times the CPU of one list with json_type.
-_SHAPE = "starts_with(k[1], '\"') AND starts_with(k[2], '{')"
-# 24 characters are what {"event":…,"properties":…} has beside its values. Extraction may write a number longer than it
-# came (1e20), so the length alone could hide a third key: the text must end as written, too. Everything else, such as
-# spaces, is looked at by its keys, at an eighth more CPU.
-_ONLY_KEYS = (
-    "(strlen(json) - strlen(k[1]) - strlen(k[2]) = 24 AND ends_with(json, k[2] || '}') OR len(json_keys(json)) = 2)"
-)
-
-
-def _select(source: str, condition: str, batch_id: str = "$batch_id") -> str:
-    """
-    Turn a column ``json`` into the columns of an events table.
-
-    ``time`` comes in seconds, sometimes in milliseconds: seconds reach 1e11 in the year 5138, milliseconds in 1973.
-    """
-    return f"""
-        SELECT k[1]->>'$', make_timestamp(TRY_CAST(t * CASE WHEN abs(t) >= 1e11 THEN 1e3 ELSE 1e6 END AS BIGINT)),
-               p[2], p[3], p[4], p[5], k[2], batch_id
-        FROM (SELECT k, p, TRY_CAST(p[1] AS DOUBLE) AS t, batch_id
-              FROM (SELECT k, k[2]->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p, batch_id
-                    FROM (SELECT json, json->['$.event', '$.properties'] AS k, {batch_id} AS batch_id FROM {source})
-                    WHERE {condition}))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +203,7 @@ class Writer(threading.Thread):
         """Write all or none: none where one of them needs to be looked at by itself, or fails."""
         try:
             return self._transaction(items, self._insert)
-        except _NotAllEvents:
+        except NotAllEvents:
             # Such a line seldom comes alone, and each would have them all written twice.
             self._may_join = False
         except Exception:
@@ -264,7 +233,7 @@ class Writer(threading.Thread):
     def _transaction_of(self, item: Fetched) -> Landed:
         try:
             [landed] = self._transaction([item], self._insert)
-        except _NotAllEvents:
+        except NotAllEvents:
             [landed] = self._transaction([item], self._insert_line_by_line)
         return landed
 
@@ -323,89 +292,19 @@ class Writer(threading.Thread):
                 self._in_insert = False
 
     def _insert(self, items: list[Fetched]) -> list[tuple[int, int]]:
-        """
-        Insert spool files in one statement.
-
-        Raises:
-            _NotAllEvents: a line is no event, or has keys that the table has no column for.
-        """
-        lines = sum(item.body.lines for item in items)
-        if not lines:
-            return [(0, 0)] * len(items)
-        source = f"read_ndjson_objects($paths, compression = $compression, maximum_object_size = {MAX_OBJECT})"
-        batch_id = "$batch_ids[list_position($paths, filename)]" if len(items) > 1 else "$batch_ids[1]"
-        query = _select(source, f"{_SHAPE} AND {_ONLY_KEYS} AND batch_id IS NOT NULL", batch_id)
-        try:
+        if any(item.body.lines for item in items):
             with self._interruptible():
-                [(rows,)] = run(
-                    self._cursor,
-                    f"INSERT INTO {quoted(self._table)} {query}",
-                    {
-                        "paths": [str(item.path) for item in items],
-                        "compression": "gzip" if items[0].body.gzip else "uncompressed",
-                        "batch_ids": [item.batch_id for item in items],
-                    },
-                )
-        except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-            raise _NotAllEvents from error
-        # No file gives more rows than it has lines: where the sums are equal, so is each.
-        if rows != lines:
-            raise _NotAllEvents
+                insert_files(self._cursor, self._table, items)
         return [(item.body.lines, 0) for item in items]
 
     def _insert_line_by_line(self, items: list[Fetched]) -> list[tuple[int, int]]:
-        """Insert the lines of one spool file that are events, and keep every other line whole among the rejected."""
         [item] = items
         rows = rejected = 0
-        for block in _blocks(item):
+        for block in blocks(item):
             with self._interruptible():
-                good, bad = self._insert_block(item.batch_id, block)
+                good, bad = insert_lines(self._cursor, self._table, item.batch_id, block)
             rows, rejected = rows + good, rejected + bad
         return [(rows, rejected)]
-
-    def _insert_block(self, batch_id: int, lines: list[tuple[int, bytes]]) -> tuple[int, int]:
-        import pyarrow as pa
-
-        texts: list[tuple[int, str]] = []
-        broken: list[tuple[int, bytes]] = []
-        for number, line in lines:
-            try:
-                texts.append((number, line.decode()))
-            except UnicodeDecodeError:
-                broken.append((number, line))
-        # DuckDB finds these two by the names of this function's variables.
-        block = pa.table(
-            {"n": pa.array([n for n, _ in texts], pa.int64()), "line": pa.array([t for _, t in texts], pa.string())}
-        )
-        not_utf8 = pa.table(
-            {"n": pa.array([n for n, _ in broken], pa.int64()), "line": pa.array([b for _, b in broken], pa.binary())}
-        )
-        assert block.num_rows + not_utf8.num_rows == len(lines)
-        parsed = "(SELECT n, line, TRY_CAST(line AS JSON) AS json FROM block)"
-        [(rows,)] = self._cursor.execute(
-            f"INSERT INTO {quoted(self._table)} {_select(parsed, _SHAPE)}", {"batch_id": batch_id}
-        ).fetchall()
-        [(kept,)] = self._cursor.execute(
-            f"""INSERT INTO {REJECTED}
-            SELECT $table, $batch_id, n, CASE
-                WHEN json IS NULL THEN 'no valid JSON'
-                WHEN json_type(json) <> 'OBJECT' THEN 'no JSON object'
-                WHEN NOT is_event AND NOT coalesce(starts_with(k[1], '"'), false) THEN 'event is missing or no text'
-                WHEN NOT is_event THEN 'properties is missing or no object'
-                ELSE 'keys besides event and properties' END, encode(line), is_event
-            FROM (SELECT *, coalesce({_SHAPE}, false) AS is_event
-                  FROM (SELECT *, json->['$.event', '$.properties'] AS k FROM {parsed}))
-            WHERE NOT is_event OR NOT {_ONLY_KEYS}""",
-            {"batch_id": batch_id, "table": self._table},
-        ).fetchall()
-        self._cursor.execute(
-            f"INSERT INTO {REJECTED} SELECT $table, $batch_id, n, 'no valid UTF-8', line, false FROM not_utf8",
-            {"batch_id": batch_id, "table": self._table},
-        ).fetchall()
-        rejected = len(lines) - rows
-        if kept + len(broken) < rejected:
-            raise duckdb.InternalError("a line is neither in the table nor among the rejected")
-        return rows, rejected
 
     def _ask_ledger(self, item: Fetched) -> Landed | None:
         try:
@@ -473,32 +372,6 @@ class Writer(threading.Thread):
         return parts
 
 
-class _NotAllEvents(Exception):
-    """Some line needs to be looked at by itself."""
-
-
 def _can_join(item: Fetched) -> bool:
     """Say whether it may be written together with others: one reader's files are all compressed, or none."""
     return not item.body.gzip and item.body.lines > 0
-
-
-def _blocks(item: Fetched) -> Iterator[list[tuple[int, bytes]]]:
-    """Read a spool file as blocks of numbered lines without their line ends, blank ones left out."""
-    # DuckDB reads the same file by itself; here Python does.
-    opened: Any = (
-        igzip.IGzipFile(item.path, "rb") if item.body.gzip else item.path.open("rb")  # type: ignore[no-untyped-call]
-    )
-    block: list[tuple[int, bytes]] = []
-    size = 0
-    with opened as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.rstrip(b"\n")
-            if not line.strip(BLANK):
-                continue
-            block.append((number, line))
-            size += len(line)
-            if size >= BLOCK_BYTES or len(block) >= BLOCK_LINES:
-                yield block
-                block, size = [], 0
-    if block:
-        yield block

@@ -12,7 +12,7 @@ import ipywidgets as w
 
 from mpnb import _api as api
 from mpnb import _plan as planning
-from mpnb._api import MODES
+from mpnb._asked import MODES
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._plan import ExportPlan
 

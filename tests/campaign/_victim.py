@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import mpnb
 import mpnb._client
+import mpnb._insert
 import mpnb._store
 import mpnb._writer
 from mpnb._spool import SpoolFolder
@@ -85,7 +86,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     death = Death(asked["phase"], asked["nth"], asked["delay"], asked["abort"])
     mpnb._store.SETTINGS["checkpoint_threshold"] = asked["threshold"]
-    mpnb._writer.run = mpnb._store.run = death.running(mpnb._store.run)  # type: ignore[attr-defined]
+    mpnb._writer.run = mpnb._insert.run = mpnb._store.run = death.running(mpnb._store.run)  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 
     def growing(self: SpoolFolder, *arguments: Any) -> None:

@@ -13,7 +13,6 @@ import mpnb._client
 import mpnb._ledger
 import mpnb._writer
 from mpnb._verify import Body, Verifier
-from mpnb._writer import Writer
 from mpnb.sandbox._faults import KINDS
 from tests.campaign._clients import naive
 from tests.campaign._figures import Figures
@@ -106,14 +105,14 @@ def _believe_every_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _drop_what_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave lines out without a word."""
-    insert = Writer._insert_block
+    insert = mpnb._writer.insert_lines
 
-    def insert_block(self: Writer, batch_id: int, lines: list[tuple[int, bytes]]) -> tuple[int, int]:
-        rows, _ = insert(self, batch_id, lines)
-        self._cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
+    def insert_lines(cursor: Any, table: str, batch_id: int, lines: Any) -> tuple[int, int]:
+        rows, _ = insert(cursor, table, batch_id, lines)
+        cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
         return rows, 0
 
-    monkeypatch.setattr(Writer, "_insert_block", insert_block)
+    monkeypatch.setattr(mpnb._writer, "insert_lines", insert_lines)
 
 
 def _keep_what_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

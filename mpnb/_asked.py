@@ -1,0 +1,131 @@
+"""What is asked of an export, checked before anything else happens."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from duckdb import DuckDBPyConnection
+
+from mpnb import _plan as planning
+from mpnb._board import BatchProgress
+from mpnb._credentials import Credentials, missing_variables
+from mpnb._errors import CredentialsError, PlanError
+from mpnb._ledger import Source
+from mpnb._limits import Quota
+from mpnb._plan import Mode
+from mpnb._spool import Spool
+from mpnb._store import check_table_name
+
+Database = str | os.PathLike[str] | DuckDBPyConnection
+OnBatch = Callable[[BatchProgress], object]
+MODES = ("resume", "refresh", "new")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Hold what a call asks for, checked."""
+
+    from_date: date
+    to_date: date
+    source: Source | None
+    database: Database
+    table: str
+    workers: int
+    chunk_days: int | Literal["auto"]
+    mode: Mode
+    late_days: int
+    on_batch: OnBatch | None
+    credentials: Credentials | None
+    quota: Quota | None
+    spool: Spool
+    events: tuple[str, ...] | None
+    where: str | None
+    notes: tuple[str, ...] = ()
+
+
+def check(
+    from_date: date | str,
+    to_date: date | str,
+    events: str | Sequence[str] | None,
+    where: str | None,
+    database: Database,
+    table: str,
+    workers: int,
+    chunk_days: int | Literal["auto"],
+    mode: Mode,
+    late_days: int,
+    on_batch: OnBatch | None,
+    credentials: Credentials | None,
+    quota: Quota | None,
+    spool: Spool | None,
+    *,
+    needs_credentials: bool = True,
+) -> Asked:
+    """
+    Check the arguments of ``export``, ``start`` and ``plan``, which tell what each may be.
+
+    It is called by one of them: the warning of a ``to_date`` that is cut at today names the line that called that.
+
+    Raises:
+        PlanError: an argument is out of its range or of another type.
+        TableError: no table can have that name.
+        CredentialsError: there are none, or none that can be.
+    """
+    now = planning.today()
+    first = planning.parse_date(from_date, name="from_date", now=now)
+    last = planning.parse_date(to_date, name="to_date", now=now)
+    if first > last:
+        raise PlanError(f"from_date {first} is after to_date {last}")
+    if first > now:
+        raise PlanError(f"from_date {first} is after today, {now} in UTC")
+    notes: tuple[str, ...] = ()
+    if last > now:
+        notes = (f"to_date {last} is after today: cut at {now}",)
+        warnings.warn(notes[0], UserWarning, stacklevel=3)
+        last = now
+    check_number("workers", workers, 1, 100)
+    if chunk_days != "auto":
+        planning.check_chunk_days(chunk_days)
+    check_number("late_days", late_days, 0, 36500)
+    if mode not in MODES:
+        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+    if on_batch is not None and not callable(on_batch):
+        raise PlanError(f"on_batch is a function of a BatchProgress, not {on_batch!r}")
+    if quota is not None and not isinstance(quota, Quota):
+        raise PlanError(f"quota is an mpnb.Quota, not {quota!r}")
+    if spool is not None and not isinstance(spool, Spool):
+        raise PlanError(f"spool is an mpnb.Spool, not {spool!r}")
+    if where is not None and (not isinstance(where, str) or not where.strip()):
+        raise PlanError(f"where is a filter expression of Mixpanel's, not {where!r}")
+    names = _check_events(events)
+    name = check_table_name(table)
+    if credentials is None:
+        if needs_credentials or not missing_variables():
+            credentials = Credentials.from_environment()
+    elif not isinstance(credentials, Credentials):
+        raise CredentialsError("credentials is an mpnb.Credentials")
+    source = Source(credentials.project_id, names, where) if credentials else None
+    return Asked(
+        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
+        spool or Spool(), names, where, notes,
+    )  # fmt: skip
+
+
+def check_number(name: str, value: object, least: int, most: int) -> None:
+    """Raise ``PlanError`` unless it is a whole number from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
+
+
+def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if events is None:
+        return None
+    names = (events,) if isinstance(events, str) else tuple(events) if isinstance(events, Iterable) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise PlanError(f"events is a list of names of events, or None for all, not {events!r}")
+    return tuple(dict.fromkeys(names))
