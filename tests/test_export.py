@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import polars
@@ -384,15 +384,17 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("before", [[], [event()]], ids=["first", "second"])
 @pytest.mark.parametrize("beside", [[], [b""], [b"", b" "]], ids=["", "one blank", "two blank"])
-def test_each_kind_of_bad_line_is_rejected_whole(sandbox, export, beside: list[bytes]) -> None:
+def test_each_kind_of_bad_line_is_rejected_whole(sandbox, export, before: list[bytes], beside: list[bytes]) -> None:
     """One line in, one line among the rejected, however the counts of rows and lines may add up."""
     bad = {day(n): line for n, line in enumerate(BAD, 1)}
-    result = export(sandbox(lines=lambda d: [event(), bad[d], *beside, event()]), day(1), day(len(BAD)))
+    result = export(sandbox(lines=lambda d: [*before, bad[d], *beside, event()]), day(1), day(len(BAD)))
     rejected = result.rejected.select("from_date, line_number, line, in_events").fetchall()
-    assert rejected == [(d, 2, line, False) for d, line in bad.items()]
-    assert result.batches.select("rows, rejected").distinct().fetchall() == [(2, 1)]
-    assert (result.total_rows, result.rejected_lines) == (2 * len(BAD), len(BAD))
+    assert rejected == [(d, len(before) + 1, line, False) for d, line in bad.items()]
+    rows = len(before) + 1
+    assert result.batches.select("rows, rejected").distinct().fetchall() == [(rows, 1)]
+    assert (result.total_rows, result.rejected_lines) == (rows * len(BAD), len(BAD))
 
 
 WIDER = [
@@ -406,16 +408,29 @@ WIDER = [
     b'{"event":"a","properties":{"x":1},"properties":{"x":2}}',
     b'{"event":"a","event":"b","properties":{"x":1}}',
     b'{"event":"a","properties":{},"Properties":{"x":1}}',
+    b'{"event":"a","properties":{},"\\u0065vent":1}',
+    # Names that the query has uses of its own for.
+    *(
+        b'{"event":"a","properties":{},"%s":"1"}' % name
+        for name in (b"filename", b"batch_id", b"p", b"t", b"json", b"*")
+    ),
 ]
 
 
-def test_keys_that_have_no_column_are_kept_with_the_whole_line(sandbox, export) -> None:
+@pytest.mark.parametrize("at", [0, 1], ids=["first", "second"])
+@pytest.mark.parametrize("chunk_days", [1, 7])
+def test_keys_that_have_no_column_are_kept_with_the_whole_line(sandbox, export, at: int, chunk_days: int) -> None:
     """The event is in the table, and its line among the rejected, marked as being in both."""
     wider = {day(n): line for n, line in enumerate(WIDER, 1)}
-    result = export(sandbox(lines=lambda d: [wider[d], event("b")]), day(1), day(len(WIDER)))
-    assert result.event_names().select("event_name, events").fetchall() == [("a", len(WIDER)), ("b", len(WIDER))]
-    rejected = result.rejected.select("from_date, line_number, line, in_events").fetchall()
-    assert rejected == [(d, 1, line, True) for d, line in wider.items()]
+
+    def lines(d: date) -> list[bytes]:
+        return [event("b")] * at + [wider[d], event("b")]
+
+    result = export(sandbox(lines=lines), day(1), day(len(WIDER)), chunk_days=chunk_days)
+    names = dict(result.event_names().select("event_name, events").fetchall())
+    assert names == {"a": len(WIDER), "b": len(WIDER) * (1 + at)}
+    rejected = result.rejected.select("line, in_events").fetchall()
+    assert sorted(rejected) == sorted((line, True) for line in WIDER)
     assert result.rejected_lines == 0
 
 
