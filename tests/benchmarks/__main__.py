@@ -1,13 +1,16 @@
 """
-Measure an export side by side with other ways: ``python -m tests.benchmarks --scenario NAME``.
+Measure an export side by side with other ways: ``python -m tests.benchmarks``.
 
 The sandbox serves the same events to all that are compared, from a process of its own. They run in turn, A B C A B C …,
-each in a fresh process with a fresh database; figures are medians, and ratios are taken round by round against the
-first of them, since a shared machine changes its speed. The scenarios:
+each in a fresh process with a fresh database; figures are medians, and ratios are taken round by round against another
+of them, since a shared machine changes its speed. The scenarios, all of them unless some are named:
 
     floor    mpnb, DuckDB's own load of the same files from the disk, and a row-by-row executemany
+    peers    mpnb and other exporters, with --peers; 20 properties, and a distinct_id in each event
     workers  mpnb with 1, 4, 10 and 32 workers, and the floor
-    sizes    mpnb and the floor, from 100,000 events to --events
+    sizes    mpnb and the floor, 100,000 events and up to --events, in 13 batches
+    batches  the same events in a single batch
+    many     13, 500 and 5,000 batches of 100 events
     wide     mpnb and the floor, with 2,000 distinct properties
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
     instant  what a cell shows of --events events, in milliseconds
@@ -31,8 +34,11 @@ from typing import Any
 
 import duckdb
 
-BYTES_PER_SECOND = "1000000"
-LATENCY = "0.5"
+from tests.benchmarks._peers import PEERS, measured
+
+SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "wide", "latency", "instant")
+SLOW_NETWORK = ("--latency", "0.5", "--bytes-per-second", "1000000")
+LATENCY_EVENTS = 18_000  # a batch: about 2 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,8 @@ class Case:
     days: int = 90
     workers: int = 10
     chunk_days: int = 7
-    server: tuple[str, ...] = ()  # options of the sandbox; "wide" alone is the other server
+    server: tuple[str, ...] = ()  # options of the sandbox, or the name of another server
+    against: str = ""  # the name of the case that ratios are taken to; empty for the first
 
     @property
     def events_per_day(self) -> str:
@@ -53,9 +60,9 @@ class Case:
         return str(max(1, self.events // self.days))
 
 
-def cases(scenario: str, events: int, slow_events: int) -> list[Case]:
-    """Give what a scenario runs in turn, the one first that the others are compared with."""
-    slow_network = ("--latency", LATENCY, "--bytes-per-second", BYTES_PER_SECOND)
+def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) -> list[Case]:
+    """Give what a scenario runs in turn."""
+    sizes = [n for n in (100_000, 1_000_000, 5_000_000) if n < events] + [events]
     match scenario:
         case "floor":
             return [
@@ -63,25 +70,37 @@ def cases(scenario: str, events: int, slow_events: int) -> list[Case]:
                 Case("mpnb", "mpnb", events),
                 Case("executemany", "executemany", slow_events),
             ]
+        case "peers":
+            narrow = ("narrow",)
+            few = min(events, 25 * slow_events)
+            return [
+                Case("mpnb", "mpnb", events, server=narrow),
+                *(Case(peer, peer, few, server=narrow) for peer in peers),
+            ]
         case "workers":
             counts = (1, 4, 10, 32)
             return [Case("floor", "floor", events), *(Case(f"mpnb, {n}", "mpnb", events, workers=n) for n in counts)]
-        case "sizes":
-            sizes = [n for n in (100_000, 1_000_000, 5_000_000) if n < events] + [events]
-            return [Case(f"{way}, {n:,}", way, n) for n in sizes for way in ("floor", "mpnb")]
+        case "sizes" | "batches":
+            chunk = 7 if scenario == "sizes" else 90
+            return [
+                Case(f"{way}, {n:,}", way, n, chunk_days=chunk, against=f"floor, {n:,}")
+                for n in sizes
+                for way in ("floor", "mpnb")
+            ]
+        case "many":
+            return [Case(f"{n:,} batches", "mpnb", 100 * n, n, chunk_days=1) for n in (13, 500, 5_000)]
         case "wide":
             return [Case(f"{way}, wide", way, events, days=14, server=("wide",)) for way in ("floor", "mpnb")]
         case "latency":
-            # Batches of about 2 MB.
             return [
                 Case(
                     f"{batches} batches, {n} worker{'s' * (n > 1)}",
                     "mpnb",
-                    18_000 * batches,
-                    90,
-                    n,
-                    chunk,
-                    slow_network,
+                    LATENCY_EVENTS * batches,
+                    workers=n,
+                    chunk_days=chunk,
+                    server=SLOW_NETWORK,
+                    against=f"{batches} batches, 1 worker",
                 )
                 for batches, chunk in ((13, 7), (30, 3))
                 for n in (1, 10)
@@ -94,8 +113,8 @@ def cases(scenario: str, events: int, slow_events: int) -> list[Case]:
 def sandbox(case: Case) -> Iterator[dict[str, str]]:
     """Serve made-up events from a process of its own, and give the environment that leads there."""
     command = [sys.executable, "-m"]
-    if case.server == ("wide",):
-        command += ["tests.benchmarks._server", case.events_per_day]
+    if case.server[:1] in (("wide",), ("narrow",)):
+        command += ["tests.benchmarks._server", case.server[0], case.events_per_day]
     else:
         command += ["mpnb.sandbox", "--json", "--no-quota", "--events-per-day", case.events_per_day, *case.server]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -107,17 +126,20 @@ def sandbox(case: Case) -> Iterator[dict[str, str]]:
             process.terminate()
 
 
-def run(case: Case, environment: dict[str, str]) -> dict[str, Any]:
+def run(case: Case, environment: dict[str, str], peers: str | None = None) -> dict[str, Any]:
     """Run a case in a fresh process and folder."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.benchmarks._ways", case.way, folder, str(case.days), str(case.workers)]
-        environment = {**environment, "CHUNK_DAYS": str(case.chunk_days)}
+        if case.way in PEERS:
+            assert peers
+            return measured(peers, case.way, environment, Path(folder), case.days)
+        command = [sys.executable, "-m", "tests.benchmarks._ways", case.way, folder]
+        command += [str(case.days), str(case.workers), str(case.chunk_days)]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
-def measure(chosen: Sequence[Case], rounds: int) -> list[dict[str, dict[str, Any]]]:
+def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict[str, dict[str, Any]]]:
     """Run all cases in turn, once to warm the servers up and then as often as asked."""
     with contextlib.ExitStack() as stack:
         servers: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
@@ -126,56 +148,85 @@ def measure(chosen: Sequence[Case], rounds: int) -> list[dict[str, dict[str, Any
             if key not in servers:
                 servers[key] = stack.enter_context(sandbox(case))
                 # The sandbox makes its days up at their first request.
-                run(Case("", "mpnb", case.events, case.days, 10), servers[key])
+                run(Case("", "mpnb", case.events, max(c.days for c in chosen), 10), servers[key])
         taken = []
         for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            taken.append({case.name: run(case, servers[case.events_per_day, case.server]) for case in chosen})
+            print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            taken.append({case.name: run(case, servers[case.events_per_day, case.server], peers) for case in chosen})
         return taken
 
 
 def show(chosen: Sequence[Case], rounds: list[dict[str, dict[str, Any]]]) -> None:
-    """Print the medians, and the ratios to the first case."""
-    first = chosen[0].name
-    print(f"{platform.platform()}, Python {platform.python_version()}, DuckDB {duckdb.__version__}")
-    print(f"{os.cpu_count()} cores, medians of {len(rounds)} rounds, ratios to {first!r}\n")
-    heads = ("events", "events/CPU s", "events/s", "first s", "peak MB", "file MB", "CPU/event ×", "wall/event ×")
-    print(f"{'':<24}" + "".join(f"{head:>13}" for head in heads))
+    """Print the medians, and the ratios to other cases."""
+    heads = (
+        "events",
+        "CPU s",
+        "wall s",
+        "events/CPU s",
+        "events/s",
+        "first s",
+        "peak MB",
+        "file MB",
+        "CPU ×",
+        "wall ×",
+    )
+    print(f"\n{'':<24}" + "".join(f"{head:>13}" for head in heads) + "  × an event, to")
     for case in chosen:
-        taken = [(r[case.name], r[first]) for r in rounds]
-        own = {key: [mine[key] for mine, _ in taken] for key in ("events", "cpu", "wall", "first", "rss", "file")}
-        middle = {key: statistics.median(values) for key, values in own.items() if None not in values}
-        cells = [
-            f"{middle['events']:,.0f}",
-            f"{middle['events'] / middle['cpu']:,.0f}",
-            f"{middle['events'] / middle['wall']:,.0f}",
-            f"{middle['first']:.2f}" if "first" in middle else "–",
-            f"{middle['rss'] / 1e6:,.0f}",
-            f"{middle['file'] / 1e6:,.1f}",
-        ]
-        for key in ("cpu", "wall"):
-            ratio = statistics.median((a[key] / a["events"]) / (b[key] / b["events"]) for a, b in taken)
-            cells.append(f"{ratio:.2f}")
-        print(f"{case.name:<24}" + "".join(f"{cell:>13}" for cell in cells))
+        against = case.against or chosen[0].name
+        own = [r[case.name] for r in rounds]
+
+        def middle(key: str, own: list[dict[str, Any]] = own) -> float | None:
+            values = [figures[key] for figures in own if figures.get(key) is not None]
+            return statistics.median(values) if values else None
+
+        def ratio(key: str, case: Case = case, against: str = against) -> float:
+            pairs = [(r[case.name], r[against]) for r in rounds]
+            return statistics.median((a[key] / a["events"]) / (b[key] / b["events"]) for a, b in pairs)
+
+        events, cpu, wall, first = (middle(key) for key in ("events", "cpu", "wall", "first"))
+        rss, size = middle("rss"), middle("file")
+        assert None not in (events, cpu, wall, rss)
+        cells = (
+            f"{events:,.0f}",
+            f"{cpu:,.2f}",
+            f"{wall:,.2f}",
+            f"{events / cpu:,.0f}",
+            f"{events / wall:,.0f}",
+            f"{first:.2f}" if first else "–",
+            f"{rss / 1e6:,.0f}",
+            f"{size / 1e6:,.1f}" if size else "–",
+            f"{ratio('cpu'):.2f}",
+            f"{ratio('wall'):.2f}",
+        )
+        print(f"{case.name:<24}" + "".join(f"{cell:>13}" for cell in cells) + f"  {against}")
+        for name in own[0].get("milliseconds", {}):
+            print(f"  {name:<30}{max(figures['milliseconds'][name] for figures in own):>8.1f} ms at most")
 
 
 def main() -> None:
-    """Measure, print a table, and write the figures as JSON where asked."""
+    """Measure, print a table for each scenario, and write the figures as JSON where asked."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("floor", "workers", "sizes", "wide", "latency", "instant")
-    parser.add_argument("--scenario", choices=names, default="floor")
+    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--events", type=int, default=400_000, help="events in all")
     parser.add_argument("--slow-events", type=int, default=4_000, help="events in all, for executemany")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", metavar="PYTHON", help="of an environment with exporters to compare with")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
-    chosen = cases(args.scenario, args.events, args.slow_events)
-    rounds = measure(chosen, args.rounds)
-    show(chosen, rounds)
-    if args.json:
-        args.json.write_text(json.dumps({"cases": [asdict(case) for case in chosen], "rounds": rounds}, indent=1))
+    machine = f"{platform.platform()}, {os.cpu_count()} cores"
+    versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
+    print(f"{machine}, {versions}, medians of {args.rounds} rounds")
+    figures: dict[str, Any] = {"machine": machine, "versions": versions, "scenarios": {}}
+    for scenario in args.scenario:
+        print(f"{scenario} …", file=sys.stderr, flush=True)
+        chosen = cases(scenario, args.events, args.slow_events, list(PEERS) if args.peers else [])
+        rounds = measure(chosen, args.rounds, args.peers)
+        show(chosen, rounds)
+        figures["scenarios"][scenario] = {"cases": [asdict(case) for case in chosen], "rounds": rounds}
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

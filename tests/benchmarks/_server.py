@@ -1,7 +1,8 @@
 """
-Serve events of many properties, from a process of its own: ``python -m tests.benchmarks._server EVENTS_PER_DAY``.
+Serve other events than the sandbox makes up: ``python -m tests.benchmarks._server wide|narrow EVENTS_PER_DAY``.
 
-66 events with 2,000 distinct properties among them. What ``python -m mpnb.sandbox --json`` prints, it prints as well.
+``wide`` is 66 events with 2,000 distinct properties among them, ``narrow`` one with 20. Each event has a
+``distinct_id``. What ``python -m mpnb.sandbox --json`` prints, it prints as well.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from tests.benchmarks.typed import EVENTS, PROPERTIES, lines
 
 def main() -> None:
     """Serve until SIGTERM."""
-    events_per_day = int(sys.argv[1])
+    [_, name, events_per_day] = sys.argv
+    events, properties = {"wide": (EVENTS, PROPERTIES), "narrow": (1, 20)}[name]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with serve(lines=cache(lambda day: tuple(lines(day, EVENTS, PROPERTIES, events_per_day)))) as mp:
+    with serve(lines=cache(lambda day: tuple(lines(day, events, properties, int(events_per_day))))) as mp:
         print(json.dumps(environment(mp)), flush=True)
         stop.wait()
 

@@ -8,7 +8,6 @@ public API for seven days, once with each fault; only the address of the server 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from datetime import date
@@ -17,6 +16,7 @@ from pathlib import Path
 import mpnb
 from mpnb.sandbox import Fault, Sandbox, serve
 from mpnb.sandbox.__main__ import environment
+from tests.benchmarks._peers import PEERS, call
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 1, 7)
 FAULTS = {
@@ -25,41 +25,14 @@ FAULTS = {
     "reset once": [Fault("reset", day="2026-01-04")],
     "429 once": [Fault("status", day="2026-01-04", status=429, retry_after=1)],
 }
-UTILS = """
-import os
-from mixpanel_utils import MixpanelUtils
-
-mp = MixpanelUtils(
-    os.environ["MP_SECRET"],
-    service_account_username=os.environ["MP_USERNAME"],
-    project_id=int(os.environ["MP_PROJECT_ID"]),
-    token="t",
-)
-mp.raw_api = os.environ["MP_API_BASE_URL"] + "/api"
-mp.export_events("out", {"from_date": "2026-01-01", "to_date": "2026-01-07"}%s)
-"""
-HEADLESS = """
-import json, os
-import mixpanel_headless
-from mixpanel_headless._internal.api_client import ENDPOINTS
-
-ENDPOINTS["us"]["export"] = os.environ["MP_API_BASE_URL"] + "/api/2.0"
-with open("out", "w") as file:
-    for event in mixpanel_headless.Workspace().stream_events(from_date="2026-01-01", to_date="2026-01-07", raw=True):
-        file.write(json.dumps(event) + "\\n")
-"""
-OTHERS = {
-    "mixpanel-utils export_events": UTILS % "",
-    "mixpanel-utils raw_stream=True": UTILS % ", raw_stream=True",
-    "mixpanel-headless stream_events": HEADLESS,
-}
+OTHERS = ("mixpanel-utils", "mixpanel-utils, raw", "mixpanel-headless")
 
 
-def events_of(python: str, code: str, mp: Sandbox) -> tuple[int, str]:
+def events_of(python: str, name: str, mp: Sandbox) -> tuple[int, str]:
     """Run an exporter; give the events in what it leaves, and how it ended."""
     with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | environment(mp) | {"MP_REGION": "us", "HOME": folder}
-        ran = subprocess.run([python, "-c", code], env=env, cwd=folder, capture_output=True, text=True, timeout=120)
+        code = PEERS[name] + f"\nrun('{FIRST}', '{LAST}')"
+        ran = call(python, code, {**os.environ, **environment(mp)}, Path(folder), str(FIRST), str(LAST))
         out = Path(folder) / "out"
         events = out.read_bytes().count(b'"made_up"') if out.exists() else 0
         said = ran.stderr.strip().splitlines()[-1:] or [""]
@@ -80,13 +53,11 @@ def ours(mp: Sandbox) -> tuple[int, str]:
 def main() -> None:
     """Print a line for each fault and exporter."""
     [_, python] = sys.argv
-    for name, faults in FAULTS.items():
-        for exporter, code in {"mpnb export": "", **OTHERS}.items():
+    for fault, faults in FAULTS.items():
+        for name in ("mpnb", *OTHERS):
             with serve(faults=faults) as mp:
-                events, ended = events_of(python, code, mp) if code else ours(mp)
-                print(
-                    f"{name:<17} {exporter:<32} {events:>6,} of {mp.count(FIRST, LAST):,} events, {ended}", flush=True
-                )
+                events, ended = ours(mp) if name == "mpnb" else events_of(python, name, mp)
+                print(f"{fault:<17} {name:<20} {events:>6,} of {mp.count(FIRST, LAST):,} events, {ended}", flush=True)
 
 
 if __name__ == "__main__":
