@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +32,9 @@ from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import registration, running
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, run
+
+# Between two looks at the whole while an export runs in the caller's thread.
+TICK_SECONDS = 0.1
 
 
 def plan(
@@ -383,8 +387,12 @@ def _run(asked: Asked, store: Store, **more: Any) -> ExportResult:
         with interrupts_later():
             job = _launch(asked, store, events, in_background=False, **more)
         show.begin(job)
-        while events.dispatch(timeout=0.1):
-            show.tick(job.progress())
+        ticked = 0.0
+        while events.dispatch(TICK_SECONDS):
+            # Changes come by the thousand where batches are small: the screen need not follow each.
+            if (now := time.monotonic()) >= ticked + TICK_SECONDS:
+                ticked = now
+                show.tick(job.progress())
         show.tick(job.progress())
         result = job.result()
     except BaseException as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -112,7 +113,10 @@ class BatchBoard:
         self._lock = threading.Lock()
         self._listener = listener
         self._cells: list[BatchProgress] = []
-        self._began: dict[int, float] = {}
+        # Kept up at each change, not counted anew at each look: the cost of a look must not grow with the batches.
+        self._counts: Counter[str] = Counter()
+        self._rows = 0
+        self._began: dict[int, float] = {}  # of those under way, which are few
         self._started = time.monotonic()
         self._finished: float | None = None
         self._received = 0
@@ -130,6 +134,7 @@ class BatchBoard:
             for index, (batch, status, rows) in enumerate(batches, first):
                 cell = BatchProgress(index, total, batch.from_date, batch.to_date, status, rows)
                 self._cells.append(cell)
+                self._count(cell, 1)
                 self._listener(cell)
             self.version += 1
             return range(first, total)
@@ -143,7 +148,10 @@ class BatchBoard:
             seconds = self._seconds(index)
             if status in ENDED:
                 self._began.pop(index, None)
-            cell = replace(self._cells[index], status=status, until=until, seconds=seconds, **changes)  # type: ignore[arg-type]
+            before = self._cells[index]
+            cell = replace(before, status=status, until=until, seconds=seconds, **changes)  # type: ignore[arg-type]
+            self._count(before, -1)
+            self._count(cell, 1)
             self._cells[index] = cell
             self.version += 1
             self._listener(cell)
@@ -162,35 +170,33 @@ class BatchBoard:
             self._finished = time.monotonic()
             self.version += 1
 
+    def _count(self, cell: BatchProgress, sign: int) -> None:
+        self._counts[cell.status] += sign
+        self._rows += sign * cell.rows if cell.status == "done" else 0
+
     def _seconds(self, index: int) -> float:
         return time.monotonic() - self._began[index] if index in self._began else 0.0
 
-    def cells(self) -> list[BatchProgress]:
-        """Give every batch as it is now, in the order of their indexes."""
+    def cells(self, *, clock: bool = True) -> list[BatchProgress]:
+        """Give every batch as it is now, in the order of their indexes; without ``clock``, as it last changed."""
         with self._lock:
             cells = list(self._cells)
-            for index in self._began:  # those under way, which are few
+            for index in self._began if clock else ():
                 cells[index] = replace(cells[index], seconds=self._seconds(index))
             return cells
 
     def progress(self) -> JobProgress:
         """Sum up all batches as they are now."""
         with self._lock:
-            counts: dict[str, int] = {}
-            rows = 0
-            untils = []
-            for cell in self._cells:
-                counts[cell.status] = counts.get(cell.status, 0) + 1
-                rows += cell.rows if cell.status == "done" else 0
-                if cell.status == "waiting" and cell.until:
-                    untils.append(cell.until)
+            under_way = (self._cells[index] for index in self._began)
+            untils = (cell.until for cell in under_way if cell.status == "waiting" and cell.until)
             return JobProgress(
                 total=len(self._cells),
-                counts=counts,
-                rows=rows,
+                counts=dict(+self._counts),
+                rows=self._rows,
                 bytes=self._received,
                 elapsed=(self._finished or time.monotonic()) - self._started,
-                in_flight=counts.get("fetching", 0),
+                in_flight=self._counts["fetching"],
                 waiting_until=min(untils, default=None),
                 finished=self._finished is not None,
             )

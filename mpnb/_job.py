@@ -165,9 +165,14 @@ class ExportJob:
         """Sum up its batches as they are now."""
         return self._board.progress()
 
-    def batches(self) -> list[BatchProgress]:
-        """Give each batch as it is now."""
-        return self._board.cells()
+    def batches(self, *, clock: bool = True) -> list[BatchProgress]:
+        """
+        Give each batch as it is now.
+
+        Args:
+            clock: whether ``seconds`` of those under way run to now; else to their last change, which costs less.
+        """
+        return self._board.cells(clock=clock)
 
     @property
     def version(self) -> int:

@@ -132,7 +132,7 @@ class Panel:
         }  # fmt: skip
         kind = message.get("type")
         if kind == "cell":
-            self._screen.answer(message, self._track.cells() if self._track else [])
+            self._screen.answer(message, self._track.cells(clock=True) if self._track else [])
         elif kind == "form":
             self._changed = True
         elif kind == "login" and (self.job is None or self.job.done()):

@@ -69,13 +69,14 @@ class Track:
         """Give what differs whenever something is new."""
         return len(self.jobs), self.job.version
 
-    def cells(self) -> list[BatchProgress]:
+    def cells(self, *, clock: bool = False) -> list[BatchProgress]:
         """Give every batch in date order; those of a retry stand in for the ones that it fetches again."""
-        cells = self.jobs[0].batches()
+        cells = self.jobs[0].batches(clock=clock)
         for job in self.jobs[1:]:
             kept = [cell for cell in cells if cell.status not in UNMET]
             there = {cell.from_date for cell in kept}
-            cells = kept + [cell for cell in job.batches() if cell.status != "skipped" or cell.from_date not in there]
+            new = job.batches(clock=clock)
+            cells = kept + [cell for cell in new if cell.status != "skipped" or cell.from_date not in there]
         return sorted(cells, key=attrgetter("from_date"))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], **more: Any) -> Frame:

@@ -149,7 +149,7 @@ class JobPanel:
             self.grid.paint(self._frame())
         for message in self._screen.messages():
             if message.get("type") == "cell":
-                self._screen.answer(message, self._track.cells())
+                self._screen.answer(message, self._track.cells(clock=True))
             elif message.get("type") == "cancel":
                 self.job.cancel()
                 self._seen = None
