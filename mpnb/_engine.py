@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 import tenacity
@@ -106,6 +107,7 @@ class Engine:
             on_writing=self._on_writing,
             on_landed=self._on_landed,
             on_broken=self._on_broken,
+            more_to_come=self._is_fetching,
         )
 
     # --- the coordinator -----------------------------------------------------------------------------------------
@@ -257,6 +259,9 @@ class Engine:
             self._halted_by = self._halted_by or why
         self._stop(abort=abort)
 
+    def _is_fetching(self) -> bool:
+        return bool(self._active)
+
     def _is_aborting(self) -> bool:
         return self._aborting
 
@@ -294,7 +299,7 @@ class Engine:
                 connection.close()
 
     def _fetch_with(self, connection: Connection, index: int, task: _Task) -> None:
-        path = self._spool.path / f"{task.batch_id}.jsonl"
+        path = self._path(task)
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             # At once: others may wait for its bytes, and so would this batch's own next attempt.
@@ -357,11 +362,14 @@ class Engine:
             return connection.fetch(
                 request,
                 self._spool,
-                f"{task.batch_id}.jsonl",
+                self._path(task),
                 is_cancelled=self._is_aborting,
                 on_answer=lambda status: self._board.set(index, "fetching", http_status=status),
                 on_bytes=received,
             )
+
+    def _path(self, task: _Task) -> Path:
+        return self._spool.path / f"{task.batch_id}.jsonl"
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)

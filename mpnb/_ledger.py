@@ -42,6 +42,24 @@ class Source:
         return f"project {self.project_id}, {events}" + (f", where {self.where}" if self.where else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Say what a batch brought: rows, lines that are no events, compressed bytes; and after how many requests."""
+
+    batch_id: int
+    batch: Batch
+    rows: int
+    rejected: int
+    size: int
+    attempts: int
+    started_at: datetime | None
+
+    @property
+    def status(self) -> str:
+        """Give its status from now on."""
+        return "done" if self.rows or self.rejected else "empty"
+
+
 def exists(cursor: DuckDBPyConnection) -> bool:
     """Say whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
     found = columns_of(cursor, LEDGER)
@@ -186,38 +204,44 @@ def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> 
         run(cursor, f"DELETE FROM {quoted(name)} WHERE list_contains(?, batch_id){mine}", parameters)
 
 
-def landed(
-    cursor: DuckDBPyConnection,
-    batch_id: int,
-    table: str,
-    batch: Batch,
-    *,
-    rows: int,
-    rejected: int,
-    size: int,
-    attempts: int,
-    started_at: datetime | None,
-) -> str:
-    """Mark a batch as done or empty, drop the failures that it makes up for, and give its status."""
-    status = "done" if rows or rejected else "empty"
+def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) -> None:
+    """Mark batches as done or empty, and drop the failures that they make up for. ``arrivals`` has one or more."""
+    # Two statements for all: each takes milliseconds, which batches of few events would spend on nothing else.
     run(
         cursor,
-        f"UPDATE {LEDGER} SET status = ?, rows = ?, rejected = ?, bytes = ?, attempts = ?, http_status = 200,"
-        " kind = NULL, message = NULL, retryable = NULL, hint = NULL, started_at = ?, finished_at = ?"
-        " WHERE batch_id = ?",
-        [status, rows, rejected, size, attempts, started_at, utc_now(), batch_id],
+        f"UPDATE {LEDGER} AS l SET status = a.status, rows = a.rows, rejected = a.rejected, bytes = a.bytes,"
+        " attempts = a.attempts, http_status = 200, kind = NULL, message = NULL, retryable = NULL, hint = NULL,"
+        " started_at = a.started_at, finished_at = $now FROM (SELECT unnest($ids::BIGINT[]) AS batch_id,"
+        " unnest($statuses::VARCHAR[]) AS status, unnest($rows::BIGINT[]) AS rows,"
+        " unnest($rejected::BIGINT[]) AS rejected, unnest($bytes::BIGINT[]) AS bytes,"
+        " unnest($attempts::INTEGER[]) AS attempts, unnest($started::TIMESTAMP[]) AS started_at) AS a"
+        " WHERE l.batch_id = a.batch_id",
+        {
+            "now": utc_now(),
+            "ids": [a.batch_id for a in arrivals],
+            "statuses": [a.status for a in arrivals],
+            "rows": [a.rows for a in arrivals],
+            "rejected": [a.rejected for a in arrivals],
+            "bytes": [a.size for a in arrivals],
+            "attempts": [a.attempts for a in arrivals],
+            "started": [a.started_at for a in arrivals],
+        },
     )
-    # A failure is made up for when every one of its days was fetched after it was wanted.
+    # A failure is made up for when every one of its days was fetched after it was wanted. It can be now only where it
+    # overlaps what has just landed.
     run(
         cursor,
-        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower(?) AND f.status IN {UNMET}"
-        " AND f.from_date <= ? AND f.to_date >= ? AND f.to_date - f.from_date + 1 <= ("
+        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
+        " AND f.from_date <= $last AND f.to_date >= $first AND f.to_date - f.from_date + 1 <= ("
         " SELECT coalesce(sum(least(h.to_date, f.to_date) - greatest(h.from_date, f.from_date) + 1), 0)"
-        f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower(?) AND h.status IN {HELD}"
+        f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower($table) AND h.status IN {HELD}"
         " AND h.finished_at > f.created_at AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
-        [table, batch.to_date, batch.from_date, table],
+        {
+            "table": table,
+            "first": min(a.batch.from_date for a in arrivals),
+            "last": max(a.batch.to_date for a in arrivals),
+        },
     )
-    return status
 
 
 def unmet(

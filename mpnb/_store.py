@@ -385,9 +385,7 @@ def check_path(path: Path, create: bool) -> None:
 
 def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
     try:
-        if path is not None and not path.exists():
-            _create(path)
-        return duckdb.connect(name)
+        return duckdb.connect(name) if path is None or path.exists() else _create(path)
     except (duckdb.Error, OSError) as error:
         text, shown = str(error), safe_text(name)
         if re.search(r"\block\b|used by another process", text):
@@ -406,9 +404,9 @@ def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
         ) from None
 
 
-def _create(path: Path) -> None:
+def _create(path: Path) -> DuckDBPyConnection:
     """
-    Make a new database file that only its owner can read.
+    Open a new database file that only its owner can read.
 
     DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
     less than half as large, and any DuckDB since 1.2 reads it.
@@ -419,8 +417,7 @@ def _create(path: Path) -> None:
                 location = str(path).replace("'", "''")
                 run(attacher, f"ATTACH '{location}' AS fresh (STORAGE_VERSION 'v1.2.0')")
                 run(attacher, "DETACH fresh")
-        else:
-            duckdb.connect(str(path)).close()
+        return duckdb.connect(str(path))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from mpnb._verify import BOMB_BYTES, MAX_LINE
+from mpnb._writer import LINGER_SECONDS
 from mpnb.sandbox import Fault
 from mpnb.sandbox._faults import KINDS
 from mpnb.sandbox._stories import SCRIPTS
@@ -15,6 +16,7 @@ from tests.campaign._events import NAMES
 
 # A request is given up after so much silence; a stall is shorter, or longer.
 IDLE_SECONDS = 0.4
+LINGERS = (0.0, LINGER_SECONDS)
 # Each of these takes a time-out, or some hundred megabytes.
 SLOW = ("bomb", "long_line", "hang", "hang_start")
 FIRST_DAY = date(2025, 11, 3)
@@ -47,6 +49,7 @@ class Case:
     faults: tuple[Fault, ...]
     steps: tuple[str, ...]
     cancel_after: int
+    linger: float  # how long the writer waits for more: batches then go each by itself, or many in one transaction
 
     @property
     def days(self) -> list[date]:
@@ -86,6 +89,7 @@ def _case(rng: random.Random, kinds: list[str]) -> Case:
         faults=tuple(_fault(rng, kind, case_days) for kind in kinds),
         steps=("export", *(rng.choice(STEPS) for _ in range(rng.randint(1, 2)))),
         cancel_after=rng.randint(1, 25),
+        linger=rng.choice(LINGERS),
     )
 
 

@@ -101,9 +101,7 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path) 
                 " (SELECT TRY_CAST(unnest(?::VARCHAR[]) AS JSON) AS j))",
                 [batch_id, lines],
             )
-            ledger.landed(
-                cursor, batch_id, "events", batch, rows=len(lines), rejected=0, size=0, attempts=1, started_at=None
-            )
+            ledger.landed(cursor, "events", [ledger.Arrival(batch_id, batch, len(lines), 0, 0, 1, None)])
             run(cursor, "COMMIT")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mpnb
 from mpnb.sandbox import Sandbox, serve
-from tests.campaign._case import FIRST_DAY
+from tests.campaign._case import FIRST_DAY, LINGERS
 from tests.campaign._clients import QUOTA
 from tests.campaign._events import day_lines, multiset
 from tests.campaign._figures import Figures
@@ -82,10 +82,14 @@ def _kill(rng: random.Random, server: Sandbox, days: list[date], database: Path,
     """Start an export that dies on its way, and give the phase it died in, ``None`` where it came to its end."""
     phase = rng.choice(PHASES)
     chunk_days = rng.choice((1, 2, 3))
-    batches = len(days) // chunk_days
+    batches = max(1, len(days) // chunk_days)
+    linger = rng.choice(LINGERS)
+    # A writer that waits for more has one or two transactions in all.
+    most = {"fetching": batches, "checkpointing": 1}.get(phase, min(batches, 2) if linger else batches)
     asked = {
         "phase": phase,
-        "nth": 1 if phase == "checkpointing" else rng.randint(1, max(1, batches)),
+        "nth": rng.randint(1, most),
+        "linger": linger,
         "delay": rng.uniform(0, SPANS[phase]),
         "abort": rng.choice((None, *ABORTS)),
         "threshold": rng.choice(("'64MB'", "'10KB'")),

@@ -18,6 +18,7 @@ import psutil
 
 import mpnb._client
 import mpnb._engine
+import mpnb._writer
 from mpnb.sandbox import serve
 from mpnb.sandbox._faults import KINDS
 from tests.campaign._case import IDLE_SECONDS, Case, draw
@@ -49,7 +50,7 @@ def campaign(
         report: called with the figures so far after each run.
     """
     figures = Figures()
-    before = mpnb._client.IDLE_SECONDS, mpnb._engine.BACKOFF_SECONDS
+    before = mpnb._client.IDLE_SECONDS, mpnb._engine.BACKOFF_SECONDS, mpnb._writer.LINGER_SECONDS
     mpnb._engine.BACKOFF_SECONDS = 0.005
     try:
         for number, case in enumerate(islice(draw(seed, faults, kinds), runs)):
@@ -57,7 +58,7 @@ def campaign(
             if report:
                 report(figures)
     finally:
-        mpnb._client.IDLE_SECONDS, mpnb._engine.BACKOFF_SECONDS = before
+        mpnb._client.IDLE_SECONDS, mpnb._engine.BACKOFF_SECONDS, mpnb._writer.LINGER_SECONDS = before
     return figures
 
 
@@ -103,6 +104,7 @@ def _steps(case: Case, name: str, figures: Figures, client: Client, database: Pa
 
         wanted = sum(fault.times or 0 for fault in case.faults)
         mpnb._client.IDLE_SECONDS = IDLE_SECONDS
+        mpnb._writer.LINGER_SECONDS = case.linger
         for what in case.steps:
             version += what in ("refresh", "cancel")
             step(what)

@@ -85,6 +85,7 @@ def main() -> None:
     """Export what the argument says, and die on the way."""
     asked = json.loads(sys.argv[1])
     death = Death(asked["phase"], asked["nth"], asked["delay"], asked["abort"])
+    mpnb._writer.LINGER_SECONDS = asked["linger"]
     mpnb._store.SETTINGS["checkpoint_threshold"] = asked["threshold"]
     mpnb._writer.run = mpnb._insert.run = mpnb._store.run = death.running(mpnb._store.run)  # type: ignore[attr-defined]
     grow = SpoolFolder.grow

@@ -124,12 +124,12 @@ def _commit_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit the rows of a batch before its ledger row."""
     landed: Any = mpnb._ledger.landed
 
-    def landed_apart(cursor: Any, *args: Any, **more: Any) -> Any:
+    def landed_apart(cursor: Any, table: str, arrivals: Any) -> Any:
         mpnb._writer.run(cursor, "COMMIT")
         mpnb._writer.run(cursor, "BEGIN")
-        if more["rows"] % 7 == 3:
+        if any(arrival.rows % 7 == 3 for arrival in arrivals):
             raise mpnb._writer.duckdb.IOException("made up")
-        return landed(cursor, *args, **more)
+        return landed(cursor, table, arrivals)
 
     monkeypatch.setattr(mpnb._ledger, "landed", landed_apart)
 

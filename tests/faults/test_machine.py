@@ -153,7 +153,7 @@ def test_a_spool_folder_that_vanishes_fails_what_is_left(server: Sandbox, path: 
         if progress.status == "done":
             shutil.rmtree(spool, ignore_errors=True)
 
-    with serve(events_per_day=2000, latency=0.05) as slow:
+    with serve(events_per_day=2000, latency=0.4) as slow:
         result = export(slow, path, on_batch=on_batch, workers=2, spool=mpnb.Spool(spool))
         assert result.failed_batches > 0
         # Whoever misses its file first says so: a worker that would write one, or DuckDB that would read one.
