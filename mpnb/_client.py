@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ MAX_REDIRECTS = 3
 MAX_ERROR_BODY = 64 << 10
 # Compressed bytes that are verified and written at once. What arrives comes in pieces of 16 kB (TLS) to 64 kB, and ten
 # threads that take turns for each of them cost a quarter more CPU than the same work in such blocks.
-BLOCK = 128 << 10
+BLOCK = 512 << 10
 # More threads than cores would only push each other out of the caches, and end all at the same time: with two cores
 # and ten workers a twentieth more CPU, and the writer begins later.
 _unpacking = threading.Semaphore(os.cpu_count() or 1)
@@ -149,7 +150,7 @@ class Connection:
         self,
         request: Request,
         spool: SpoolFolder,
-        name: str,
+        path: Path,
         *,
         is_cancelled: Callable[[], bool],
         on_answer: Callable[[int], object],
@@ -160,7 +161,7 @@ class Connection:
 
         Args:
             spool: takes the body, as received.
-            name: of its file there, made anew.
+            path: of its file there, made anew.
             on_answer: told the HTTP status when the headers are there.
             on_bytes: told how many bytes have arrived so far.
 
@@ -176,7 +177,7 @@ class Connection:
                 on_answer(response.status_code)
                 if response.status_code != 200:
                     raise FetchError(self._refusal(response, request))
-                return _keep(response, spool, name, is_cancelled, on_bytes)
+                return _keep(response, spool, path, is_cancelled, on_bytes)
         except httpx.HTTPError as error:
             if is_cancelled():
                 raise Cancelled from None
@@ -214,7 +215,7 @@ class Connection:
 def _keep(
     response: httpx.Response,
     spool: SpoolFolder,
-    name: str,
+    path: Path,
     is_cancelled: Callable[[], bool],
     on_bytes: Callable[[int], object],
 ) -> Body:
@@ -225,10 +226,9 @@ def _keep(
         # RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between
         # two lines.
         raise BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
-    path = spool.new_file(name)
     with PlainCopy(spool, path) as copy:
         verifier = Verifier(gzip="gzip" in encoding, on_unpacked=copy.write)
-        with path.open("wb") as file:
+        with spool.new_file(path) as file:
             for block in _blocks(response, is_cancelled, on_bytes):
                 spool.grow(path, len(block), is_cancelled)
                 with _unpacking:

@@ -23,9 +23,10 @@ def make(tmp_path: Path) -> Iterator[list[SpoolFolder]]:
 
 
 def spooled(folder: SpoolFolder) -> Path:
-    path = folder.new_file("1.jsonl")
-    folder.grow(path, len(BODY), lambda: False)
-    path.write_bytes(BODY)
+    path = folder.path / "1.jsonl"
+    with folder.new_file(path) as file:
+        folder.grow(path, len(BODY), lambda: False)
+        file.write(BODY)
     return path
 
 
