@@ -51,13 +51,19 @@ class Case:
     days: int = 90
     workers: int = 10
     chunk_days: int = 7
-    server: tuple[str, ...] = ()  # options of the sandbox, or the name of another server
+    shape: str = "made-up"  # of the events
+    server: tuple[str, ...] = ()  # options of the sandbox
     against: str = ""  # the name of the case that ratios are taken to; empty for the first
 
     @property
     def events_per_day(self) -> str:
         """Give the number that makes so many events in all."""
         return str(max(1, self.events // self.days))
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Name the server that it needs."""
+        return self.shape, self.events_per_day, *self.server
 
 
 def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) -> list[Case]:
@@ -71,11 +77,10 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
                 Case("executemany", "executemany", slow_events),
             ]
         case "peers":
-            narrow = ("narrow",)
             few = min(events, 25 * slow_events)
             return [
-                Case("mpnb", "mpnb", events, server=narrow),
-                *(Case(peer, peer, few, server=narrow) for peer in peers),
+                Case("mpnb", "mpnb", events, shape="narrow"),
+                *(Case(peer, peer, few, shape="narrow") for peer in peers),
             ]
         case "workers":
             counts = (1, 4, 10, 32)
@@ -90,7 +95,7 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
         case "many":
             return [Case(f"{n:,} batches", "mpnb", 100 * n, n, chunk_days=1) for n in (13, 500, 5_000)]
         case "wide":
-            return [Case(f"{way}, wide", way, events, days=14, server=("wide",)) for way in ("floor", "mpnb")]
+            return [Case(f"{way}, wide", way, events, shape="wide") for way in ("floor", "mpnb")]
         case "latency":
             return [
                 Case(
@@ -112,11 +117,8 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
 @contextlib.contextmanager
 def sandbox(case: Case) -> Iterator[dict[str, str]]:
     """Serve made-up events from a process of its own, and give the environment that leads there."""
-    command = [sys.executable, "-m"]
-    if case.server[:1] in (("wide",), ("narrow",)):
-        command += ["tests.benchmarks._server", case.server[0], case.events_per_day]
-    else:
-        command += ["mpnb.sandbox", "--json", "--no-quota", "--events-per-day", case.events_per_day, *case.server]
+    command = [sys.executable, "-m", "tests.benchmarks._server", case.shape, "--json", "--no-quota"]
+    command += ["--events-per-day", case.events_per_day, *case.server]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -142,9 +144,9 @@ def run(case: Case, environment: dict[str, str], peers: str | None = None) -> di
 def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict[str, dict[str, Any]]]:
     """Run all cases in turn, once to warm the servers up and then as often as asked."""
     with contextlib.ExitStack() as stack:
-        servers: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+        servers: dict[tuple[str, ...], dict[str, str]] = {}
         for case in chosen:
-            key = case.events_per_day, case.server
+            key = case.served
             if key not in servers:
                 servers[key] = stack.enter_context(sandbox(case))
                 # The sandbox makes its days up at their first request.
@@ -152,7 +154,7 @@ def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict
         taken = []
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-            taken.append({case.name: run(case, servers[case.events_per_day, case.server], peers) for case in chosen})
+            taken.append({case.name: run(case, servers[case.served], peers) for case in chosen})
         return taken
 
 

@@ -1,33 +1,38 @@
 """
-Serve other events than the sandbox makes up: ``python -m tests.benchmarks._server wide|narrow EVENTS_PER_DAY``.
+Serve events to those that are measured: ``python -m tests.benchmarks._server SHAPE …``, and options of the sandbox.
 
-``wide`` is 66 events with 2,000 distinct properties among them, ``narrow`` one with 20. Each event has a
-``distinct_id``. What ``python -m mpnb.sandbox --json`` prints, it prints as well.
+The shape is ``made-up`` for the sandbox's own events, ``wide`` for 66 events with 2,000 distinct properties among them,
+or ``narrow`` for one with 20. Each day is made and compressed once: what the server does meanwhile would take the cores
+from those that are measured.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-import threading
-from functools import cache
+from collections.abc import Iterator
+from datetime import date
 
-from mpnb.sandbox import serve
-from mpnb.sandbox.__main__ import environment
+from mpnb.sandbox import _days
+from mpnb.sandbox.__main__ import main as serve
+from mpnb.sandbox._data import MadeUp
 from tests.benchmarks.typed import EVENTS, PROPERTIES, lines
 
+SHAPES = {"wide": (EVENTS, PROPERTIES), "narrow": (1, 20)}
 
-def main() -> None:
+
+def main() -> int:
     """Serve until SIGTERM."""
-    [_, name, events_per_day] = sys.argv
-    events, properties = {"wide": (EVENTS, PROPERTIES), "narrow": (1, 20)}[name]
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with serve(lines=cache(lambda day: tuple(lines(day, events, properties, int(events_per_day))))) as mp:
-        print(json.dumps(environment(mp)), flush=True)
-        stop.wait()
+    _, shape, *options = sys.argv
+    _days.CACHE_BYTES = 8 << 30
+    if shape in SHAPES:
+        events, properties = SHAPES[shape]
+
+        def blocks(self: MadeUp, day: date, milliseconds: bool = False) -> Iterator[bytes]:
+            return (line + b"\n" for line in lines(day, events, properties, self.events_per_day))
+
+        MadeUp.blocks = blocks  # type: ignore[method-assign]
+    return serve(options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
