@@ -26,8 +26,9 @@ from mpnb._limits import Cancelled
 MAX_BYTES = 10 * 10**9
 # The database needs room for the same events: about what their spool takes, and some for its log.
 MIN_FREE = 200 * 10**6
-# What plain copies may take each: with ten workers and a full queue they leave room for what is received.
-COPIES = 32
+# A plain copy takes this share of the budget at most, and grows only while half of the budget is free: what is received
+# never waits for copies, which can be done without.
+COPY_SHARE = 16
 # Of each file that is written.
 BUFFER = 1 << 20
 _PREFIX = "mpnb-spool-"
@@ -138,7 +139,8 @@ class SpoolFolder:
     def spare(self, path: Path, size: int) -> bool:
         """Charge bytes that can be done without, where they fit, and say so. It never waits."""
         with self._changed:
-            if self._sizes[path] + size > self.max_bytes // COPIES or self.bytes() + size > self.max_bytes:
+            too_large = self._sizes[path] + size > self.max_bytes // COPY_SHARE
+            if too_large or sum(self._sizes.values()) + size > self.max_bytes // 2:
                 return False
             self._sizes[path] += size
             return True

@@ -29,7 +29,7 @@ MEMORY = ":memory:"
 # DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and 1,000,000 in 100.
 SETTINGS = {
     # Leaves room for Python and ten workers under 600 MB.
-    "memory_limit": "'320MB'",
+    "memory_limit": "'420MB'",
     # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had
     # no room in that limit. Two read 200,000 events a second, which is more than arrive.
     "threads": "2",

@@ -33,7 +33,7 @@ TOGETHER_LINES = 400_000
 # DuckDB's row group. What has fewer rows goes to its log first and to the table at a checkpoint: 1.4 times the CPU.
 ROW_GROUP = 122_880
 # So fewer lines wait for others to come, while others are under way, for so long at most.
-LINGER_SECONDS = 0.5
+LINGER_SECONDS = 0.25
 # Between two looks at whether they still are.
 LOOK_SECONDS = 0.02
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpnb._spool import COPIES, PlainCopy, Spool, SpoolFolder
+from mpnb._spool import COPY_SHARE, PlainCopy, Spool, SpoolFolder
 
 BODY = b"as it was received"
 
@@ -48,7 +48,7 @@ def test_a_copy_takes_the_place_and_the_budget_of_its_original(make: list[SpoolF
 @pytest.mark.parametrize("blocks", [[11], [10, 1]])
 def test_a_copy_without_room_leaves_the_original(make: list[SpoolFolder], tmp_path: Path, blocks: list[int]) -> None:
     """It takes no more than its share of the budget, and gives back what it took."""
-    folder = SpoolFolder(Spool(tmp_path, max_bytes=10 * COPIES), None, "a")
+    folder = SpoolFolder(Spool(tmp_path, max_bytes=10 * COPY_SHARE), None, "a")
     make.append(folder)
     path = spooled(folder)
     with PlainCopy(folder, path) as copy:
