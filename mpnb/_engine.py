@@ -196,6 +196,8 @@ class Engine:
         """Note in the ledger what became of the batches that did not come to their end."""
         with self._changed:
             left, self._tasks = self._tasks, {}
+        if not left and not self._writer.not_noted:
+            return
         if self.cancelled:
             status, why = "cancelled", Failure("cancelled", "the export was cancelled", hint=HINTS["cancelled"])
         else:

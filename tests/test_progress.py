@@ -20,7 +20,7 @@ import pytest
 
 import mpnb
 from mpnb import _progress
-from mpnb._board import ENDED, STATUSES
+from mpnb._board import ENDED, STATUSES, JobProgress
 from mpnb.sandbox import Fault
 from tests._helpers import day, until
 
@@ -263,6 +263,18 @@ def test_a_terminal_is_left_in_order_when_all_fails(sandbox, export, monkeypatch
     written = "".join(screen)
     assert written.endswith("\n")
     assert "3 failed" in written
+
+
+def test_the_screen_follows_ten_times_a_second(sandbox, export, monkeypatch) -> None:
+    """However many changes there are, the whole is drawn ten times a second, and once at the end."""
+    ticks: list[JobProgress] = []
+    monkeypatch.setattr(_progress, "choose", lambda: silent)
+    silent = _progress.Silent(seen := Recorder())
+    monkeypatch.setattr(silent, "tick", ticks.append)
+    result = export(sandbox(events_per_day=3), last=day(200), chunk_days=1)
+    assert len(seen.calls) >= 4 * 200
+    assert len(ticks) <= 10 * result.duration_seconds + 3
+    assert (ticks[-1].ended, ticks[-1].finished) == (200, True)
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------

@@ -61,6 +61,21 @@ def test_a_copy_without_room_leaves_the_original(make: list[SpoolFolder], tmp_pa
     assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
 
 
+def test_a_copy_leaves_half_of_the_budget_to_what_is_received(make: list[SpoolFolder], tmp_path: Path) -> None:
+    """It goes on while half is free, is given up beyond, and its bytes are free again."""
+    folder = SpoolFolder(Spool(tmp_path, max_bytes=1000 * COPY_SHARE), None, "a")
+    make.append(folder)
+    path = spooled(folder)
+    folder.grow(path, 500 * COPY_SHARE - len(BODY) - 10, lambda: False)
+    received = folder.bytes()
+    with PlainCopy(folder, path) as copy:
+        copy.write(b"x" * 10)
+        assert folder.bytes() == received + 10 == folder.max_bytes // 2
+        copy.write(b"x")
+        assert folder.bytes() == received
+        assert not copy.take_the_place()
+
+
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_a_copy_on_a_full_disk_leaves_the_original(make: list[SpoolFolder], tmp_path: Path, size: int) -> None:
     """Whether the disk is full at a write, or only when the last bytes are written at the end."""

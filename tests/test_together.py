@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -65,6 +66,64 @@ def test_each_of_the_batches_that_are_written_together_has_its_own_rows(groups: 
                 served = Counter(json.loads(line)["properties"].get("$insert_id") for line in mp.lines(day))
                 assert ids.total() == rows
                 assert ids == served if day not in odd else ids >= served
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the writer wait for more for longer than any of these tests takes."""
+    monkeypatch.setattr(_writer, "LINGER_SECONDS", 60.0)
+
+
+def test_few_rows_wait_for_what_is_under_way_and_no_longer(patient: None) -> None:
+    """Days that come one after the other land in one transaction, as soon as the last one is there."""
+    faults = [Fault("slow_start", day=f"2026-01-0{n}", seconds=0.15 * n) for n in range(1, 5)]
+    with serve(events_per_day=50, faults=faults) as mp:
+        result = mpnb.export(
+            "2026-01-01",
+            "2026-01-04",
+            chunk_days=1,
+            database=":memory:",
+            credentials=mp.credentials,
+            quota=QUOTA,
+            on_batch=lambda _: None,
+        )
+        with result:
+            landed = result.sql("SELECT count(*), count(DISTINCT finished_at) FROM mpnb_batches").fetchall()
+            assert landed == [(4, 1)]
+            assert result.duration_seconds < 30
+            assert result.total_rows == mp.count(result.from_date, result.to_date)
+
+
+def test_enough_rows_wait_for_nothing(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that fills a row group lands while another one is still under way."""
+    monkeypatch.setattr(_writer, "ROW_GROUP", 20)
+    with serve(events_per_day=50, faults=[Fault("hang", day="2026-01-02")]) as mp:
+        job = mpnb.start(
+            "2026-01-01", "2026-01-02", chunk_days=1, database=":memory:", credentials=mp.credentials, quota=QUOTA
+        )
+        until(lambda: job.progress().counts.get("done"))
+        assert job.progress().in_flight == 1
+        job.cancel()
+        with job.outcome() as result:
+            assert result.total_rows == mp.count(result.from_date, result.from_date)
+
+
+def test_a_cancel_ends_the_wait_for_more(patient: None) -> None:
+    """It comes back at once, and what waited is fetched again."""
+    with serve(events_per_day=50, faults=[Fault("hang", day="2026-01-02")]) as mp:
+        job = mpnb.start(
+            "2026-01-01", "2026-01-02", chunk_days=1, database=":memory:", credentials=mp.credentials, quota=QUOTA
+        )
+        until(lambda: job.progress().counts == {"writing": 1, "fetching": 1})
+        begin = time.monotonic()
+        job.cancel()
+        with job.outcome(5) as result:
+            assert time.monotonic() - begin < 2
+            assert result.total_rows == 0
+            assert result.cancelled_batches == 2
+            mp.clear_faults()
+            with result.retry(on_batch=lambda _: None) as again:
+                assert again.total_rows == mp.count(again.from_date, again.to_date)
 
 
 def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

@@ -158,51 +158,42 @@ def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict
         return taken
 
 
+HEADS = (
+    "case", "events", "CPU s", "wall s", "events / CPU s", "events / s", "first batch s", "peak MB", "file MB",
+    "CPU ratio", "wall ratio",
+)  # fmt: skip
+
+
 def show(chosen: Sequence[Case], rounds: list[dict[str, dict[str, Any]]]) -> None:
-    """Print the medians, and the ratios to other cases."""
-    heads = (
-        "events",
-        "CPU s",
-        "wall s",
-        "events/CPU s",
-        "events/s",
-        "first s",
-        "peak MB",
-        "file MB",
-        "CPU ×",
-        "wall ×",
-    )
-    print(f"\n{'':<24}" + "".join(f"{head:>13}" for head in heads) + "  × an event, to")
+    """Print the medians and the ratios to other cases, as a table in Markdown."""
+    print("\n| " + " | ".join(HEADS) + " |\n|---" + "|---:" * (len(HEADS) - 1) + "|")
     for case in chosen:
-        against = case.against or chosen[0].name
-        own = [r[case.name] for r in rounds]
+        print("| " + " | ".join(_cells(case, case.against or chosen[0].name, rounds)) + " |")
+    for case in chosen:
+        own = [each[case.name] for each in rounds]
+        for name in own[0]["milliseconds"]:
+            print(f"\n{case.name}, {name}: {max(each['milliseconds'][name] for each in own):.1f} ms at most")
 
-        def middle(key: str, own: list[dict[str, Any]] = own) -> float | None:
-            values = [figures[key] for figures in own if figures.get(key) is not None]
-            return statistics.median(values) if values else None
 
-        def ratio(key: str, case: Case = case, against: str = against) -> float:
-            pairs = [(r[case.name], r[against]) for r in rounds]
-            return statistics.median((a[key] / a["events"]) / (b[key] / b["events"]) for a, b in pairs)
+def _cells(case: Case, against: str, rounds: list[dict[str, dict[str, Any]]]) -> list[str]:
+    own = [each[case.name] for each in rounds]
 
-        events, cpu, wall, first = (middle(key) for key in ("events", "cpu", "wall", "first"))
-        rss, size = middle("rss"), middle("file")
-        assert None not in (events, cpu, wall, rss)
-        cells = (
-            f"{events:,.0f}",
-            f"{cpu:,.2f}",
-            f"{wall:,.2f}",
-            f"{events / cpu:,.0f}",
-            f"{events / wall:,.0f}",
-            f"{first:.2f}" if first else "–",
-            f"{rss / 1e6:,.0f}",
-            f"{size / 1e6:,.1f}" if size else "–",
-            f"{ratio('cpu'):.2f}",
-            f"{ratio('wall'):.2f}",
-        )
-        print(f"{case.name:<24}" + "".join(f"{cell:>13}" for cell in cells) + f"  {against}")
-        for name in own[0].get("milliseconds", {}):
-            print(f"  {name:<30}{max(figures['milliseconds'][name] for figures in own):>8.1f} ms at most")
+    def middle(key: str, form: str, unit: float = 1.0) -> str:
+        values = [figures[key] / unit for figures in own if figures[key] is not None]
+        return format(statistics.median(values), form) if values else "–"
+
+    def rate(key: str) -> str:
+        return f"{statistics.median(figures['events'] / figures[key] for figures in own):,.0f}"
+
+    def ratio(key: str) -> str:
+        pairs = [(each[case.name], each[against]) for each in rounds]
+        value = statistics.median((a[key] / a["events"]) / (b[key] / b["events"]) for a, b in pairs)
+        return "1" if case.name == against else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+    return [
+        case.name, middle("events", ",.0f"), middle("cpu", ".2f"), middle("wall", ".2f"), rate("cpu"), rate("wall"),
+        middle("first", ".2f"), middle("rss", ",.0f", 1e6), middle("file", ",.1f", 1e6), ratio("cpu"), ratio("wall"),
+    ]  # fmt: skip
 
 
 def main() -> None:

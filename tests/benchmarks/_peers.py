@@ -109,5 +109,4 @@ def measured(python: str, name: str, environment: dict[str, str], folder: Path, 
     command = [sys.executable, "-m", "tests.benchmarks._ways", "count", str(folder), str(days), "1", "7"]
     counted = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     figures["events"] = json.loads(counted.stdout)["events"]
-    figures["file"] = os.path.getsize(folder / "out")
-    return figures
+    return figures | {"file": os.path.getsize(folder / "out"), "first": None, "milliseconds": {}}
