@@ -11,12 +11,13 @@ import argparse
 import gzip
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
+
+from tests._memory import peak_memory
 
 LAST_DAY = date(2026, 3, 31)
 FAST = {"per_hour": 10**6, "per_second": 1000}
@@ -201,7 +202,7 @@ def main() -> None:
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
         "first": _first[0] - wall if _first else None,
-        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "rss": peak_memory(),
         "file": sum(path.stat().st_size for path in args.folder.glob("*.duckdb*")),
         "milliseconds": _milliseconds,
     }

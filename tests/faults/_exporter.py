@@ -19,6 +19,7 @@ from typing import Any
 import mpnb
 import mpnb._engine
 from mpnb._board import ENDED
+from tests._memory import peak_memory
 
 # A wait as long as this is for the hour's quota.
 LONG = 60.0
@@ -72,7 +73,7 @@ def main() -> None:
     except mpnb.MpnbError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     answer["waits"] = len(waits)
-    answer["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    answer["peak"] = peak_memory()
     print(json.dumps(answer))
 
 
