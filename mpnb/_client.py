@@ -155,21 +155,22 @@ class Connection:
         is_cancelled: Callable[[], bool],
         on_answer: Callable[[int], object],
         on_bytes: Callable[[int], object],
-    ) -> Body:
+    ) -> tuple[Path, Body]:
         """
-        Send a request and keep its body in a spool file, as received.
+        Send a request and keep its body in a spool file.
 
         Args:
-            spool: takes the body, as received.
-            path: of its file there, made anew.
+            spool: takes the body.
+            path: of its file there as received, made anew.
             on_answer: told the HTTP status when the headers are there.
             on_bytes: told how many bytes have arrived so far.
 
         Returns:
-            What the body is, once it is known to be whole.
+            The file, which is a plain copy of what was received where there was room for one, and what the body is,
+            once it is known to be whole.
 
         Raises:
-            FetchError: there is no whole body. What the file holds is of no use then.
+            FetchError: there is no whole body. What ``path`` holds is of no use then.
             Cancelled: the export ended first.
         """
         try:
@@ -218,7 +219,7 @@ def _keep(
     path: Path,
     is_cancelled: Callable[[], bool],
     on_bytes: Callable[[int], object],
-) -> Body:
+) -> tuple[Path, Body]:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("gzip", "x-gzip", "identity", ""):
         raise BodyError("decode", f"the body comes as {encoding!r}, which was not asked for")
@@ -226,7 +227,7 @@ def _keep(
         # RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between
         # two lines.
         raise BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
-    with PlainCopy(spool, path) as copy:
+    with PlainCopy(spool, path.with_name(path.name + ".plain")) as copy:
         verifier = Verifier(gzip="gzip" in encoding, on_unpacked=copy.write)
         with spool.new_file(path) as file:
             for block in _blocks(response, is_cancelled, on_bytes):
@@ -235,7 +236,10 @@ def _keep(
                     verifier.feed(block)
                     file.write(block)
         body = verifier.finish()
-        return replace(body, gzip=False) if copy.take_the_place() else body
+        if copy.keep():
+            spool.remove(path)
+            return copy.path, replace(body, gzip=False)
+        return path, body
 
 
 def _blocks(

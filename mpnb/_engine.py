@@ -319,7 +319,7 @@ class Engine:
         try:
             for attempt in retrying:
                 with attempt:
-                    body = self._attempt(connection, index, task)
+                    kept, body = self._attempt(connection, index, task)
         except FetchError as error:
             self._spool.remove(path)
             why = error.failure
@@ -333,12 +333,12 @@ class Engine:
         except BaseException:
             self._spool.remove(path)
             raise
-        self._spool.finish(path)
+        self._spool.finish(kept)
         task.fetched = True
         self._board.set(index, "writing")
-        self._writer.put(Fetched(index, task.batch_id, task.batch, path, body, task.attempts, task.started_at))
+        self._writer.put(Fetched(index, task.batch_id, task.batch, kept, body, task.attempts, task.started_at))
 
-    def _attempt(self, connection: Connection, index: int, task: _Task) -> Body:
+    def _attempt(self, connection: Connection, index: int, task: _Task) -> tuple[Path, Body]:
         """Send one request, once the budget and the quota let it."""
         try:
             self._spool.wait_for_room(self._stopping.is_set)

@@ -145,14 +145,6 @@ class SpoolFolder:
             self._sizes[path] += size
             return True
 
-    def replace(self, path: Path, by: Path) -> None:
-        """Put one file in the place of another. Not by one call, for which ext4 would write it to the disk first."""
-        path.unlink()
-        by.rename(path)
-        with self._changed:
-            self._sizes[path] = self._sizes.pop(by)
-            self._changed.notify_all()
-
     def finish(self, path: Path) -> None:
         """Say that the file will not grow any more: another may go over the budget now."""
         with self._changed:
@@ -187,13 +179,15 @@ class PlainCopy:
     in one thread, reads the copy instead: an eighth less CPU an export. A large body stays as it was received: unpacked
     it takes six times the disk.
 
-    A context manager for one thread, which leaves no copy unless it took the place of what it was copied from.
+    A context manager for one thread, which leaves no copy unless ``keep()`` said so.
+
+    Args:
+        path: of the copy.
     """
 
     def __init__(self, folder: SpoolFolder, path: Path) -> None:
+        self.path = path
         self._folder = folder
-        self._original = path
-        self._path = path.with_name(path.name + ".plain")
         self._file: BinaryIO | None = None
         self._given_up = False
 
@@ -203,21 +197,20 @@ class PlainCopy:
             return
         try:
             if self._file is None:
-                self._file = self._folder.new_file(self._path)
-            if self._folder.spare(self._path, len(block)):
+                self._file = self._folder.new_file(self.path)
+            if self._folder.spare(self.path, len(block)):
                 self._file.write(block)
                 return
         except OSError:
             pass
         self._give_up()
 
-    def take_the_place(self) -> bool:
-        """Put the copy in the place of what it was copied from, and say whether there is one now."""
+    def keep(self) -> bool:
+        """Finish the copy, and say whether there is one."""
         if self._file is None:
             return False
         try:
             self._file.close()  # which writes the last of it: the disk may be full
-            self._folder.replace(self._original, self._path)
         except OSError:
             self._give_up()
             return False
@@ -230,7 +223,7 @@ class PlainCopy:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-            self._folder.remove(self._path)
+            self._folder.remove(self.path)
 
     def __enter__(self) -> PlainCopy:
         """Give itself."""
@@ -239,7 +232,7 @@ class PlainCopy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Delete what did not take the place."""
+        """Delete what is not kept."""
         self._give_up()
 
 

@@ -133,7 +133,7 @@ def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch
 
     def noting(self: _writer.Writer, item: _writer.Fetched) -> _writer.Landed:
         kept.append(item.body.gzip)
-        assert [path.name for path in item.path.parent.glob(f"{item.path.name}*")] == [item.path.name]
+        assert list(item.path.parent.glob(f"{item.batch_id}.*")) == [item.path]
         return transaction(self, item)
 
     monkeypatch.setattr(_writer.Writer, "_transaction_of", noting)
