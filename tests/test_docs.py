@@ -92,7 +92,7 @@ def test_ci_runs_what_contributing_tells_to_type() -> None:
 def test_the_commands_of_the_readme_run(tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:
     """The variables, then a first export, as they stand."""
     mp = sandbox()
-    credentials, first = blocks(README, "sh")[2:]
+    credentials, first = blocks(README, "sh")[2:4]
     show = "python -c 'import mpnb; print(mpnb.Credentials.from_environment())'"
     told = bash(f"{credentials}\n{show}", tmp_path, {}, input="typed\n")
     assert told.stdout.strip() == repr(
@@ -103,6 +103,21 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, sandbox: Callable[..., S
     assert "requests  5 of 60 left this hour" in ran.stdout
     assert "5 fetched" in ran.stdout
     assert len(mp.requests) == 5
+
+
+def test_the_measurement_of_the_readme_runs() -> None:
+    """Its command as it stands, but for fewer events, two scenarios, and without an environment of other exporters."""
+    peers, measure = blocks(README, "sh")[4].splitlines()
+    assert peers.startswith("python3 -m venv .peers && ")
+    options = re.fullmatch(r"\.venv/bin/python -m tests\.benchmarks (.+) --peers \.peers/bin/python", measure)
+    assert options
+    few = "--scenario floor instant --events 1300 --slow-events 90 --rounds 1"
+    ran = bash(f"python -m tests.benchmarks {options[1]} {few}", ROOT, {})
+    assert ran.returncode == 0, ran.stderr
+    rows = table(ran.stdout, "| case | events |")
+    assert [row[0] for row in rows] == ["floor", "mpnb", "executemany"]
+    assert rows[0][1] == rows[1][1] != "0"
+    assert "instant, summary: " in ran.stdout
 
 
 def test_the_python_of_the_readme_runs(

@@ -6,7 +6,7 @@ each in a fresh process with a fresh database; figures are medians, and ratios a
 of them, since a shared machine changes its speed. The scenarios, all of them unless some are named:
 
     floor    mpnb, DuckDB's own load of the same files from the disk, and a row-by-row executemany
-    peers    mpnb and other exporters, with --peers; 20 properties, and a distinct_id in each event
+    peers    mpnb and other exporters, with --peers; 20 properties, and a distinct_id in each event; fewer events
     workers  mpnb with 1, 4, 10 and 32 workers, and the floor
     sizes    mpnb and the floor, 100,000 events and up to --events, in 13 batches
     batches  the same events in a single batch
@@ -34,7 +34,7 @@ from typing import Any
 
 import duckdb
 
-from tests.benchmarks._peers import PEERS, measured
+from tests.benchmarks._peers import PEERS, measured, versions_of
 
 SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "wide", "latency", "instant")
 SLOW_NETWORK = ("--latency", "0.5", "--bytes-per-second", "1000000")
@@ -78,10 +78,7 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
             ]
         case "peers":
             few = min(events, 25 * slow_events)
-            return [
-                Case("mpnb", "mpnb", events, shape="narrow"),
-                *(Case(peer, peer, few, shape="narrow") for peer in peers),
-            ]
+            return [Case(way, way, few, shape="narrow") for way in ("mpnb", *peers)]
         case "workers":
             counts = (1, 4, 10, 32)
             return [Case("floor", "floor", events), *(Case(f"mpnb, {n}", "mpnb", events, workers=n) for n in counts)]
@@ -210,6 +207,8 @@ def main() -> None:
     args = parser.parse_args()
     machine = f"{platform.platform()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
+    if args.peers:
+        versions += f", {versions_of(args.peers)}"
     print(f"{machine}, {versions}, medians of {args.rounds} rounds")
     figures: dict[str, Any] = {"machine": machine, "versions": versions, "scenarios": {}}
     for scenario in args.scenario:

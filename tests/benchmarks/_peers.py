@@ -87,6 +87,15 @@ print(json.dumps({
 """
 
 
+def versions_of(python: str) -> str:
+    """Name those that an environment has, and their versions."""
+    code = """
+from importlib.metadata import version
+print(", ".join(f"{name} {version(name)}" for name in ("mixpanel-utils", "mixpanel-headless", "ingestr")))
+"""
+    return subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 def call(python: str, code: str, environment: dict[str, str], folder: Path, first: str, last: str) -> Any:
     """Run one in a folder, which is its home as well; give what ``subprocess.run`` gives."""
     environment = environment | {"MP_REGION": "us", "HOME": str(folder), "INGESTR_DISABLE_TELEMETRY": "true"}
