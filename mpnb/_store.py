@@ -12,6 +12,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,11 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
+from mpnb._settings import Instance, connected
 
 LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 MEMORY = ":memory:"
-
-# Settings of the whole instance while an export runs on it, only where it was mpnb that opened it; those that this
-# DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and 1,000,000 in 100.
-SETTINGS = {
-    # Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread: with
-    # 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
-    "memory_limit": "'420MB'",
-    # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had
-    # no room in that limit. Two read 200,000 events a second, which is more than arrive.
-    "threads": "2",
-    # Row groups go to the file as they fill, not by fives: the memory of a large batch stays flat.
-    "write_buffer_row_group_count": "1",
-    # A checkpoint would merge the row groups of neighbouring batches by writing them again: 1.7 times the CPU and
-    # twice the file.
-    "max_vacuum_tasks": "0",
-    # The default of 16 MB makes the file of many small batches a seventh larger, 256 MB holds as much in memory.
-    "checkpoint_threshold": "'64MB'",
-    "preserve_insertion_order": "false",
-    # JSON is linked in; nothing may be fetched over the network.
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-}
 
 # The umask is the process's: two threads that change it at once would leave it changed.
 _umask = threading.Lock()
@@ -114,28 +94,25 @@ class Store:
 
     def __init__(self, database: str | os.PathLike[str] | DuckDBPyConnection, *, create: bool = True) -> None:
         self.path: Path | None = None
-        self._before: dict[str, str] = {}  # the settings that settings() found
         self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
         self._lock = threading.Lock()
         # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
         self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
         if isinstance(database, DuckDBPyConnection):
             self.name = "the given connection"
-            self._owner = False
+            self._instance = Instance(ours=False)
             try:
                 self._root: DuckDBPyConnection | None = database.cursor()
             except duckdb.Error as error:
                 raise DatabaseError(f"the given DuckDB connection cannot be used: {safe_text(str(error))}") from None
             return
         self.name = check_database(database)
-        if self.name != MEMORY:
-            self.path = Path(self.name).absolute()
-            check_path(self.path, create)
-        self._root = _connect(self.name, self.path)
-        with contextlib.closing(self._root.cursor()) as cursor:
-            [(connections,)] = cursor.execute("SELECT count FROM duckdb_connection_count()").fetchall()
-        # This one and its cursor: whoever else was there opened the instance, and its settings are theirs.
-        self._owner = connections <= 2
+        if self.name == MEMORY:
+            self._root, self._instance = _connect(MEMORY, None), Instance(ours=True)
+            return
+        self.path = path = Path(self.name).absolute()
+        check_path(path, create)
+        self._root, self._instance = connected(path, lambda: _connect(self.name, path))
 
     def cursor(self) -> DuckDBPyConnection:
         """
@@ -184,6 +161,8 @@ class Store:
         with self._lock:
             cursors, root, self._root = list(self._cursors), self._root, None
             self._cursors.clear()
+            # Whoever opens the file next, and when, may be somebody else.
+            self._instance = Instance(ours=False)
         for cursor in cursors:
             with contextlib.suppress(duckdb.Error):
                 cursor.close()
@@ -199,7 +178,7 @@ class Store:
             ClosedError: this one was closed.
         """
         other = Store(self.cursor())
-        other.name, other.path, other._owner = self.name, self.path, self._owner
+        other.name, other.path, other._instance = self.name, self.path, self._instance
         return other
 
     def reopen(self) -> None:
@@ -211,34 +190,22 @@ class Store:
         """
         if self.path is None:
             raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
+        instance = self._instance
         self.close()
         with self._lock:
             self._root = _connect(self.name, self.path)
+            self._instance = instance
             self.broken = False
 
-    @contextlib.contextmanager
-    def settings(self) -> Iterator[None]:
+    def settings(self) -> AbstractContextManager[None]:
         """Set what an export needs, where the instance is ours, and set back at the end what nobody else changed."""
-        if not self._owner:
-            yield
-            return
-        with self.reading() as cursor:
-            before = self._before = _settings(cursor)
-            for name in before:
-                run(cursor, f"SET GLOBAL {name} = {SETTINGS[name]}")
-            ours = _settings(cursor)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(duckdb.Error, ClosedError), self.reading() as cursor:
-                for name, value in _settings(cursor).items():
-                    if value == ours[name] != before[name]:
-                        # RESET alone is not enough: DuckDB 1.5.0 then shows the old memory limit, and goes on holding
-                        # ours. SET alone neither: what is shown is rounded.
-                        run(cursor, f"SET GLOBAL {name} = '{before[name]}'")
-                        run(cursor, f"RESET GLOBAL {name}")
+        return self._instance.settings(self.reading)
 
-    def committing(self) -> contextlib.AbstractContextManager[None]:
+    def without_memory_limit(self) -> AbstractContextManager[None]:
+        """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
+        return self._instance.without_memory_limit(self.reading)
+
+    def committing(self) -> AbstractContextManager[None]:
         """
         Let only the owner read the log that a commit within the block may begin.
 
@@ -247,27 +214,13 @@ class Store:
         log = self.path and self.path.with_name(self.path.name + ".wal")
         return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
 
-    @contextlib.contextmanager
-    def without_memory_limit(self) -> Iterator[None]:
-        """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
-        if not self._owner or not self._before:
-            yield
-            return
-        with self.reading() as cursor:
-            run(cursor, f"SET GLOBAL memory_limit = '{self._before['memory_limit']}'")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(duckdb.Error, ClosedError), self.reading() as cursor:
-                run(cursor, f"SET GLOBAL memory_limit = {SETTINGS['memory_limit']}")
-
     def checkpoint(self) -> None:
         """
         Fold the log into the file, where the instance is ours and nothing else is under way.
 
         Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups.
         """
-        if not self._owner:
+        if not self._instance.ours:
             return
         try:
             with self.reading() as cursor:
@@ -344,11 +297,6 @@ def check_table_name(table: object) -> str:
     if table.lower().startswith("mpnb_"):
         raise TableError(f"table {table!r}: names that begin with mpnb_ are mpnb's own")
     return table
-
-
-def _settings(cursor: DuckDBPyConnection) -> dict[str, str]:
-    query = "SELECT name, value FROM duckdb_settings() WHERE list_contains(?, name)"
-    return dict(run(cursor, query, [list(SETTINGS)]))
 
 
 def _has_zstd(cursor: DuckDBPyConnection) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import mpnb
 import mpnb._client
 import mpnb._insert
+import mpnb._settings
 import mpnb._store
 import mpnb._writer
 from mpnb._spool import SpoolFolder
@@ -86,7 +87,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     death = Death(asked["phase"], asked["nth"], asked["delay"], asked["abort"])
     mpnb._writer.LINGER_SECONDS = asked["linger"]
-    mpnb._store.SETTINGS["checkpoint_threshold"] = asked["threshold"]
+    mpnb._settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
     mpnb._writer.run = mpnb._insert.run = mpnb._store.run = death.running(mpnb._store.run)  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 
