@@ -11,7 +11,7 @@ of them, since a shared machine changes its speed. The scenarios, all of them un
     sizes    mpnb and the floor, 100,000 events and up to --events, in 13 batches
     batches  the same events in a single batch
     many     13, 500 and 5,000 batches of 100 events
-    wide     mpnb and the floor, with 2,000 distinct properties
+    shapes   mpnb and the floor, with 20 properties and with 2,000 distinct ones
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
     instant  what a cell shows of --events events, in milliseconds
 """
@@ -36,7 +36,7 @@ import duckdb
 
 from tests.benchmarks._peers import PEERS, measured, versions_of
 
-SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "wide", "latency", "instant")
+SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "shapes", "latency", "instant")
 SLOW_NETWORK = ("--latency", "0.5", "--bytes-per-second", "1000000")
 LATENCY_EVENTS = 18_000  # a batch: about 2 MB
 
@@ -91,8 +91,12 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
             ]
         case "many":
             return [Case(f"{n:,} batches", "mpnb", 100 * n, n, chunk_days=1) for n in (13, 500, 5_000)]
-        case "wide":
-            return [Case(f"{way}, wide", way, events, shape="wide") for way in ("floor", "mpnb")]
+        case "shapes":
+            return [
+                Case(f"{way}, {shape}", way, events, shape=shape, against=f"floor, {shape}")
+                for shape in ("narrow", "wide")
+                for way in ("floor", "mpnb")
+            ]
         case "latency":
             return [
                 Case(
