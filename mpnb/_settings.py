@@ -14,12 +14,13 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._errors import ClosedError
 
+# Bytes. Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread:
+# with 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
+MEMORY_LIMIT = 420 * 10**6
 # Settings of the whole instance while an export runs on it, only where it was mpnb that opened it; those that this
 # DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and 1,000,000 in 100.
 SETTINGS = {
-    # Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread: with
-    # 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
-    "memory_limit": "'420MB'",
+    "memory_limit": f"'{MEMORY_LIMIT}B'",
     # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had
     # no room in that limit. Two read 200,000 events a second, which is more than arrive.
     "threads": "2",
@@ -36,6 +37,11 @@ SETTINGS = {
     "autoload_known_extensions": "false",
 }
 
+# What a thread needs of it, where their number is not ours to set.
+BYTES_A_THREAD = MEMORY_LIMIT // 2
+# As DuckDB shows them; the parameter is the list of names.
+SHOWN = "SELECT name, value FROM duckdb_settings() WHERE list_contains(?, name)"
+
 Reading = Callable[[], AbstractContextManager[DuckDBPyConnection]]
 
 
@@ -45,28 +51,38 @@ class Instance:
 
     Any thread may call any method. ``reading`` lends a cursor of the calling store.
 
-    Attributes:
-        ours: whether it was mpnb that opened it. Whoever else did has settings of their own, which stay.
+    Args:
+        defaults: the settings that it was opened with, where it was mpnb that opened it. What has another value since
+            then is somebody's own, and stays. ``None`` where somebody else did: all settings are theirs.
     """
 
-    def __init__(self, *, ours: bool) -> None:
-        self.ours = ours
+    def __init__(self, defaults: dict[str, str] | None) -> None:
+        self._defaults = defaults or {}
+        self.ours = defaults is not None
         self._lock = threading.Lock()
         self._exports = 0  # that run on it
-        self._unlimited = 0  # of those, the ones that need all the memory there is
-        self._before: dict[str, str] = {}
-        self._made: dict[str, str] = {}
+        self._wanted = SETTINGS
+        self._made: dict[str, str] = {}  # what was changed, as DuckDB shows it
+        self._unlimited = 0  # exports that need all the memory there is
+        self._lifted = ""  # the memory limit that they have, as DuckDB shows it
 
     @contextlib.contextmanager
-    def settings(self, reading: Reading) -> Iterator[None]:
-        """Make what an export needs, and set back with the last export what nobody else has changed."""
+    def settings(self, reading: Reading, is_alone: Callable[[DuckDBPyConnection], bool]) -> Iterator[None]:
+        """
+        Make what an export needs, and set back with the last export what nobody else has changed.
+
+        What DuckDB refuses is left as it is, such as a memory limit below what a query of the user's holds now.
+
+        Args:
+            is_alone: says by a cursor whether the store's are the only connections.
+        """
         if not self.ours:
             yield
             return
         with self._lock:
             if not self._exports:
-                with reading() as cursor:
-                    self._make(cursor)
+                with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
+                    self._make(cursor, is_alone(cursor))
             self._exports += 1
         try:
             yield
@@ -77,63 +93,80 @@ class Instance:
                     with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
                         self._set_back(cursor)
 
-    def _make(self, cursor: DuckDBPyConnection) -> None:
-        self._before = _settings(cursor)
-        for name in self._before:
-            _set(cursor, name, SETTINGS[name])
-        self._made = _settings(cursor)
+    def _make(self, cursor: DuckDBPyConnection, alone: bool) -> None:
+        before = _shown(cursor)
+        self._wanted = SETTINGS
+        if not alone and before["threads"] != SETTINGS["threads"]:
+            # DuckDB would wait for every query that runs. As many threads as it has need more memory.
+            limit = max(MEMORY_LIMIT, int(before["threads"]) * BYTES_A_THREAD)
+            self._wanted = {**SETTINGS, "memory_limit": f"'{limit}B'", "threads": before["threads"]}
+        for name, value in before.items():
+            if value == self._defaults[name] and value != self._wanted[name]:
+                with contextlib.suppress(duckdb.Error):
+                    _set(cursor, name, self._wanted[name])
+        self._made = {name: value for name, value in _shown(cursor).items() if value != before[name]}
 
     def _set_back(self, cursor: DuckDBPyConnection) -> None:
-        for name, value in _settings(cursor).items():
-            before = self._before[name]
-            if value == self._made[name] != before:
+        made, self._made = self._made, {}
+        for name, value in _shown(cursor).items():
+            if value == made.get(name):
                 # RESET alone is not enough: DuckDB 1.5.0 then shows the old memory limit, and goes on holding ours. SET
                 # alone neither: what is shown is rounded.
-                _set(cursor, name, f"'{before}'")
+                _set(cursor, name, f"'{self._defaults[name]}'")
                 cursor.execute(f"RESET GLOBAL {name}").fetchall()
 
     @contextlib.contextmanager
     def without_memory_limit(self, reading: Reading) -> Iterator[None]:
         """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
-        if not self._exports:
-            yield
-            return
-        with self._lock, reading() as cursor:
-            _set(cursor, "memory_limit", f"'{self._before['memory_limit']}'")
+        with self._lock:
             self._unlimited += 1
+            if self._unlimited == 1:
+                self._lift(reading)
         try:
             yield
         finally:
             with self._lock:
                 self._unlimited -= 1
                 if not self._unlimited:
-                    with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
-                        _set(cursor, "memory_limit", SETTINGS["memory_limit"])
+                    self._lower(reading)
+
+    def _lift(self, reading: Reading) -> None:
+        if "memory_limit" in self._made:
+            with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
+                if _shown(cursor)["memory_limit"] == self._made["memory_limit"]:
+                    _set(cursor, "memory_limit", f"'{self._defaults['memory_limit']}'")
+                    self._lifted = _shown(cursor)["memory_limit"]
+
+    def _lower(self, reading: Reading) -> None:
+        lifted, self._lifted = self._lifted, ""
+        with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
+            if _shown(cursor)["memory_limit"] == lifted:
+                _set(cursor, "memory_limit", self._wanted["memory_limit"])
 
 
-# By the file's real path, for as long as a store is open on it: DuckDB has one instance a file and process.
+# By the file's real path, for as long as a store is open on it or one of its cursors: DuckDB has one instance a file.
 _instances: weakref.WeakValueDictionary[str, Instance] = weakref.WeakValueDictionary()
 # Held while a file is opened: who was there first could not be told from two that open it at once.
 _opening = threading.Lock()
 
 
-def connected(path: Path, connect: Callable[[], DuckDBPyConnection]) -> tuple[DuckDBPyConnection, Instance]:
-    """Open a file by ``connect``, whose errors go through, and give its connection and its instance. Any thread."""
+def connected(
+    path: Path, connect: Callable[[], tuple[DuckDBPyConnection, dict[str, str] | None]]
+) -> tuple[DuckDBPyConnection, Instance]:
+    """
+    Open a file, and give its connection and its instance. Any thread.
+
+    Args:
+        connect: opens it, and gives its settings where nobody else of this process has it open. Its errors go through.
+    """
     with _opening:
-        connection = connect()
-        key = str(path.resolve())
-        instance = _instances.get(key)
-        if instance is None:
-            with contextlib.closing(connection.cursor()) as cursor:
-                [(connections,)] = cursor.execute("SELECT count FROM duckdb_connection_count()").fetchall()
-            # Two are this one and its cursor.
-            instance = _instances[key] = Instance(ours=connections <= 2)
+        connection, defaults = connect()
+        instance = _instances.setdefault(str(path.resolve()), Instance(defaults))
         return connection, instance
 
 
-def _settings(cursor: DuckDBPyConnection) -> dict[str, str]:
-    query = "SELECT name, value FROM duckdb_settings() WHERE list_contains(?, name)"
-    return dict(cursor.execute(query, [list(SETTINGS)]).fetchall())
+def _shown(cursor: DuckDBPyConnection) -> dict[str, str]:
+    return dict(cursor.execute(SHOWN, [list(SETTINGS)]).fetchall())
 
 
 def _set(cursor: DuckDBPyConnection, name: str, value: str) -> None:

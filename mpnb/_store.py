@@ -21,12 +21,14 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
-from mpnb._settings import Instance, connected
+from mpnb._settings import SETTINGS, SHOWN, Instance, connected
 
 LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 MEMORY = ":memory:"
 
+# A relation keeps its cursor alive and so the database open, also when the store is gone.
+_instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.WeakKeyDictionary()
 # The umask is the process's: two threads that change it at once would leave it changed.
 _umask = threading.Lock()
 
@@ -100,7 +102,7 @@ class Store:
         self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
         if isinstance(database, DuckDBPyConnection):
             self.name = "the given connection"
-            self._instance = Instance(ours=False)
+            self._instance = Instance(None)
             try:
                 self._root: DuckDBPyConnection | None = database.cursor()
             except duckdb.Error as error:
@@ -108,7 +110,8 @@ class Store:
             return
         self.name = check_database(database)
         if self.name == MEMORY:
-            self._root, self._instance = _connect(MEMORY, None), Instance(ours=True)
+            self._root, defaults = _connect(MEMORY, None)
+            self._instance = Instance(defaults)
             return
         self.path = path = Path(self.name).absolute()
         check_path(path, create)
@@ -129,6 +132,7 @@ class Store:
             except duckdb.ConnectionException:
                 raise ClosedError(f"{self.label} was closed, and its cursors with it") from None
             self._cursors.add(cursor)
+            _instance_of[cursor] = self._instance
             return cursor
 
     def release(self, cursor: DuckDBPyConnection) -> None:
@@ -136,6 +140,7 @@ class Store:
         with self._lock:
             self._cursors.discard(cursor)
         cursor.close()
+        _instance_of.pop(cursor, None)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[DuckDBPyConnection]:
@@ -161,14 +166,15 @@ class Store:
         with self._lock:
             cursors, root, self._root = list(self._cursors), self._root, None
             self._cursors.clear()
-            # Whoever opens the file next, and when, may be somebody else.
-            self._instance = Instance(ours=False)
         for cursor in cursors:
             with contextlib.suppress(duckdb.Error):
                 cursor.close()
+            _instance_of.pop(cursor, None)
         if root is not None:
             with contextlib.suppress(duckdb.Error):
                 root.close()
+        # Whoever opens the file next may be somebody else.
+        self._instance = Instance(None)
 
     def share(self) -> Store:
         """
@@ -190,16 +196,20 @@ class Store:
         """
         if self.path is None:
             raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
-        instance = self._instance
+        path = self.path
         self.close()
+        root, instance = connected(path, lambda: _connect(self.name, path))
         with self._lock:
-            self._root = _connect(self.name, self.path)
-            self._instance = instance
-            self.broken = False
+            self._root, self._instance, self.broken = root, instance, False
 
     def settings(self) -> AbstractContextManager[None]:
         """Set what an export needs, where the instance is ours, and set back at the end what nobody else changed."""
-        return self._instance.settings(self.reading)
+        return self._instance.settings(self.reading, self._is_alone)
+
+    def _is_alone(self, cursor: DuckDBPyConnection) -> bool:
+        """Say whether nobody else of this process has the database open."""
+        with self._lock:
+            return _connections(cursor) <= len(self._cursors) + 1
 
     def without_memory_limit(self) -> AbstractContextManager[None]:
         """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
@@ -216,15 +226,17 @@ class Store:
 
     def checkpoint(self) -> None:
         """
-        Fold the log into the file, where the instance is ours and nothing else is under way.
+        Fold the log into the file, where nobody else of this process has it open.
 
-        Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups.
+        Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups. Where somebody
+        else has it open, a disk that is full would end the instance for them as well, and nobody could open it anew.
         """
         if not self._instance.ours:
             return
         try:
             with self.reading() as cursor:
-                run(cursor, "CHECKPOINT")
+                if self._is_alone(cursor):
+                    run(cursor, "CHECKPOINT")
         except duckdb.FatalException:
             # The disk is full, most likely. All that was committed is in the log, and read from there.
             self.reopen()
@@ -299,6 +311,11 @@ def check_table_name(table: object) -> str:
     return table
 
 
+def _connections(cursor: DuckDBPyConnection) -> int:
+    [(count,)] = run(cursor, "SELECT count FROM duckdb_connection_count()")
+    return int(count)
+
+
 def _has_zstd(cursor: DuckDBPyConnection) -> bool:
     """
     Say whether the file can hold zstd columns: its storage version must be 1.2 or later.
@@ -332,9 +349,13 @@ def check_path(path: Path, create: bool) -> None:
         raise DatabaseError(f"{shown} cannot be written: mend its permissions, or pass another database=")
 
 
-def _connect(name: str, path: Path | None) -> DuckDBPyConnection:
+def _connect(name: str, path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
+    """Open a database, and give the settings that it comes with where nobody else of this process has it open."""
     try:
-        return duckdb.connect(name) if path is None or path.exists() else _create(path)
+        connection = duckdb.connect(name) if path is None or path.exists() else _create(path)
+        with contextlib.closing(connection.cursor()) as cursor:
+            alone = _connections(cursor) <= 2  # this one and its cursor
+            return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
     except (duckdb.Error, OSError) as error:
         text, shown = str(error), safe_text(name)
         if re.search(r"\block\b|used by another process", text):

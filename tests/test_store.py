@@ -136,45 +136,6 @@ def test_settings_are_those_of_before_at_the_end(sandbox, start, database, end: 
     assert settings(result.con) == default
 
 
-def test_settings_hold_while_an_earlier_result_is_open(sandbox, export, start, database) -> None:
-    """As in a notebook, where nobody closes results: it was mpnb that opened the file, also for the second export."""
-    mp = sandbox(latency=0.2)
-    first = export(mp)
-    default = settings(first.con)
-    job = start(mp, day(4), day(6))
-    until(lambda: job._engine._writer.is_alive())  # it starts when the settings are made
-    assert settings(first.con)["memory_limit"] != default["memory_limit"]
-    second = job.result(30)
-    assert settings(first.con) == settings(second.con) == default
-
-
-def test_settings_hold_until_the_last_of_two_exports_ends(sandbox, start, database) -> None:
-    """The one that ends first leaves them to the other, whoever began."""
-    quick, slow = sandbox(), sandbox(faults=[Fault("hang")])
-    with duckdb.connect(str(database)) as con:
-        default = settings(con)
-    long = start(slow, table="slow")
-    until(lambda: long._engine._writer.is_alive())  # it starts when the settings are made
-    short = start(quick, table="quick").result(30)
-    assert settings(short.con)["memory_limit"] != default["memory_limit"]
-    long.cancel()
-    long.outcome(30)
-    assert settings(short.con) == default
-
-
-def test_settings_are_the_users_once_all_results_are_closed(sandbox, export, database) -> None:
-    """A result that was closed, though it is still there, does not make the file mpnb's."""
-    mp = sandbox()
-    first = export(mp)
-    first.close()
-    with duckdb.connect(str(database)) as con:
-        default = settings(con)
-        during: list[dict[str, str]] = []
-        export(mp, day(4), day(6), on_batch=lambda _: during.append(settings(con)))
-        assert during
-        assert all(each == default for each in during)
-
-
 def test_a_setting_that_the_user_made_meanwhile_stays(sandbox, start, database) -> None:
     """What somebody else changed is not set back."""
     mp = sandbox(latency=0.2)

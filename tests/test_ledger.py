@@ -1,0 +1,68 @@
+"""The ledger: what is noted together is noted each for itself."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+
+import pytest
+
+from mpnb import _ledger as ledger
+from mpnb._failures import Failure
+from mpnb._ledger import Arrival, Source
+from mpnb._plan import Batch
+from mpnb._store import LEDGER, Store, run
+from tests._helpers import day
+
+SOURCE = Source("1234567", None, None)
+
+
+def test_batches_that_land_together_keep_their_own_figures(database) -> None:
+    """Each its rows, rejected lines, bytes, attempts and time; and each drops the failures that it makes up for."""
+    with contextlib.closing(Store(database)) as store, store.reading() as cursor:
+        store.create_tables("events")
+
+        def register(*batches: Batch) -> list[int]:
+            return ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
+
+        # Two batches make up for each of the first two failures, and a day of the third does not arrive.
+        failed = register(*(Batch(day(first), day(last)) for first, last in ((1, 4), (11, 14), (20, 30))))
+        ledger.unmet(cursor, failed, "failed", Failure("http", "no", hint=""))
+        cursor.execute(f"UPDATE {LEDGER} SET created_at = created_at - INTERVAL 1 hour")
+        batches = [Batch(day(first), day(last)) for first, last in ((10, 12), (13, 15), (20, 29), (3, 4), (1, 2))]
+        ids = register(*batches)
+        figures = [(5, 1, 500, 2, 1), (7, 0, 700, 1, 2), (0, 0, 20, 3, 3), (0, 2, 30, 4, 4), (1, 0, 9, 5, 5)]
+        ledger.landed(
+            cursor,
+            "events",
+            [
+                Arrival(number, batch, rows, rejected, size, attempts, datetime(2026, 1, date))
+                for number, batch, (rows, rejected, size, attempts, date) in zip(ids, batches, figures, strict=True)
+            ],
+        )
+        kept, *rows = run(
+            cursor,
+            "SELECT batch_id, status, rows, rejected, bytes, attempts, day(started_at), http_status, kind"
+            f" FROM {LEDGER} ORDER BY batch_id",
+        )
+    statuses = ["done", "done", "empty", "done", "done"]
+    assert rows == [(i, s, *f, 200, None) for i, s, f in zip(ids, statuses, figures, strict=True)]
+    assert kept[:2] == (failed[2], "failed")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) -> None:
+    """A day that was there before the failure is not what was wanted."""
+    with contextlib.closing(Store(database)) as store, store.reading() as cursor:
+        store.create_tables("events")
+        batches = [Batch(day(1), day(1)), Batch(day(2), day(2))][::order]
+        ids = ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
+        arrivals = [Arrival(i, b, 1, 0, 1, 1, None) for i, b in zip(ids, batches, strict=True)]
+        ledger.landed(cursor, "events", arrivals)
+        [wanted] = ledger.register(
+            cursor, export_id="f", table="events", source=SOURCE, batches=[Batch(day(1), day(2))]
+        )
+        ledger.unmet(cursor, [wanted], "failed", Failure("http", "no", hint=""))
+        cursor.execute(f"UPDATE {LEDGER} SET created_at = now()::TIMESTAMP + INTERVAL 1 day WHERE batch_id = {wanted}")
+        ledger.landed(cursor, "events", arrivals)
+        assert [u.batch_id for u in ledger.unmet_batches(cursor, "events", None, None)] == [wanted]
