@@ -71,7 +71,7 @@ def plan(
         if store is None:
             return _plan(asked, [], [], limiter)
         with store.reading() as cursor:
-            held, unmet = _known_batches(cursor, asked.table)
+            held, unmet = _known_batches(cursor, asked)
             _check_table(cursor, asked, held)
             return _plan(asked, held, unmet, limiter)
 
@@ -229,10 +229,10 @@ def _limiter(asked: Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
-def _known_batches(cursor: DuckDBPyConnection, table: str) -> tuple[list[HeldBatch], list[Unmet]]:
-    if not ledger.exists(cursor):
+def _known_batches(cursor: DuckDBPyConnection, asked: Asked) -> tuple[list[HeldBatch], list[Unmet]]:
+    if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
         return [], []
-    return ledger.held_batches(cursor, table), ledger.unmet_batches(cursor, table, None, None)
+    return ledger.held_batches(cursor, asked.table), ledger.unmet_batches(cursor, asked.table, None, None)
 
 
 def _plan(asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
@@ -295,7 +295,7 @@ def _launch(
                 ledger.settle_dead(cursor, running)
                 if ledger.unfinished_exports(cursor, asked.table):
                     raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-            held, unmet = _known_batches(cursor, asked.table)
+            held, unmet = _known_batches(cursor, asked)
             _check_table(cursor, asked, held)
             store.create_tables(asked.table)
             if make_plan is not None:
@@ -304,6 +304,8 @@ def _launch(
                 plan = _plan(asked, held, unmet, limiter)
                 batches, kept = list(plan.batches), list(plan.held)
             run(cursor, "BEGIN")
+            if ledger.is_free_for(cursor, asked.table, asked.source):
+                ledger.clear(cursor, asked.table)
             ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)
             run(cursor, "COMMIT")
             running.add(export_id)

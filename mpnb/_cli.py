@@ -105,6 +105,8 @@ def _run(words: list[str]) -> int:
 
 def _export(options: argparse.Namespace, words: list[str]) -> int:
     arguments = _options.export_arguments(options)
+    if arguments.get("database") == ":memory:":
+        raise mpnb.PlanError("--database is a file: what is in memory ends with the command")
     try:
         result = mpnb.export(**arguments)
     except mpnb.ExportError as error:

@@ -38,8 +38,9 @@ class Summary:
     retry: str
 
 
-def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary:
-    """Ask the database for what a display of a result shows; ``unmet`` is its condition for failed batches."""
+def gather(result: ExportResult, store: Store, call: str, *, unmet: str, held: str) -> Summary:
+    """Ask the database for what a display of a result shows; ``unmet`` and ``held`` are its conditions for batches."""
+    more_days = ""
     kinds: list[tuple[str, int, str]] = []
     failures: list[FailedRow] = []
     if not store.closed:
@@ -55,6 +56,9 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary
                 f" ORDER BY from_date, to_date LIMIT {SHOWN_FAILURES}",
             ):
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
+            [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {held}")
+            if first and result.from_date and result.to_date and (first < result.from_date or last > result.to_date):
+                more_days = f"{days(first, last)} in all: batches are whole"
     asked = result.from_date is not None
     batches = [
         (result.successful_batches, "fetched"),
@@ -67,6 +71,8 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str) -> Summary
         facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
         facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
+    if more_days:
+        facts.append(("days", more_days))
     if result.rejected_lines:
         facts.append(("rejected", f"{result.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
     if store.closed:

@@ -36,6 +36,11 @@ class Source:
         """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
         return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
 
+    def is_same(self, other: Source) -> bool:
+        """Say whether both ask for the same, in whatever order the events are named."""
+        mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
+        return mine == others
+
     def __str__(self) -> str:
         """Say it in words."""
         events = "all events" if self.events is None else f"events {', '.join(map(repr, sorted(self.events)))}"
@@ -99,10 +104,24 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
             [(rows,)] = run(cursor, f"SELECT count(*) FROM {quoted(table)}")
             if rows:
                 raise TableError(f"table {table!r} has {rows:,} rows that are not mpnb's: pass another table=")
-    elif (there.project_id, there.event_filter, there.where) != (source.project_id, source.event_filter, source.where):
+    elif not there.is_same(source) and not is_free_for(cursor, table, source):
         raise TableError(
             f"table {table!r} holds {there}; this call asks for {source}: pass another table= or another database="
         )
+
+
+def is_free_for(cursor: DuckDBPyConnection, table: str, source: Source) -> bool:
+    """Say whether all that the ledger has of a table are batches of another source that brought nothing."""
+    there = source_of(cursor, table)
+    if there is None or there.is_same(source):
+        return False
+    query = f"SELECT count(*) FROM {LEDGER} WHERE lower(table_name) = lower(?) AND (rows > 0 OR rejected > 0)"
+    return run(cursor, query, [table]) == [(0,)]
+
+
+def clear(cursor: DuckDBPyConnection, table: str) -> None:
+    """Delete the batches of a table that is free for another source."""
+    run(cursor, f"DELETE FROM {LEDGER} WHERE lower(table_name) = lower(?)", [table])
 
 
 def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
@@ -158,7 +177,12 @@ def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
 def register(
     cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
 ) -> list[int]:
-    """Add batches that are to be fetched, in place of failed ones whose days are among theirs, and give their ids."""
+    """
+    Add batches that are to be fetched, in place of failed ones whose days are all among theirs, and give their ids.
+
+    Args:
+        batches: no two of them with a day in common.
+    """
     if not batches:
         return []
     [(first,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) + 1 FROM {LEDGER}")
@@ -166,9 +190,11 @@ def register(
     # One statement for all: 5,000 of them one by one take seconds. By name: DuckDB 1.5.0 counts the ? of WHERE first.
     run(
         cursor,
-        f"DELETE FROM {LEDGER} AS f USING (SELECT unnest($first::DATE[]) AS first, unnest($last::DATE[]) AS last) AS b"
-        f" WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
-        " AND f.from_date >= b.first AND f.to_date <= b.last",
+        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
+        " AND f.to_date - f.from_date + 1 <= ("
+        " SELECT coalesce(sum(least(b.last, f.to_date) - greatest(b.first, f.from_date) + 1), 0)"
+        " FROM (SELECT unnest($first::DATE[]) AS first, unnest($last::DATE[]) AS last) AS b"
+        " WHERE b.first <= f.to_date AND b.last >= f.from_date)",
         {
             "first": [batch.from_date for batch in batches],
             "last": [batch.to_date for batch in batches],

@@ -97,7 +97,7 @@ class ExportResult:
 
     @property
     def total_rows(self) -> int:
-        """Count the events of every day that was asked for, those that were there before included."""
+        """Count the ``events``, those that were there before included."""
         return self._known("total", f"SELECT coalesce(sum(rows), 0)::BIGINT FROM {LEDGER} WHERE {self._mine(HELD)}")
 
     @property
@@ -117,7 +117,10 @@ class ExportResult:
     @property
     def events(self) -> DuckDBPyRelation:
         """
-        Give the events as they were exported, duplicates included.
+        Give the events of all batches with a day that was asked for, as they were exported, duplicates included.
+
+        Batches are whole: where the table had longer ones, their other days are there as well, which the result's text
+        says. By ``time`` they could not be left out: it may lie outside the day in projects older than 2023.
 
         Columns: ``event_name``, ``time`` (TIMESTAMP, as exported), ``distinct_id``, ``device_id``, ``user_id``,
         ``insert_id`` (VARCHAR, null where the event has none), ``properties`` (JSON, all of them), ``batch_id``.
@@ -326,7 +329,7 @@ class ExportResult:
 
     def summary(self) -> display.Summary:
         """Gather what a display shows. Works after ``close()`` as well, then without what only the database knows."""
-        return display.gather(self, self._store, self._call, self._mine(UNMET))
+        return display.gather(self, self._store, self._call, unmet=self._mine(UNMET), held=self._mine(HELD))
 
     def __repr__(self) -> str:
         """Say it in a few lines."""

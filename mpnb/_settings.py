@@ -17,8 +17,9 @@ from mpnb._errors import ClosedError
 # Bytes. Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread:
 # with 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
 MEMORY_LIMIT = 420 * 10**6
-# Settings of the whole instance while an export runs on it, only where it was mpnb that opened it; those that this
-# DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and 1,000,000 in 100.
+# Settings of the whole instance while an export runs on it, where it was mpnb that opened it and nobody has set another
+# value; those that this DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and with
+# 1,000,000 in 100.
 SETTINGS = {
     "memory_limit": f"'{MEMORY_LIMIT}B'",
     # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had

@@ -438,3 +438,12 @@ def test_the_command_is_installed() -> None:
     for command in ([str(Path(sys.executable).parent / "mpnb")], [sys.executable, "-m", "mpnb"]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, f"mpnb {mpnb.__version__}\n")
+
+
+def test_a_database_in_memory_is_refused(mpnb_command: Run, sandbox: Callable[..., Sandbox]) -> None:
+    """It would take the quota and end with the command."""
+    mp = sandbox()
+    status, out, err = mpnb_command("export", "last", "3", "days", "--database", ":memory:", mp=mp)
+    assert (status, out) == (2, "")
+    assert "--database is a file" in err
+    assert not mp.requests

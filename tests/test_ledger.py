@@ -66,3 +66,20 @@ def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) ->
         cursor.execute(f"UPDATE {LEDGER} SET created_at = now()::TIMESTAMP + INTERVAL 1 day WHERE batch_id = {wanted}")
         ledger.landed(cursor, "events", arrivals)
         assert [u.batch_id for u in ledger.unmet_batches(cursor, "events", None, None)] == [wanted]
+
+
+def test_failures_make_room_for_smaller_batches_of_the_same_days(database) -> None:
+    """What is registered stands in for them; a failure with a day besides stays."""
+    with contextlib.closing(Store(database)) as store, store.reading() as cursor:
+        store.create_tables("events")
+
+        def register(*ranges: tuple[int, int]) -> list[int]:
+            batches = [Batch(day(first), day(last)) for first, last in ranges]
+            return ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
+
+        failed = register((1, 7), (8, 14))
+        ledger.unmet(cursor, failed, "failed", Failure("http", "no", hint=""))
+        new = register(*((n, n) for n in range(1, 14)))
+        ledger.unmet(cursor, new[3:4], "failed", Failure("http", "no", hint=""))
+        unmet = ledger.unmet_batches(cursor, "events", None, None)
+    assert [(u.from_date, u.to_date) for u in unmet] == [(day(4), day(4)), (day(8), day(14))]

@@ -373,3 +373,13 @@ def test_a_display_may_come_while_an_export_runs(sandbox, export, start) -> None
     until(lambda: mp.injected)
     assert str(result.total_rows) in repr(result)
     job.cancel()
+
+
+def test_a_result_says_which_days_it_has_besides(sandbox, export) -> None:
+    """The table has longer batches than are asked for, and gives them whole."""
+    mp = sandbox()
+    whole = export(mp, day(1), day(7), chunk_days=7)
+    assert "batches are whole" not in str(whole)
+    part = export(mp, day(3), day(4), chunk_days=7)
+    assert part.total_rows == mp.count(day(1), day(7))
+    assert "days      2026-01-01 – 2026-01-07 in all: batches are whole" in str(part)

@@ -369,6 +369,29 @@ def test_a_table_has_one_source(sandbox, export, database, call: Any, other: dic
     assert len(mp.requests) == sent
 
 
+@pytest.mark.parametrize("first", [{"where": "foo("}, {"events": ["Purchse"]}, {"project": "999"}])
+def test_a_table_that_got_nothing_takes_another_source(sandbox, export, database, first: dict[str, Any]) -> None:
+    """A wrong filter or project is mended by the right call, whether nothing came of it or no event was found."""
+    mp = sandbox()
+    own = mp.credentials
+    project = first.get("project", mp.project_id)
+    credentials = mpnb.Credentials(own.username, own.secret, project, base_url=own.base_url)
+    filters = {name: value for name, value in first.items() if name != "project"}
+    try:
+        assert export(mp, credentials=credentials, **filters).total_rows == 0
+    except mpnb.ExportError as error:
+        error.result.close()
+    plan = mpnb.plan(day(1), day(3), database=database, credentials=own, quota=WIDE, chunk_days=1)
+    assert (plan.requests, plan.days_held) == (3, ())
+    result = export(mp)
+    all_or_nothing(result, mp)
+    assert result.successful_batches == 3
+    assert result.failures.fetchall() == []
+    assert {row[:2] for row in result.sql("SELECT project_id, where_filter FROM mpnb_batches").fetchall()} == {
+        (mp.project_id, None)
+    }
+
+
 def test_the_same_source_by_another_route_is_the_same(sandbox, export, database) -> None:
     """A restarted server has another address, not another project."""
     mp = sandbox(project_id="123456")
