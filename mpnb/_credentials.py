@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from mpnb._errors import CredentialsError
@@ -20,7 +21,7 @@ REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Credentials:
     """
     Name a service account of a Mixpanel project.
@@ -45,22 +46,20 @@ class Credentials:
     region: str = "us"
     base_url: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "project_id", str(self.project_id).strip())
-        object.__setattr__(self, "region", self.region.strip().lower())
-        for name in ("username", "secret"):
-            value = getattr(self, name)
-            # A control character would end the header, or fold into it.
-            if not isinstance(value, str) or not value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
-                raise CredentialsError(f"{name} is empty or holds control characters")
-        if ":" in self.username:
-            raise CredentialsError("username holds a colon, which HTTP Basic cannot carry")
-        if not self.project_id.isascii() or not self.project_id.isdigit():
-            raise CredentialsError(f"project_id is the number of the project, not {self.project_id!r}")
-        if self.region not in HOSTS:
-            raise CredentialsError(f"region {self.region!r} is none of {', '.join(HOSTS)}")
-        if self.base_url is not None:
-            _check_base_url(self.base_url)
+    def __init__(
+        self, username: str, secret: str, project_id: str | int, region: str = "us", base_url: str | None = None
+    ) -> None:
+        object.__setattr__(self, "username", username)
+        object.__setattr__(self, "secret", secret)
+        object.__setattr__(self, "project_id", str(project_id).strip())
+        object.__setattr__(self, "region", region.strip().lower() if isinstance(region, str) else region)
+        object.__setattr__(self, "base_url", base_url)
+        fault = _fault_of(self)
+        # Many tools show the variables of every frame in a traceback. This frame, unlike one that a dataclass would
+        # generate, can drop those that must not show before it raises.
+        del self, secret, base_url
+        if fault:
+            raise CredentialsError(fault)
 
     @property
     def host(self) -> str:
@@ -75,19 +74,18 @@ class Credentials:
         Raises:
             CredentialsError: one of the first three is missing; the message names each.
         """
-        env = os.environ if environ is None else environ
-        if missing := missing_variables(env):
-            raise CredentialsError(
-                f"no credentials: set {', '.join(missing)} in the environment, or pass "
-                "credentials=mpnb.Credentials(username, secret, project_id)"
-            )
-        username, secret, project_id = (env[name].strip() for name in REQUIRED_VARIABLES)
-        return cls(
-            username,
-            secret,
-            project_id,
-            region=env.get("MP_REGION", "").strip() or "us",
-            base_url=env.get("MP_API_BASE_URL", "").strip() or None,
+        missing, fault = missing_variables(environ), ""
+        if not missing:
+            try:
+                return cls(**_arguments(environ))
+            except CredentialsError as error:
+                fault = str(error)
+        # Raised here, with the environment gone from this frame: a traceback may show the variables of every frame.
+        del environ
+        raise CredentialsError(
+            fault
+            or f"no credentials: set {', '.join(missing)} in the environment, or pass "
+            "credentials=mpnb.Credentials(username, secret, project_id)"
         )
 
 
@@ -97,15 +95,47 @@ def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     return [name for name in REQUIRED_VARIABLES if not env.get(name, "").strip()]
 
 
-def _check_base_url(url: str) -> None:
+def _arguments(environ: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what the environment says of each argument of ``Credentials``."""
+    env = os.environ if environ is None else environ
+    username, secret, project_id = (env[name].strip() for name in REQUIRED_VARIABLES)
+    return {
+        "username": username,
+        "secret": secret,
+        "project_id": project_id,
+        "region": env.get("MP_REGION", "").strip() or "us",
+        "base_url": env.get("MP_API_BASE_URL", "").strip() or None,
+    }
+
+
+def _fault_of(credentials: Credentials) -> str:
+    """Return what is wrong with credentials, nothing where they are sound. It raises nothing: its frame has them."""
+    for name in ("username", "secret"):
+        value = getattr(credentials, name)
+        # A control character would end the header, or fold into it.
+        if not isinstance(value, str) or not value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
+            return f"{name} is empty or holds control characters"
+    if ":" in credentials.username:
+        return "username holds a colon, which HTTP Basic cannot carry"
+    if not credentials.project_id.isascii() or not credentials.project_id.isdigit():
+        return f"project_id is the number of the project, not {credentials.project_id!r}"
+    if not isinstance(credentials.region, str) or credentials.region not in HOSTS:
+        return f"region {credentials.region!r} is none of {', '.join(HOSTS)}"
+    return _fault_of_base_url(credentials.base_url) if credentials.base_url is not None else ""
+
+
+def _fault_of_base_url(url: object) -> str:
+    if not isinstance(url, str):
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {url!r}"
+    if "@" in url:  # before any message that quotes it
+        return "base_url must not hold a user name or password"
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise CredentialsError(f"base_url {url!r} is no address: {error}") from None
-    if parts.username or parts.password:
-        raise CredentialsError("base_url must not hold a user name or password")
+        return f"base_url {url!r} is no address: {error}"
     if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query or parts.fragment:
-        raise CredentialsError(f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {url!r}")
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {url!r}"
     if parts.scheme == "http" and host not in LOOPBACK:
-        raise CredentialsError(f"base_url {url!r} would send the secret in clear: plain http is for loopback only")
+        return f"base_url {url!r} would send the secret in clear: plain http is for loopback only"
+    return ""
