@@ -19,6 +19,7 @@ from mpnb import _plan as planning
 from mpnb import _progress
 from mpnb._asked import Asked, Database, OnBatch, check, check_number
 from mpnb._board import BatchBoard
+from mpnb._clock import today, utc_now
 from mpnb._credentials import Credentials
 from mpnb._engine import Engine
 from mpnb._errors import DatabaseError, PlanError, TableError
@@ -27,7 +28,7 @@ from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._plan import Batch, ExportPlan, HeldBatch, Mode, Unmet
+from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, Unmet
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import registration, running
 from mpnb._spool import Spool, SpoolFolder
@@ -135,10 +136,11 @@ def export(
         workers: requests at once, 1–100.
         chunk_days: days a batch, 1–100: one request, one row of the ledger, there whole or not. ``"auto"`` takes the
             smallest that fits what is left of the hour's quota.
-        mode: ``"resume"`` fetches the days that the table does not hold, and those fetched fewer than ``late_days``
-            days after their end; ``"refresh"`` fetches all days again, each batch in place of its old rows;
-            ``"new"`` wants an empty table.
-        late_days: for how long after a day events of it may still arrive, 0 or more.
+        mode: ``"resume"`` fetches the days that the table does not hold, those asked for before they had ended, and,
+            once, those asked for fewer than ``late_days`` days after their end, when these days are over;
+            ``"refresh"`` fetches all days again, each batch in place of its old rows; ``"new"`` wants an empty table.
+        late_days: for how many days after a day events of it may still arrive, 0 or more. What arrives later, and
+            users who are merged later, only ``"refresh"`` brings.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
             at a time. What it raises is reported once as a warning. Without it, progress shows: as a live grid in a
             notebook, else on standard error.
@@ -242,7 +244,7 @@ def _plan(asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limit
         held,
         unmet=unmet,
         mode=asked.mode,
-        late_days=asked.late_days,
+        calendar=Calendar(utc_now(), asked.late_days),
         chunk_days=asked.chunk_days,
         quota_left=limiter.left(),
         per_hour=limiter.quota.per_hour,
@@ -432,7 +434,7 @@ def _retry(
             unmet = ledger.unmet_batches(cursor, result.table, result.from_date, result.to_date)
         assert source is not None
         if asked is None:
-            first = min((u.from_date for u in unmet), default=planning.today())
+            first = min((u.from_date for u in unmet), default=today())
             last = max((u.to_date for u in unmet), default=first)
             asked = Asked(
                 first, last, source, store.name, result.table, 10, 7, "resume", 5, None, None, None, Spool(),

@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb import _plan as planning
 from mpnb._board import BatchProgress
+from mpnb._clock import today
 from mpnb._credentials import Credentials, missing_variables
 from mpnb._errors import CredentialsError, PlanError
 from mpnb._ledger import Source
@@ -76,7 +77,7 @@ def check(
         TableError: no table can have that name.
         CredentialsError: there are none, or none that can be.
     """
-    now = planning.today()
+    now = today()
     first = planning.parse_date(from_date, name="from_date", now=now)
     last = planning.parse_date(to_date, name="to_date", now=now)
     if first > last:

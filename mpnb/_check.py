@@ -9,8 +9,9 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb._ledger import HELD
-from mpnb._plan import DAY, HeldBatch
+from mpnb._clock import utc_now
+from mpnb._ledger import HELD, REQUESTED_AT
+from mpnb._plan import DAY, Calendar, HeldBatch
 from mpnb._store import LEDGER, REJECTED, quoted, run
 
 # An event is sent seconds after it happened, most often; zones are whole quarters of an hour.
@@ -96,7 +97,7 @@ def check(
         late_days: for how long after a day events of it may still arrive.
         relate: makes a relation of a query.
     """
-    batches = run(cursor, f"SELECT batch_id, from_date, to_date, rows, finished_at FROM {LEDGER} WHERE {mine}"
+    batches = run(cursor, f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER} WHERE {mine}"
                           f" AND status IN {HELD} ORDER BY from_date")  # fmt: skip
     held = [HeldBatch(*row) for row in batches]
     if days is None:
@@ -119,11 +120,12 @@ def check(
 
 
 def _days(held: list[HeldBatch], asked: tuple[date, date] | None, late_days: int) -> Iterable[Finding]:
+    calendar = Calendar(utc_now(), late_days)
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     wanted = _between(*asked) if asked else []
     covered = [day for day in wanted if day in there]
     missing = [day for day in wanted if day not in there]
-    provisional = [day for day in covered if there[day].is_day_provisional(day, late_days)]
+    provisional = [day for day in covered if calendar.is_provisional(there[day], day)]
     yield Finding("days held", "ok", len(covered), _ranges(covered))
     yield Finding("days missing", "problem" if missing else "ok", len(missing), _ranges(missing))
     late = f"fetched before all their events had come: {_ranges(provisional)}" if provisional else ""

@@ -8,7 +8,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,10 +18,10 @@ from urllib.parse import urlsplit
 import httpx
 from isal import isal_zlib
 
+from mpnb._clock import epoch_seconds, today
 from mpnb._credentials import LOOPBACK, Credentials
 from mpnb._failures import Failure, failure, from_answer, from_os_error, safe_text
 from mpnb._limits import Cancelled
-from mpnb._plan import today
 from mpnb._spool import PlainCopy, SpoolFolder
 from mpnb._verify import GZIP_ERROR, Body, BodyError, Verifier
 from mpnb._version import __version__
@@ -209,7 +208,7 @@ class Connection:
             response.headers.get("retry-after"),
             where=request.where,
             asks_for_today=request.to_date >= today().isoformat(),
-            now=time.time(),
+            now=epoch_seconds(),
         )
 
 

@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import mpnb
+from mpnb._clock import today
 from mpnb._errors import DatabaseError, PlanError
-from mpnb._plan import today
 from mpnb._text import failure_table
 from mpnb.sandbox import Fault, Sandbox, serve
 

@@ -23,9 +23,10 @@ import tenacity
 from mpnb import _ledger as ledger
 from mpnb._board import BatchBoard
 from mpnb._client import Connection, FetchError, Request, tls_context
+from mpnb._clock import epoch_seconds, utc_now
 from mpnb._credentials import Credentials
 from mpnb._errors import MpnbError
-from mpnb._failures import HINTS, Failure, failure, from_os_error, safe_text, utc_now
+from mpnb._failures import HINTS, Failure, failure, from_os_error, safe_text
 from mpnb._ledger import Source
 from mpnb._limits import HOUR, Cancelled, RateLimiter
 from mpnb._plan import Batch
@@ -347,7 +348,7 @@ class Engine:
         tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
         with self._limiter.slot(self._stopping.is_set, tell):
             task.attempts += 1
-            task.started_at = task.started_at or utc_now()
+            task.started_at = utc_now()
             self._board.set(index, "fetching", attempt=task.attempts, bytes=0)
             request = Request(
                 task.batch.from_date.isoformat(),
@@ -393,7 +394,7 @@ class Engine:
 
     def _tell_wait(self, index: int, state: tenacity.RetryCallState) -> None:
         seconds = state.next_action.sleep if state.next_action else 0.0
-        until = time.time() + seconds if seconds else None
+        until = epoch_seconds() + seconds if seconds else None
         self._board.set(index, "waiting", until=until, error=str(_failure_of(state)), bytes=0)
 
     # --- how a batch ends ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
@@ -168,8 +168,3 @@ def _queries_over(message: str) -> int:
     """Count from ``61/60 queries running in the last hour`` how many must leave that hour before one may start."""
     match = re.search(r"(\d{1,9})/(\d{1,9}) queries running in the last hour", message)
     return max(0, int(match[1]) - int(match[2]) + 1) if match else 0
-
-
-def utc_now() -> datetime:
-    """Give the time in UTC as DuckDB's ``TIMESTAMP`` keeps it, without a zone."""
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -14,13 +14,16 @@ from datetime import date, datetime
 
 from duckdb import DuckDBPyConnection
 
+from mpnb._clock import utc_now
 from mpnb._errors import TableError
-from mpnb._failures import HINTS, Failure, utc_now
+from mpnb._failures import HINTS, Failure
 from mpnb._plan import Batch, HeldBatch, Unmet
 from mpnb._store import LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
+# When the request began that brought a batch, which is never null for what mpnb wrote.
+REQUESTED_AT = "coalesce(started_at, finished_at)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     """Give the batches that the table has, in date order."""
     rows = run(
         cursor,
-        f"SELECT batch_id, from_date, to_date, rows, finished_at FROM {LEDGER}"
+        f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER}"
         f" WHERE lower(table_name) = lower(?) AND status IN {HELD} ORDER BY from_date",
         [table],
     )
@@ -139,7 +142,7 @@ def unmet_batches(cursor: DuckDBPyConnection, table: str, first: date | None, la
     """Give the batches that failed or were cancelled and overlap a range of days, or all, in date order."""
     rows = run(
         cursor,
-        f"SELECT batch_id, from_date, to_date, created_at FROM {LEDGER} WHERE lower(table_name) = lower(?)"
+        f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE lower(table_name) = lower(?)"
         f" AND status IN {UNMET} AND from_date <= ? AND to_date >= ? ORDER BY from_date, to_date",
         [table, last or date.max, first or date.min],
     )
@@ -253,15 +256,15 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
             "started": [a.started_at for a in arrivals],
         },
     )
-    # A failure is made up for when every one of its days was fetched after it was wanted. It can be now only where it
-    # overlaps what has just landed.
+    # A failure is made up for when every one of its days was fetched after it was wanted: ids tell, whatever the clock
+    # did. It can be now only where it overlaps what has just landed.
     run(
         cursor,
         f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
         " AND f.from_date <= $last AND f.to_date >= $first AND f.to_date - f.from_date + 1 <= ("
         " SELECT coalesce(sum(least(h.to_date, f.to_date) - greatest(h.from_date, f.from_date) + 1), 0)"
         f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower($table) AND h.status IN {HELD}"
-        " AND h.finished_at > f.created_at AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
+        " AND h.batch_id > f.batch_id AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
         {
             "table": table,
             "first": min(a.batch.from_date for a in arrivals),

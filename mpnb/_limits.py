@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from mpnb._clock import epoch_seconds
 from mpnb._history import History, Times
 
 HOUR = 3600.0
@@ -74,7 +74,7 @@ class RateLimiter:
         quota: Quota,
         *,
         history: History | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = epoch_seconds,
         wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
         self.quota = quota

@@ -6,9 +6,10 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal
 
+from mpnb._clock import today
 from mpnb._errors import PlanError
 
 Mode = Literal["resume", "refresh", "new"]
@@ -38,36 +39,84 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class HeldBatch:
-    """Hold a batch that the ledger has: its days are in the table, whole, as they were at ``fetched_at`` (UTC)."""
+    """
+    Hold a batch that the ledger has: its days are in the table, whole.
+
+    Attributes:
+        requested_at: when the request began that brought it, in UTC: what arrived later is not in it.
+    """
 
     batch_id: int
     from_date: date
     to_date: date
     rows: int
-    fetched_at: datetime
+    requested_at: datetime
 
-    def is_provisional(self, late_days: int) -> bool:
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """
+    Know which days have ended, and which have all their events.
+
+    Mobile events come up to five days late: https://docs.mixpanel.com/docs/tracking-best-practices/hot-shard-limits
+
+    Attributes:
+        now: the time in UTC.
+        late_days: for how many days after a day events of it may still arrive.
+        lag: how long after midnight in UTC the project's day ends: more than 0 in projects older than 2023 whose zone
+            is west of UTC.
+    """
+
+    now: datetime
+    late_days: int
+    lag: timedelta = timedelta(0)
+
+    @property
+    def today(self) -> date:
+        """Return the day that it is in the project."""
+        return (self.now - self.lag).date()
+
+    def is_settled(self, day: date) -> bool:
+        """Whether a day has all its events now."""
+        return self._settled_at(day) <= self.now
+
+    def is_provisional(self, held: HeldBatch, day: date) -> bool:
+        """Whether events of a day may have arrived after its batch was requested."""
+        # In the future lies what a clock dated that was ahead: when that was, nobody knows.
+        return held.requested_at > self.now or held.requested_at < self._settled_at(day)
+
+    def is_due(self, held: HeldBatch) -> bool:
         """
-        Say whether events may still have arrived after it was fetched.
+        Whether an export that asks for a day of a batch fetches the batch again.
 
-        Mobile events come up to five days late, and the day of the fetch itself was partial:
-        https://docs.mixpanel.com/docs/tracking-best-practices/hot-shard-limits
+        A batch is replaced whole, so it is due once: when the late days of its last day are over. It is due at once
+        where its last day had not ended, for which that day has a batch of its own.
         """
-        return self.is_day_provisional(self.to_date, late_days)
+        last = held.to_date
+        had_ended = held.requested_at >= (self._end_of(last) if held.from_date == last else _midnight_after(last))
+        return self.is_provisional(held, last) and (
+            not had_ended or held.requested_at > self.now or self.is_settled(last)
+        )
 
-    def is_day_provisional(self, day: date, late_days: int) -> bool:
-        """Say so of one of its days."""
-        return self.fetched_at < datetime.combine(day, datetime.min.time()) + timedelta(days=late_days + 1)
+    def are_apart(self, earlier: Batch, later: Batch) -> bool:
+        """Whether neighbours have a batch each: else one would be fetched again because of the other."""
+        is_last_time = bool(earlier.replaces) and self.is_settled(earlier.to_date)
+        return later.to_date >= self.today or (is_last_time and not self.is_settled(later.to_date))
+
+    def _end_of(self, day: date) -> datetime:
+        return _midnight_after(day) + self.lag
+
+    def _settled_at(self, day: date) -> datetime:
+        return self._end_of(day) + timedelta(days=self.late_days)
 
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """Hold a batch of the ledger that failed or was cancelled, and since when it has been wanted (UTC)."""
+    """Hold a batch of the ledger that failed or was cancelled."""
 
     batch_id: int
     from_date: date
     to_date: date
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +193,6 @@ class ExportPlan:
         return {"text/plain": str(self), "text/html": f"<table>{rows}</table>"}
 
 
-def today() -> date:
-    """Give the day that it is in UTC."""
-    return datetime.now(UTC).date()
-
-
 def parse_date(value: date | str, *, name: str = "date", now: date | None = None) -> date:
     """
     Read a day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``, all in UTC.
@@ -213,6 +257,7 @@ def make_batches(
     held: Sequence[HeldBatch],
     is_stale: Callable[[HeldBatch], bool],
     chunk_days: int,
+    are_apart: Callable[[Batch, Batch], bool] = lambda earlier, later: False,
 ) -> tuple[list[Batch], list[HeldBatch]]:
     """
     Decide which days to fetch, in which batches, and which of the ledger's batches to leave.
@@ -225,6 +270,7 @@ def make_batches(
             batch with the one before.
         held: the table's batches in the ledger, which do not overlap each other.
         is_stale: whether one of them is to be fetched again.
+        are_apart: whether neighbours do not share a batch although there is room.
 
     Returns:
         The batches to fetch and the held ones that stay, both in date order.
@@ -245,7 +291,8 @@ def make_batches(
         if batches and atom.from_date not in starts:
             last = batches[-1]
             joined = Batch(last.from_date, atom.to_date, last.replaces + atom.replaces)
-            if last.to_date + DAY == atom.from_date and joined.days <= chunk_days:
+            adjoins = last.to_date + DAY == atom.from_date and not are_apart(last, atom)
+            if adjoins and joined.days <= chunk_days:
                 batches[-1] = joined
                 continue
         batches.append(atom)
@@ -259,7 +306,7 @@ def make_plan(
     *,
     unmet: Sequence[Unmet] = (),
     mode: Mode,
-    late_days: int,
+    calendar: Calendar,
     chunk_days: int | Literal["auto"],
     quota_left: int,
     per_hour: int,
@@ -274,11 +321,14 @@ def make_plan(
         quota_left, per_hour: requests that are left of the rolling hour, and that it has in all.
     """
 
+    def is_wanted(batch: HeldBatch) -> bool:
+        return mode == "refresh" or _is_overdue(batch, unmet)
+
     def is_stale(batch: HeldBatch) -> bool:
-        return mode == "refresh" or _is_overdue(batch, unmet) or batch.is_provisional(late_days)
+        return is_wanted(batch) or calendar.is_due(batch)
 
     def cut(days: int) -> tuple[list[Batch], list[HeldBatch]]:
-        return make_batches([(from_date, to_date)], held, is_stale, days)
+        return make_batches([(from_date, to_date)], held, is_stale, days, calendar.are_apart)
 
     if chunk_days == "auto":
         sizes = ((days, len(cut(days)[0])) for days in range(1, MAX_CHUNK_DAYS + 1))
@@ -290,8 +340,7 @@ def make_plan(
         for h in held
         if h.batch_id in replaced
         for day in _days(h.from_date, h.to_date)
-        if not from_date <= day <= to_date
-        or not (mode == "refresh" or _is_overdue(h, unmet) or h.is_day_provisional(day, late_days))
+        if not from_date <= day <= to_date or not (is_wanted(h) or calendar.is_provisional(h, day))
     ]
     return ExportPlan(
         from_date=from_date,
@@ -348,8 +397,12 @@ def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -
 
 
 def _is_overdue(h: HeldBatch, unmet: Sequence[Unmet]) -> bool:
-    """Say whether a later try to replace it failed, and is still wanted."""
-    return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.fetched_at < u.created_at for u in unmet)
+    """Whether a later try to replace it failed, and is still wanted. Ids tell what is later, whatever the clock did."""
+    return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.batch_id < u.batch_id for u in unmet)
+
+
+def _midnight_after(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time()) + DAY
 
 
 def _days(first: date, last: date) -> Iterator[date]:

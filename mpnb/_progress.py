@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from mpnb import _display as display
 from mpnb._board import ENDED, BatchProgress, JobProgress
+from mpnb._clock import epoch_seconds
 
 if TYPE_CHECKING:
     from mpnb._job import ExportJob
@@ -87,7 +88,7 @@ class PipeLines:
         """Print the batch, if it has ended."""
         dates = display.days(progress.from_date, progress.to_date)
         if progress.status == "waiting" and progress.until:
-            if progress.until - max(time.time(), self._waits_until) > WORTH_A_LINE:
+            if progress.until - max(epoch_seconds(), self._waits_until) > WORTH_A_LINE:
                 self._waits_until = progress.until
                 why = progress.error or "for the quota"
                 self._print(f"{dates} waiting until {clock(progress.until)}: {why}")
@@ -139,7 +140,7 @@ def summary_line(progress: JobProgress) -> str:
         parts.append(f"{progress.in_flight} in flight")
     if failed := progress.counts.get("failed"):
         parts.append(f"{failed} failed")
-    if progress.waiting_until and not progress.in_flight and progress.waiting_until > time.time():
+    if progress.waiting_until and not progress.in_flight and progress.waiting_until > epoch_seconds():
         parts.append(f"waiting until {clock(progress.waiting_until)}")
     elif progress.seconds_left is not None:
         parts.append(f"about {display.duration(progress.seconds_left)} left")

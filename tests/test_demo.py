@@ -20,8 +20,8 @@ import pytest
 
 import mpnb
 from mpnb._cli import main
+from mpnb._clock import today
 from mpnb._demo import DAYS, LAB_NEEDS
-from mpnb._plan import today
 from mpnb.sandbox import serve
 from tests import _kernels
 from tests._helpers import terminal, until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._plan import Batch, HeldBatch, Unmet, make_batches, make_plan, parse_date, plan_again
+from mpnb._plan import Batch, Calendar, HeldBatch, Unmet, make_batches, make_plan, parse_date, plan_again
 from tests._helpers import START, WIDE, day, days_of, query
 
 # --- dates ---------------------------------------------------------------------------------------------------------
@@ -102,8 +103,8 @@ LATER = datetime(2027, 1, 1)
 LONG = 60  # days that the properties below play on
 
 
-def held(batch_id: int, first: int, last: int, fetched_at: datetime = LATER) -> HeldBatch:
-    return HeldBatch(batch_id, day(first), day(last), 10, fetched_at)
+def held(batch_id: int, first: int, last: int, requested_at: datetime = LATER) -> HeldBatch:
+    return HeldBatch(batch_id, day(first), day(last), 10, requested_at)
 
 
 @st.composite
@@ -151,11 +152,10 @@ def test_what_failed_is_planned_again_and_nothing_else(
     there: list[HeldBatch], failed: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     """Failed batches may overlap: each of their days is fetched once, unless the ledger got it since."""
-    moments = st.sampled_from([datetime(2026, 6, 1), datetime(2026, 7, 1), datetime(2026, 8, 1)])
-    there = [HeldBatch(h.batch_id, h.from_date, h.to_date, h.rows, data.draw(moments)) for h in there]
+    ids = iter(data.draw(st.permutations(range(len(there) + len(failed)))))
+    there = [replace(h, batch_id=next(ids)) for h in there]
     unmet = sorted(
-        (Unmet(n, day(a), day(a + more), data.draw(moments)) for n, (a, more) in enumerate(failed)),
-        key=lambda u: (u.from_date, u.to_date),
+        (Unmet(next(ids), day(a), day(a + more)) for a, more in failed), key=lambda u: (u.from_date, u.to_date)
     )
     batches, kept = plan_again(unmet, there)
     check_batches(batches, kept, there)
@@ -167,15 +167,16 @@ def test_what_failed_is_planned_again_and_nothing_else(
     assert fetched <= wanted | widened
     for u in unmet:
         mine = set(days_of(u.from_date, u.to_date))
-        assert all(h.fetched_at >= u.created_at for h in kept if mine & set(days_of(h.from_date, h.to_date)))
+        assert all(h.batch_id > u.batch_id for h in kept if mine & set(days_of(h.from_date, h.to_date)))
 
 
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
 def plan_of(first: int, last: int, there: list[HeldBatch] = [], **how: Any) -> mpnb.ExportPlan:  # noqa: B006
-    usual = {"mode": "resume", "late_days": 5, "chunk_days": 7, "quota_left": 60, "per_hour": 60}
-    return make_plan(day(first), day(last), there, **{**usual, **how})
+    usual = {"mode": "resume", "chunk_days": 7, "quota_left": 60, "per_hour": 60}
+    calendar = Calendar(LATER, how.pop("late_days", 5))
+    return make_plan(day(first), day(last), there, **{**usual, "calendar": calendar, **how})
 
 
 def spans(plan: mpnb.ExportPlan) -> list[tuple[int, int]]:
@@ -210,7 +211,7 @@ def test_refresh_fetches_all_and_widens_to_whole_batches() -> None:
     ("late_days", "days_after_the_end", "is_fetched"), [(5, 5, True), (5, 6, False), (0, 0, True), (0, 1, False)]
 )
 def test_a_day_is_provisional_for_late_days(late_days: int, days_after_the_end: int, is_fetched: bool) -> None:
-    """Fetched too few days after its end, it is fetched again; ``late_days`` full days after it, it is settled."""
+    """Fetched too few days after its end, it is fetched once more when they are over; after that, it is settled."""
     end = datetime.combine(day(7), datetime.min.time()) + timedelta(days=days_after_the_end)
     plan = plan_of(1, 7, [held(1, 1, 7, end)], late_days=late_days)
     assert bool(plan.batches) == is_fetched

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from sys import byteorder
 from typing import Any
 
 from mpnb._board import ENDED, STATUSES, BatchProgress, JobProgress
+from mpnb._clock import epoch_seconds
 from mpnb._display import days, duration, plural, size
 from mpnb._job import ExportJob
 from mpnb._plan import ExportPlan
@@ -114,8 +114,8 @@ class Track:
             "failed": unmet,
             "total": len(cells),
             "elapsed": round(now.elapsed, 1),
-            "at": round(time.time(), 1),
-            "until": now.waiting_until if now.waiting_until and now.waiting_until > time.time() else None,
+            "at": round(epoch_seconds(), 1),
+            "until": now.waiting_until if now.waiting_until and now.waiting_until > epoch_seconds() else None,
             "failures": failures(cells) if unmet else [],
         }
 

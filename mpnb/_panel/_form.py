@@ -13,6 +13,7 @@ import ipywidgets as w
 from mpnb import _api as api
 from mpnb import _plan as planning
 from mpnb._asked import MODES
+from mpnb._clock import today
 from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._plan import ExportPlan
 
@@ -203,7 +204,7 @@ class Form:
         return asked, {"dates": wrong} if wrong else {}
 
     def _dates_asked(self) -> tuple[dict[str, str], str]:
-        now, wrong = planning.today(), ""
+        now, wrong = today(), ""
         first, last = self.first.value, self.last.value
         if self.preset.value != CUSTOM:
             first, last = preset_range(self.preset.value, now)
@@ -227,13 +228,13 @@ class Form:
             picker.layout.display = None if custom else "none"
         self._range.layout.display = "none" if custom else None
         if not custom:
-            first, last = preset_range(self.preset.value, planning.today())
+            first, last = preset_range(self.preset.value, today())
             self._range.value = f'<span class="mpnb-range">{first} – {last}</span>'
 
 
 def _dates(given: dict[str, Any]) -> tuple[date, date, str]:
     """Give first and last day, and the preset that they are."""
-    now = planning.today()
+    now = today()
     if "from_date" not in given and "to_date" not in given:
         return *preset_range("30", now), "30"
     last = planning.parse_date(given.get("to_date", now - DAY), name="to_date", now=now)

@@ -6,10 +6,11 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from types import TracebackType
 from typing import Literal
 
+from mpnb import _clock
 from mpnb._credentials import Credentials
 from mpnb._limits import Quota
 from mpnb.sandbox._data import MadeUp
@@ -169,7 +170,7 @@ def serve(
         days=Days(made_up, lines),
         faults=book,
         limiter=Limiter(quota, number),
-        today=lambda: today or datetime.now(UTC).date(),
+        today=lambda: today or _clock.today(),
         retry_after=retry_after,
         latency=latency,
         bytes_per_second=bytes_per_second,

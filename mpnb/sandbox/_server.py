@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from email.utils import format_datetime
 from functools import cache
 from http import HTTPStatus
@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import urlsplit
 
+from mpnb._clock import utc_now
 from mpnb._credentials import Credentials
 from mpnb.sandbox._answer import Answer, Export, accepts_gzip, narrowed, refusal, refused_by
 from mpnb.sandbox._days import Days, Part, days_between
@@ -159,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             return str(math.ceil(wait))
         if world.retry_after == "date":
             # Whole seconds only, so one more: a client that keeps to it must not come too early.
-            return format_datetime(datetime.now(UTC) + timedelta(seconds=math.ceil(wait) + 1), usegmt=True)
+            return format_datetime(utc_now().replace(tzinfo=UTC) + timedelta(seconds=math.ceil(wait) + 1), usegmt=True)
         return None
 
     def _head(self, status: int, headers: dict[str, str]) -> bytes:
@@ -174,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.request_version == "HTTP/1.0":
             headers["Connection"] = "keep-alive"
         head = {
-            "Date": format_datetime(datetime.now(UTC), usegmt=True),
+            "Date": format_datetime(utc_now().replace(tzinfo=UTC), usegmt=True),
             "Server": NAME,
             **headers,
         }

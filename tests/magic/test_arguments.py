@@ -15,9 +15,9 @@ from IPython.core.error import UsageError
 
 import mpnb
 from mpnb import _options
+from mpnb._clock import today
 from mpnb._magic._command import PARSER
 from mpnb._magic._manual import manual
-from mpnb._plan import today
 from mpnb.sandbox import Sandbox
 from tests._helpers import day, query
 from tests.magic.conftest import Shell

@@ -1,0 +1,25 @@
+"""What time it is, by one clock: days, the times in the ledger and the limits of requests all ask here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+# Seconds since the epoch. A test puts a clock of its own here, and nowhere else.
+system: Callable[[], float] = time.time
+
+
+def epoch_seconds() -> float:
+    """Return the seconds since the epoch."""
+    return system()
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC as DuckDB's ``TIMESTAMP`` keeps it, without a zone."""
+    return datetime.fromtimestamp(epoch_seconds(), UTC).replace(tzinfo=None)
+
+
+def today() -> date:
+    """Return the day that it is in UTC."""
+    return utc_now().date()
