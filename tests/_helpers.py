@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,20 @@ def all_or_nothing(result: mpnb.ExportResult, mp: Sandbox) -> None:
         assert len(mine) == count
         assert as_stored(mine) == as_served(mp, days)
     assert not by_batch, "rows without a batch"
+
+
+# When a job may run each morning, in UTC.
+MORNING = datetime(2026, 7, 1, 6)
+
+
+@dataclass
+class WallClock:
+    """The one clock of mpnb and its sandbox: it stands still until a test moves it."""
+
+    now: datetime = MORNING
+
+    def __call__(self) -> float:
+        return self.now.replace(tzinfo=UTC).timestamp()
 
 
 class Clock:

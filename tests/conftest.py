@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 import mpnb
+import mpnb._clock
 import mpnb._engine
 from mpnb.sandbox import Sandbox, serve
-from tests._helpers import WIDE, day, until
+from tests._helpers import WIDE, WallClock, day, until
 
 FIRST, LAST = day(1), day(3)
 
@@ -62,6 +63,14 @@ def sandbox(nothing_left: None) -> Iterator[Callable[..., Sandbox]]:
     """Serve sandboxes with what ``serve`` takes, until the test ends."""
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(serve(**{"events_per_day": 30, **options}))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    """Give days and moments a clock that a test moves."""
+    clock = WallClock()
+    monkeypatch.setattr(mpnb._clock, "system", clock)
+    return clock
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -13,32 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-import mpnb._clock
 from mpnb._plan import Calendar, HeldBatch, make_plan
 from mpnb.sandbox import Fault, Sandbox
-from tests._helpers import as_served, as_stored, days_of, event
+from tests._helpers import MORNING, WallClock, as_served, as_stored, days_of, event
 
 DAY = timedelta(days=1)
-# A Wednesday, and the hour at which a job may run each morning.
-MORNING = datetime(2026, 7, 1, 6)
-
-
-@dataclass
-class Clock:
-    """The one clock of mpnb and its sandbox, in UTC."""
-
-    now: datetime = MORNING
-
-    def __call__(self) -> float:
-        return self.now.replace(tzinfo=UTC).timestamp()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the time a clock that stands still until a test moves it."""
-    clock = Clock()
-    monkeypatch.setattr(mpnb._clock, "system", clock)
-    return clock
 
 
 def asked(mp: Sandbox, since: int = 0) -> list[tuple[date, date]]:
@@ -56,7 +34,7 @@ def day_counts(ranges: Sequence[tuple[date, date]]) -> Counter[date]:
 
 @pytest.mark.parametrize(("last", "most", "requests"), [("yesterday", 2, 62), ("today", 3, 93)])
 def test_in_a_month_of_mornings_no_day_is_fetched_more_than_twice(
-    sandbox, export, clock: Clock, last: str, most: int, requests: int
+    sandbox, export, clock: WallClock, last: str, most: int, requests: int
 ) -> None:
     """Once, and once more when its late days are over; a third time where it was asked for while it was today."""
     mp = sandbox(events_per_day=5)
@@ -121,7 +99,7 @@ def test_however_often_it_is_called_no_day_is_fetched_more_than_it_must_be(
     assert all(fetched[day] <= 2 + early[day] for day in fetched)
 
 
-def test_today_has_a_batch_of_its_own(sandbox, export, clock: Clock) -> None:
+def test_today_has_a_batch_of_its_own(sandbox, export, clock: WallClock) -> None:
     """Today comes again next time, and the days before it do not come with it."""
     mp = sandbox(events_per_day=5)
     export(mp, "9 days ago", "today", chunk_days=7).close()
@@ -137,7 +115,7 @@ def test_today_has_a_batch_of_its_own(sandbox, export, clock: Clock) -> None:
     assert asked(mp, sent) == [(today, today)]
 
 
-def test_a_day_whose_late_days_are_over_does_not_come_again_with_a_new_one(sandbox, export, clock: Clock) -> None:
+def test_a_day_whose_late_days_are_over_does_not_come_again_with_a_new_one(sandbox, export, clock: WallClock) -> None:
     """A neighbour that will be due later has a batch of its own; one that is settled as well shares the batch."""
     mp = sandbox(events_per_day=5)
     yesterday = clock.now.date() - DAY
@@ -149,7 +127,7 @@ def test_a_day_whose_late_days_are_over_does_not_come_again_with_a_new_one(sandb
 
 
 @pytest.mark.parametrize("mode", ["resume", "refresh"])
-def test_a_day_is_settled_by_whatever_fetches_it_late_enough(sandbox, export, clock: Clock, mode: str) -> None:
+def test_a_day_is_settled_by_whatever_fetches_it_late_enough(sandbox, export, clock: WallClock, mode: str) -> None:
     """After ``late_days`` days, a resume and a refresh are the last that is needed."""
     mp = sandbox(events_per_day=5)
     day = clock.now.date() - DAY
@@ -161,7 +139,7 @@ def test_a_day_is_settled_by_whatever_fetches_it_late_enough(sandbox, export, cl
     assert (sent, len(mp.requests)) == (2, 2)
 
 
-def test_a_day_that_leaves_the_window_stays_provisional_and_the_check_says_so(sandbox, export, clock: Clock) -> None:
+def test_a_day_that_leaves_the_window_stays_provisional_and_check_says_so(sandbox, export, clock: WallClock) -> None:
     """Nothing that is not asked for is fetched; the report says which days lack a last look, and how to have it."""
     mp = sandbox(events_per_day=5)
     day = clock.now.date() - DAY
@@ -178,7 +156,7 @@ def test_a_day_that_leaves_the_window_stays_provisional_and_the_check_says_so(sa
 # --- the time of fetching ------------------------------------------------------------------------------------------
 
 
-def growing(clock: Clock, day: date, moves_to: datetime) -> Callable[[date], list[bytes] | None]:
+def growing(clock: WallClock, day: date, moves_to: datetime) -> Callable[[date], list[bytes] | None]:
     """Serve 40 of a day's 100 events until the clock is moved, which the first answer does when it is on its way."""
 
     def lines(each: date) -> list[bytes] | None:
@@ -192,7 +170,7 @@ def growing(clock: Clock, day: date, moves_to: datetime) -> Callable[[date], lis
     return lines
 
 
-def test_a_day_is_judged_by_the_start_of_its_request(sandbox, export, clock: Clock) -> None:
+def test_a_day_is_judged_by_the_start_of_its_request(sandbox, export, clock: WallClock) -> None:
     """Asked for at 23:59:55 and there at 00:00:10, it had not ended, and is fetched again."""
     day = clock.now.date()
     clock.now = datetime(2026, 7, 1, 23, 59, 55)
@@ -204,7 +182,7 @@ def test_a_day_is_judged_by_the_start_of_its_request(sandbox, export, clock: Clo
     assert export(mp, day, day, late_days=0).skipped_batches == 1
 
 
-def test_of_several_attempts_the_one_that_brought_it_counts(sandbox, export, clock: Clock) -> None:
+def test_of_several_attempts_the_one_that_brought_it_counts(sandbox, export, clock: WallClock) -> None:
     """The first one was cut short before midnight, the second began after it: the day is whole."""
     day = clock.now.date()
     clock.now = datetime(2026, 7, 1, 23, 59, 55)
@@ -215,7 +193,7 @@ def test_of_several_attempts_the_one_that_brought_it_counts(sandbox, export, clo
     assert export(mp, day, day, late_days=0).skipped_batches == 1
 
 
-def test_a_day_fetched_by_a_clock_that_was_ahead_is_provisional(sandbox, export, clock: Clock) -> None:
+def test_a_day_fetched_by_a_clock_that_was_ahead_is_provisional(sandbox, export, clock: WallClock) -> None:
     """Its time lies in the future: nobody knows whether it had ended. It is fetched again, once."""
     mp = sandbox(events_per_day=5)
     day = date(2026, 6, 1)
@@ -231,7 +209,7 @@ def test_a_day_fetched_by_a_clock_that_was_ahead_is_provisional(sandbox, export,
     assert asked(mp, sent) == [(day, day)]
 
 
-def test_a_retry_sends_what_is_listed_although_the_clock_was_set_back(sandbox, export, clock: Clock) -> None:
+def test_a_retry_sends_what_is_listed_although_the_clock_was_set_back(sandbox, export, clock: WallClock) -> None:
     """What failed after the rows came is wanted, whatever the two times say."""
     mp = sandbox(events_per_day=5)
     days = date(2026, 6, 1), date(2026, 6, 3)

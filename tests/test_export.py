@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import polars
@@ -16,6 +16,7 @@ import mpnb
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests._helpers import (
     WIDE,
+    WallClock,
     all_or_nothing,
     as_served,
     as_stored,
@@ -539,16 +540,19 @@ def test_readers_never_see_a_day_gone_while_it_is_replaced(sandbox, export, star
     assert versions(held) == [(d, 1, 2) for d in days_of(day(1), day(10))]
 
 
-def test_days_that_are_provisional_are_fetched_again(sandbox, export) -> None:
-    """Yesterday's events may still come: the same call fetches them anew, and those that are settled not."""
+def test_days_that_are_provisional_are_fetched_again(sandbox, export, clock: WallClock) -> None:
+    """Yesterday's events may still come: once they have, the same call fetches the day anew; what is settled stays."""
     lines = Changing()
     mp = sandbox(lines=lines)
-    export(mp, "20 days ago", "yesterday")
+    first, last = clock.now.date() - timedelta(days=20), clock.now.date() - timedelta(days=1)
+    export(mp, first, last)
     lines.version = 1
-    result = export(mp, "20 days ago", "yesterday")
+    assert export(mp, first, last).skipped_batches == 20
+    clock.now += timedelta(days=5)
+    result = export(mp, first, last)
     assert (result.skipped_batches, result.successful_batches) == (15, 5)
     assert result.total_rows == 15 + 10
-    assert export(mp, "20 days ago", "yesterday", late_days=0).skipped_batches == 20
+    assert export(mp, first, last, late_days=0).skipped_batches == 20
 
 
 @pytest.mark.parametrize("chunk_days", [1, 7, "auto", 100])
