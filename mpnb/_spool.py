@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,10 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from mpnb._errors import PlanError
 from mpnb._limits import Cancelled
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 MAX_BYTES = 10 * 10**9
 # The database needs room for the same events: about what their spool takes, and some for its log.
@@ -70,10 +75,11 @@ class SpoolFolder:
 
     def __init__(self, spool: Spool, beside: Path | None, name: str) -> None:
         parent = Path(spool.folder) if spool.folder is not None else beside or Path(tempfile.gettempdir())
-        parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_dead(parent)
-        self.path, self._lock = _claim(parent, name)
-        self.max_bytes = spool.max_bytes or min(MAX_BYTES, max(1, shutil.disk_usage(self.path).free // 2))
+        self.max_bytes = spool.max_bytes or min(MAX_BYTES, max(1, shutil.disk_usage(parent).free // 2))
+        self.path, lock = _claim(parent, name)
+        self._lock: int | None = lock
         self._changed = threading.Condition()
         self._sizes: dict[Path, int] = {}
         self._largest = 0
@@ -166,9 +172,10 @@ class SpoolFolder:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Delete the folder with all that is in it."""
-        self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the folder with all that is in it. A second call does nothing."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            _delete(self.path, lock)
 
 
 class PlainCopy:
@@ -236,30 +243,94 @@ class PlainCopy:
         self._give_up()
 
 
-def _claim(parent: Path, name: str) -> tuple[Path, FileLock]:
+# --- whose a folder is --------------------------------------------------------------------------------------------
+#
+# The lock's file is made by whoever claims a folder and by nobody else, is deleted by whoever holds the lock and after
+# all else in the folder, and counts only while the folder has it. FileLock makes a file, and a folder for it, that is
+# missing: a lock on a file that was just deleted would stand for one on the file that took its place.
+
+
+def _claim(parent: Path, name: str) -> tuple[Path, int]:
     """Make a folder and hold its lock. Another process may take it for a dead one's in between: then try the next."""
     for attempt in range(100):
         path = parent / f"{_PREFIX}{name}-{attempt}"
-        with contextlib.suppress(FileNotFoundError, FileExistsError, Timeout):
+        with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
             path.mkdir(mode=0o700)
-            # The coordinator lets go of what the caller took: by default a lock is its thread's alone.
-            lock = FileLock(path / _LOCK, mode=0o600, thread_local=False)
-            lock.acquire(timeout=0)
-            if (path / _LOCK).exists():
-                return path, lock
-            lock.release()
+            return path, _locked(path / _LOCK, os.O_CREAT | os.O_EXCL)
     raise FileExistsError(f"no spool folder can be made in {parent}")
 
 
 def _remove_dead(parent: Path) -> None:
     """Delete the spools of processes that died: whatever they held was not committed and is fetched again."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        lock = FileLock(folder / _LOCK, mode=0o600)
+        # What cannot be had or deleted is left: it is alive, or not ours.
+        with contextlib.suppress(OSError):
+            if not _is_own(os.lstat(folder), stat.S_IFDIR):
+                continue
+            try:
+                lock = _locked(folder / _LOCK)
+            except FileNotFoundError:
+                folder.rmdir()  # whoever is about to make the lock in it tries the next
+            else:
+                _delete(folder, lock)
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """
+    Open a lock's file and hold the lock.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+        FileNotFoundError: there is none, or whoever held it before deleted it.
+        OSError: it is a link, or not this user's.
+    """
+    file = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | flags, 0o600)
+    try:
+        _lock(file)
+        status = os.fstat(file)
+        if not _is_own(status, stat.S_IFREG):
+            raise PermissionError(f"{path} is not this user's")
+        if not status.st_nlink:
+            raise FileNotFoundError(path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _lock(file: int) -> None:
+    """Take the lock of an open file, which goes with the process at the latest. Raises ``BlockingIOError``."""
+    if sys.platform == "win32":
         try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-        # Where an open file cannot be deleted, the lock is still there.
-        shutil.rmtree(folder, ignore_errors=True)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(str(error)) from None
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _delete(folder: Path, lock: int) -> None:
+    """Delete a folder whose lock is held, as far as that can be done, and let go of the lock."""
+    try:
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif entry.name != _LOCK:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry)
+            if sys.platform == "win32":
+                # An open file cannot be deleted there: nor can this one while anybody else has it.
+                os.close(lock)
+                lock = -1
+            if os.listdir(folder) == [_LOCK]:
+                os.unlink(folder / _LOCK)
+                os.rmdir(folder)
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    """Whether it is of that kind, which no link is, and this user's."""
+    return stat.S_IFMT(status.st_mode) == kind and (sys.platform == "win32" or status.st_uid == os.getuid())

@@ -1,14 +1,22 @@
-"""What is kept of a body beside what was received: a plain copy, for as long as there is room for it."""
+"""Where bodies wait: plain copies for as long as there is room for them, and folders that go with their owner."""
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+import mpnb._spool
 from mpnb._spool import COPY_SHARE, PlainCopy, Spool, SpoolFolder
 
 BODY = b"as it was received"
@@ -97,3 +105,213 @@ def test_a_copy_on_a_full_disk_leaves_the_original(make: list[SpoolFolder], tmp_
     assert path.read_bytes() == BODY
     assert folder.bytes() == len(BODY)
     assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
+
+
+# --- folders of the dead -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder that may hold spools at the end of the test."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def dead_spool(parent: Path, name: str = "dead") -> Path:
+    """Leave what a process that was killed leaves: a folder whose lock nobody holds."""
+    folder = parent / f"mpnb-spool-{name}-0"
+    folder.mkdir(mode=0o700)
+    (folder / "owner.lock").touch(0o600)
+    (folder / "1.jsonl").write_bytes(BODY)
+    return folder
+
+
+def clean(parent: Path) -> None:
+    """Do what every export does first."""
+    SpoolFolder(Spool(parent), None, "cleaner").close()
+
+
+def test_the_spool_of_a_dead_process_is_deleted(tmp_path: Path) -> None:
+    """Also one whose process died before it had a lock, or while it deleted; and nothing is left of the cleaner."""
+    dead_spool(tmp_path)
+    (tmp_path / "mpnb-spool-young-0").mkdir()
+    (dead_spool(tmp_path, "old") / "1.jsonl").unlink()
+    clean(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "lock that is a link", "lock that is a folder", "lock of a fifo"])
+def test_no_link_is_followed(kind: str, planted: Path) -> None:
+    """Neither a folder nor a lock that is a link, wherever it leads: what is there stays as it is."""
+    (planted / "elsewhere").mkdir()
+    own = dead_spool(planted / "elsewhere", "own")
+    (own / "notes.txt").write_text("mine")
+    trap = planted / "mpnb-spool-trap-0"
+    if kind == "link to a folder":
+        trap.symlink_to(own)
+    else:
+        trap.mkdir()
+        lock = trap / "owner.lock"
+        if kind == "lock that is a link":
+            lock.symlink_to(own / "notes.txt")
+        elif kind == "lock that is a folder":
+            lock.mkdir()
+        else:
+            os.mkfifo(lock)
+        (trap / "1.jsonl").write_bytes(BODY)
+    clean(planted)
+    assert (own / "notes.txt").read_text() == "mine"
+    assert (own / "1.jsonl").read_bytes() == BODY
+    assert (trap / "1.jsonl").read_bytes() == BODY
+
+
+def test_a_link_within_a_dead_spool_goes_and_what_it_names_stays(tmp_path: Path) -> None:
+    """Files and folders that a dead spool links to are not its own."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    folder = dead_spool(tmp_path)
+    (folder / "folder").symlink_to(tmp_path / "kept")
+    (folder / "file").symlink_to(tmp_path / "kept" / "notes.txt")
+    (folder / "deep" / "er").mkdir(parents=True)
+    clean(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("theirs", ["folder", "lock"])
+def test_what_is_another_users_stays(theirs: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders in a shared place may be anybody's, and one's own may hold what somebody else put there."""
+    folder = dead_spool(planted)
+    own = os.getuid()
+    looks = iter([own + 1] if theirs == "folder" else [own, own + 1])
+    monkeypatch.setattr(os, "getuid", lambda: next(looks))
+    mpnb._spool._remove_dead(planted)
+    assert (folder / "1.jsonl").read_bytes() == BODY
+    assert list(looks) == []
+
+
+def at_each_line(functions: set[str], number: int, do: Callable[[], object]) -> Callable[[FrameType, str, Any], Any]:
+    """Make a trace function that does something once, before the nth line of these functions."""
+    left = [number]
+
+    def trace(frame: FrameType, what: str, _: Any) -> Any:
+        if frame.f_code.co_filename != mpnb._spool.__file__ or frame.f_code.co_name not in functions:
+            return None
+        if what == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                do()
+        return trace
+
+    return trace
+
+
+def traced(function: Callable[[], object], trace: Any) -> None:
+    """Run a function in a thread of its own, under a trace function."""
+
+    def run() -> None:
+        sys.settrace(trace)
+        try:
+            function()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+def test_whenever_cleaners_come_a_claimed_folder_stays(tmp_path: Path) -> None:
+    """One cleaner before each line of a claim, and a second before each line of that one: whoever claimed, keeps it."""
+    claiming, cleaning = {"_claim", "_locked"}, {"_remove_dead", "_locked", "_delete"}
+    runs = 0
+    for first in range(1, 18):
+        for second in range(1, 40, 1 if first > 3 else 20):
+            parent = tmp_path / f"{first}-{second}"
+            parent.mkdir()
+            other = at_each_line(cleaning, second, lambda parent=parent: mpnb._spool._remove_dead(parent))
+            one = lambda parent=parent, other=other: traced(lambda: mpnb._spool._remove_dead(parent), other)  # noqa: E731
+            claimed: list[SpoolFolder] = []
+            traced(
+                lambda parent=parent, claimed=claimed: claimed.append(SpoolFolder(Spool(parent), None, "a")),
+                at_each_line(claiming, first, one),
+            )
+            [folder] = claimed
+            path = spooled(folder)
+            mpnb._spool._remove_dead(parent)
+            assert path.read_bytes() == BODY, (first, second)
+            assert (folder.path / "owner.lock").exists()
+            assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+            folder.close()
+            mpnb._spool._remove_dead(parent)
+            assert list(parent.iterdir()) == [], (first, second)
+            runs += 1
+    assert runs > 500
+
+
+CLAIM = """
+import sys
+from mpnb._spool import Spool, SpoolFolder
+folders = []
+for number in range(60):
+    folders.append(SpoolFolder(Spool(sys.argv[1]), None, f"{sys.argv[2]}x{number}"))
+    folders[-1].new_file(folders[-1].path / "1.jsonl").close()
+print(sum((each.path / "1.jsonl").exists() and (each.path / "owner.lock").exists() for each in folders), flush=True)
+sys.stdin.read()
+print(sum((each.path / "1.jsonl").exists() and (each.path / "owner.lock").exists() for each in folders))
+for each in folders:
+    each.close()
+"""
+
+
+@pytest.mark.parametrize("again", range(2))
+def test_folders_that_are_claimed_side_by_side_stay(again: int, tmp_path: Path, make: list[SpoolFolder]) -> None:
+    """Of 8 threads that claim 60 folders each, which clean before each claim, none loses one."""
+    gate = threading.Barrier(8)
+    failed: list[BaseException] = []
+
+    def claim(thread: int) -> None:
+        gate.wait()
+        for number in range(60):
+            try:
+                folder = SpoolFolder(Spool(tmp_path), None, f"{thread}x{number}")
+                make.append(folder)
+                spooled(folder)
+            except BaseException as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert failed == []
+    assert len(make) == 480
+    assert [each.path for each in make if not (each.path / "1.jsonl").exists()] == []
+
+
+def test_folders_that_processes_claim_side_by_side_stay(tmp_path: Path) -> None:
+    """The same for 8 processes."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(8)
+    ]
+    counts = []
+    try:
+        for each in processes:
+            assert each.stdout is not None
+            counts.append(each.stdout.readline().strip())
+        counts += [each.communicate("", timeout=60)[0].strip() for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+            each.communicate()
+    assert counts == ["60"] * 16
+    assert list(tmp_path.glob("mpnb-spool-*")) == []
