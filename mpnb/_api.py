@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from mpnb import _layout as layout
 from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
@@ -30,12 +32,14 @@ from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
 from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, Unmet
 from mpnb._result import ExportResult, Outcome, outcome_of
-from mpnb._running import registration, running
+from mpnb._running import entering, registration, running
 from mpnb._spool import Spool, SpoolFolder
-from mpnb._store import MEMORY, Store, check_database, check_path, run
+from mpnb._store import MEMORY, Store, check_database, check_path, run, transaction
 
 # Between two looks at the whole while an export runs in the caller's thread.
 TICK_SECONDS = 0.1
+
+log = logging.getLogger("mpnb")
 
 
 def plan(
@@ -72,8 +76,9 @@ def plan(
         if store is None:
             return _plan(asked, [], [], limiter)
         with store.reading() as cursor:
+            layout.check(cursor, store.label)
             held, unmet = _known_batches(cursor, asked)
-            _check_table(cursor, asked, held)
+            _check_table(cursor, asked, store, held)
             return _plan(asked, held, unmet, limiter)
 
 
@@ -103,7 +108,7 @@ def start(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool,
     )  # fmt: skip
-    return _start(asked, Store(asked.database))
+    return _start(asked, lambda: Store(asked.database))
 
 
 def export(
@@ -163,7 +168,7 @@ def export(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool,
     )  # fmt: skip
-    return _run(asked, Store(asked.database))
+    return _run(asked, lambda: Store(asked.database))
 
 
 def open_database(
@@ -183,10 +188,9 @@ def open_database(
     """
     store = Store(database, create=False)
     try:
-        with store.committing(), store.reading() as cursor:
+        _bring_up_to_date(store)
+        with store.reading() as cursor:
             there = ledger.tables(cursor) if ledger.exists(cursor) else []
-            if there:
-                ledger.settle_dead(cursor, running)
         if not there:
             raise TableError(f"{store.label} has no events yet: mpnb.export() brings some")
         if table is None and len(there) > 1:
@@ -211,12 +215,33 @@ def open_database(
         raise
 
 
+def _bring_up_to_date(store: Store) -> None:
+    """
+    Bring the tables of a database to the layout of today, and settle what a dead process has left.
+
+    A database that cannot be written, such as on a full disk, is read as it is.
+    """
+    with store.committing(), store.reading() as cursor:
+        layout.check(cursor, store.label)
+        if not ledger.exists(cursor) or ledger.is_read_only(cursor):
+            return
+        try:
+            if not layout.is_current(cursor):
+                with registration, transaction(cursor):
+                    layout.create(cursor)
+            with entering:
+                ledger.settle_dead(cursor, running)
+        except duckdb.Error as error:
+            log.warning("%s is read as it is, since it cannot be written: %s", store.label, safe_text(str(error)))
+
+
 # --- from a plan to a job ------------------------------------------------------------------------------------------
 
 
-def _check_table(cursor: DuckDBPyConnection, asked: Asked, held: Sequence[HeldBatch]) -> None:
+def _check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, held: Sequence[HeldBatch]) -> None:
     if asked.source is not None:
         ledger.check_source(cursor, asked.table, asked.source)
+    layout.check_events(cursor, store.label, asked.table)
     if asked.mode == "new" and held:
         rows = sum(h.rows for h in held)
         raise TableError(
@@ -267,7 +292,7 @@ def _existing(database: Database) -> Iterator[Store | None]:
 
 def _launch(
     asked: Asked,
-    store: Store,
+    open_store: Callable[[], Store],
     events: Events,
     *,
     in_background: bool,
@@ -275,9 +300,10 @@ def _launch(
     whole: bool = False,
 ) -> ExportJob:
     """
-    Enter an export into the ledger and start it. The store is closed where that fails.
+    Enter an export into the ledger and start it. Where that fails, nothing of it is left.
 
     Args:
+        open_store: opens the database, which is closed where that fails.
         make_plan: decides on the batches to fetch and to leave; without it, the plan of what was asked.
         whole: whether the result covers the whole ledger, not the days that were asked for.
     """
@@ -285,48 +311,117 @@ def _launch(
     assert asked.source is not None
     export_id = uuid.uuid4().hex[:12]
     limiter = _limiter(asked)
-    spool: SpoolFolder | None = None
-    try:
-        beside = store.path.parent if store.path else None
-        try:
-            spool = SpoolFolder(asked.spool, beside, export_id)
-        except OSError as error:
-            raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
+    with contextlib.ExitStack() as undo:
+        store = open_store()
+        undo.callback(store.close)
+        spool = _spool_folder(asked, store, export_id)
+        undo.callback(spool.close)
+        board = BatchBoard(events.put)
         with registration, store.committing(), store.reading() as cursor:
-            if ledger.exists(cursor):
-                ledger.settle_dead(cursor, running)
-                if ledger.unfinished_exports(cursor, asked.table):
-                    raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-            held, unmet = _known_batches(cursor, asked)
-            _check_table(cursor, asked, held)
-            store.create_tables(asked.table)
-            if make_plan is not None:
-                batches, kept = make_plan(cursor)
-            else:
-                plan = _plan(asked, held, unmet, limiter)
-                batches, kept = list(plan.batches), list(plan.held)
-            run(cursor, "BEGIN")
-            if ledger.is_free_for(cursor, asked.table, asked.source):
-                ledger.clear(cursor, asked.table)
-            ids = ledger.register(cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches)
-            run(cursor, "COMMIT")
-            running.add(export_id)
-    except BaseException as error:
-        if spool is not None:
-            spool.close()
-        store.close()
-        if isinstance(error, duckdb.Error):
-            raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
-        raise
+            try:
+                batches, kept = _admitted(cursor, asked, store, make_plan, limiter)
+                run(cursor, "BEGIN")
+                layout.create(cursor, asked.table)
+                if ledger.is_free_for(cursor, asked.table, asked.source):
+                    ledger.clear(cursor, asked.table)
+                ids = ledger.register(
+                    cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches
+                )
+                engine = _engine(asked, store, spool, board, limiter, export_id, zip(batches, ids, strict=True), kept)
 
-    board = BatchBoard(events.put)
+                def make_result() -> ExportResult:
+                    p = board.progress()
+                    rejected = sum(cell.rejected for cell in board.cells())
+                    return ExportResult(
+                        store=store,
+                        table=asked.table,
+                        from_date=None if whole else asked.from_date,
+                        to_date=None if whole else asked.to_date,
+                        outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
+                        retry=lambda result, options, background: _retry(result, asked, options, background),
+                        call="db" if whole else "result",
+                    )
+
+                job = ExportJob(
+                    engine=engine,
+                    board=board,
+                    events=events,
+                    store=store,
+                    make_result=make_result,
+                    on_end=lambda: running.discard(export_id),
+                    in_background=in_background,
+                )
+                # Its threads are there, and wait, before anybody can see the batches: the system may have none left.
+                undo.callback(job.abandon)
+                job.start()
+                with entering:
+                    undo.callback(running.discard, export_id)
+                    running.add(export_id)
+                    run(cursor, "COMMIT")
+            except duckdb.Error as error:
+                raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
+            except RuntimeError as error:
+                raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
+        undo.pop_all()
+    job.begin()
+    return job
+
+
+def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
+    beside = store.path.parent if store.path else None
+    try:
+        return SpoolFolder(asked.spool, beside, export_id)
+    except OSError as error:
+        raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
+
+
+def _admitted(
+    cursor: DuckDBPyConnection,
+    asked: Asked,
+    store: Store,
+    make_plan: Callable[[DuckDBPyConnection], tuple[list[Batch], list[HeldBatch]]] | None,
+    limiter: RateLimiter,
+) -> tuple[list[Batch], list[HeldBatch]]:
+    """
+    See that an export may enter the ledger, and decide on the batches to fetch and to leave. It writes nothing new.
+
+    Raises:
+        TableError: another export is under way into the same table, or the table is not for this one.
+    """
+    layout.check(cursor, store.label)
+    if ledger.exists(cursor):
+        with entering:
+            ledger.settle_dead(cursor, running)
+        if ledger.unfinished_exports(cursor, asked.table):
+            raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
+    held, unmet = _known_batches(cursor, asked)
+    _check_table(cursor, asked, store, held)
+    if make_plan is not None:
+        return make_plan(cursor)
+    plan = _plan(asked, held, unmet, limiter)
+    return list(plan.batches), list(plan.held)
+
+
+def _engine(
+    asked: Asked,
+    store: Store,
+    spool: SpoolFolder,
+    board: BatchBoard,
+    limiter: RateLimiter,
+    export_id: str,
+    to_fetch: Iterable[tuple[Batch, int]],
+    kept: Sequence[HeldBatch],
+) -> Engine:
+    """Put all batches on the board, and make an engine for those that are to be fetched."""
+    assert asked.credentials is not None
+    assert asked.source is not None
     cells = sorted(
-        [(batch, batch_id, "queued", 0) for batch, batch_id in zip(batches, ids, strict=True)]
+        [(batch, batch_id, "queued", 0) for batch, batch_id in to_fetch]
         + [(Batch(h.from_date, h.to_date), h.batch_id, "skipped", h.rows) for h in kept],
         key=lambda cell: cell[0].from_date,
     )
     indexes = board.add([(batch, status, rows) for batch, _, status, rows in cells])
-    engine = Engine(
+    return Engine(
         export_id=export_id,
         store=store,
         table=asked.table,
@@ -343,36 +438,13 @@ def _launch(
         ],
     )
 
-    def make_result() -> ExportResult:
-        p = board.progress()
-        rejected = sum(cell.rejected for cell in board.cells())
-        return ExportResult(
-            store=store,
-            table=asked.table,
-            from_date=None if whole else asked.from_date,
-            to_date=None if whole else asked.to_date,
-            outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
-            retry=lambda result, options, background: _retry(result, asked, options, background),
-            call="db" if whole else "result",
-        )
 
-    return ExportJob(
-        engine=engine,
-        board=board,
-        events=events,
-        store=store,
-        make_result=make_result,
-        on_end=lambda: running.discard(export_id),
-        in_background=in_background,
-    )
-
-
-def _start(asked: Asked, store: Store, **more: Any) -> ExportJob:
+def _start(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportJob:
     """Start an export in the background."""
     job = None
     try:
         with interrupts_later():
-            job = _launch(asked, store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+            job = _launch(asked, open_store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
     except BaseException:
         if job is not None:  # and nobody will get it
             with interrupts_later():
@@ -382,14 +454,14 @@ def _start(asked: Asked, store: Store, **more: Any) -> ExportJob:
     return job
 
 
-def _run(asked: Asked, store: Store, **more: Any) -> ExportResult:
+def _run(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportResult:
     """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
     show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
     job = None
     events = Events(show.on_batch)
     try:
         with interrupts_later():
-            job = _launch(asked, store, events, in_background=False, **more)
+            job = _launch(asked, open_store, events, in_background=False, **more)
         show.begin(job)
         ticked = 0.0
         while events.dispatch(TICK_SECONDS):
@@ -453,4 +525,4 @@ def _retry(
     def make_plan(cursor: DuckDBPyConnection) -> tuple[list[Batch], list[HeldBatch]]:
         return planning.plan_again(unmet, ledger.held_batches(cursor, asked.table))
 
-    return (_start if background else _run)(asked, store, make_plan=make_plan, whole=result.from_date is None)
+    return (_start if background else _run)(asked, lambda: store, make_plan=make_plan, whole=result.from_date is None)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from mpnb._plan import Batch
 from mpnb._spool import SpoolFolder
 from mpnb._store import Store, run
 from mpnb._verify import Body
-from mpnb._writer import Fetched, Landed, Lost, Split, WriteError, Writer
+from mpnb._writer import Fetched, Group, Landed, Lost, Split, WriteError, Writer, note
 
 MAX_ATTEMPTS = 4
 # Before the second attempt; doubled before each further one, with jitter of as much again.
@@ -44,6 +45,8 @@ HOUR_FULL_FACTOR = 5.0
 # How long a cancelled export waits for threads that should end at once, and lets a write that is nearly done be done.
 CANCEL_SECONDS = 1.2
 WRITE_GRACE_SECONDS = 0.4
+# Between two looks at whether the threads that should end a batch are still there.
+LOOK_SECONDS = 1.0
 
 log = logging.getLogger("mpnb")
 
@@ -57,7 +60,7 @@ class _Task:
     attempts: int = 0
     size: int = 0
     started_at: datetime | None = None
-    fetched: bool = False
+    group: Group | None = None
 
 
 class Engine:
@@ -83,7 +86,9 @@ class Engine:
         workers: int,
         tasks: list[tuple[int, Batch, int]],
     ) -> None:
+        self._export_id = export_id
         self._store = store
+        self._table = table
         self._source = source
         self._credentials = credentials
         self._limiter = limiter
@@ -92,14 +97,16 @@ class Engine:
         self._workers = workers
         self._changed = threading.Condition()
         self._tasks = {index: _Task(batch, batch_id) for index, batch, batch_id in tasks}
+        self._ready = deque(self._tasks)  # indexes of those that no worker has taken yet
         self._active: set[Connection] = set()
-        self._idle: list[Connection] = []
         self._tls = tls_context(credentials)
         self._cancelled_at: float | None = None
         self._stopping = threading.Event()  # no further request: it was cancelled, or a fault would hit every batch
         self._halted_by: Failure | None = None
         self._aborting = False
+        self._go = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
+        self._loops: list[Future[None]] = []
         self._writer = Writer(
             store,
             table,
@@ -107,38 +114,89 @@ class Engine:
             source,
             on_writing=self._on_writing,
             on_landed=self._on_landed,
-            on_broken=self._on_broken,
+            on_dropped=lambda item: self._spool.remove(item.path),
+            on_broken=self._break,
             more_to_come=self._is_fetching,
         )
 
     # --- the coordinator -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to fetch. Before ``run``, in the caller's thread: once the interpreter ends, the pool takes no more."""
-        for index in list(self._tasks):
-            self._pool.submit(self._fetch, index)
+        """
+        Make the threads, which wait for ``run`` or ``abandon``. In the caller's thread, before either.
+
+        With fewer threads than it asked for an export is slower, and that is all.
+
+        Raises:
+            RuntimeError: not even two threads can be made.
+        """
+        self._writer.start()
+        for _ in range(min(self._workers, sum(task.batch.days for task in self._tasks.values()) or 1)):
+            try:
+                self._loops.append(self._pool.submit(self._work))
+            except RuntimeError:
+                if not self._loops:
+                    raise
+                log.warning("only %d of %d workers could be started", len(self._loops), self._workers)
+                break
+
+    def abandon(self) -> None:
+        """End the threads of an export that does not take place. In place of ``run``, whatever ``start`` has made."""
+        self._stopping.set()
+        self._go.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._writer.finish()
+        if self._writer.ident is not None:
+            self._writer.join()
+        else:
+            self._writer.release()
 
     def run(self) -> None:
-        """Run the export to its end, and leave every batch in the ledger as it ended."""
-        self._writer.start()
-        try:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._tasks or self._stopping.is_set())
-        finally:
+        """
+        Run the export to its end, and leave every batch in the ledger as it ended.
+
+        Raises:
+            Exception: what nobody expected, once everything was ended and closed all the same.
+        """
+        self._writer.begin()
+        self._go.set()
+        first: BaseException | None = None
+        for step in (
+            self._wait_for_end,
+            self._stop_all,
+            self._wait_for_workers,
+            self._end_writer,
+            self._close_out,
+            self._fold_log,
+            self._spool.close,
+            self._board.finish,
+        ):
+            try:
+                step()
+            except BaseException as error:
+                log.error("the end of the export met what it did not expect", exc_info=error)
+                first = first or error
+        if first is not None:
+            raise first
+
+    def _wait_for_end(self) -> None:
+        with self._changed:
+            while self._tasks and not self._stopping.is_set():
+                # Each of them notifies of what it does; that one is gone is seen by looking.
+                self._changed.wait(LOOK_SECONDS)
+                if not self._writer.is_alive() or all(loop.done() for loop in self._loops):
+                    break
+
+    def _stop_all(self) -> None:
+        with self._changed:
             self._stopping.set()
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._wake()
-            self._wait_for_workers()
-            self._end_writer()
-            self._close_out()
-            if not self.cancelled:
-                self._store.checkpoint()
-            with self._changed:
-                idle, self._idle = self._idle, []
-            for connection in idle:
-                connection.close()
-            self._spool.close()
-            self._board.finish()
+            self._changed.notify_all()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._wake()
+
+    def _fold_log(self) -> None:
+        if not self.cancelled:
+            self._store.checkpoint()
 
     def cancel(self) -> None:
         """Stop as soon as possible: keep what is done, drop the rest. Any thread may call it; it returns at once."""
@@ -186,56 +244,55 @@ class Engine:
             self._writer.interrupt()
 
     def _end_writer(self) -> None:
-        pill = threading.Thread(target=self._writer.finish, name="mpnb-pill")
-        pill.start()  # the queue may be full
+        self._writer.finish()
         while self._writer.is_alive():
             self._writer.join(0.05)
             self._press_writer()
-        pill.join()
 
     def _close_out(self) -> None:
         """Note in the ledger what became of the batches that did not come to their end."""
         with self._changed:
             left, self._tasks = self._tasks, {}
-        if not left and not self._writer.not_noted:
-            return
+        not_noted = self._writer.not_noted
         if self.cancelled:
             status, why = "cancelled", Failure("cancelled", "the export was cancelled", hint=HINTS["cancelled"])
         else:
             status = "failed"
             why = self._halted_by or failure("write", "the export ended before this batch did")
-        lost = [
-            Lost(task.batch_id, why, task.size, task.attempts, task.started_at)
-            for task in left.values()
-            if task.attempts
-        ]
+        ends = [(status, self._lost(index, task, why)) for index, task in left.items() if task.attempts]
+        ends += [("failed", lost) for lost in not_noted]
+        landed: dict[int, Landed] = {}
         try:
             with self._reopened_if_broken().reading() as cursor:
                 run(cursor, "BEGIN")
-                # Those that were tried say so, each for itself; the others go in one statement.
-                ledger.unmet(cursor, [task.batch_id for task in left.values() if not task.attempts], status, why)
-                for status_of, items in ((status, lost), ("failed", self._writer.not_noted)):
-                    for item in items:
-                        ledger.unmet(
-                            cursor,
-                            [item.batch_id],
-                            status_of,
-                            item.failure,
-                            size=item.size,
-                            attempts=item.attempts,
-                            started_at=item.started_at,
-                        )
+                for status_of, lost in ends:
+                    # Nobody could ask whether a commit got through while the database was invalid.
+                    found = ledger.status_of(cursor, self._table, lost.batch_id)
+                    if found is not None and found[0] in ("done", "empty"):
+                        landed[lost.index] = Landed(*found)
+                    else:
+                        note(cursor, self._table, lost, status_of)
+                # Those that were tried say so, each for itself; all others in one statement.
+                ledger.close(cursor, self._export_id, status, why)
                 with self._store.committing():
                     run(cursor, "COMMIT")
-        except (duckdb.Error, MpnbError) as error:
+        except (duckdb.Error, MpnbError, ledger.LedgerError) as error:
             log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
         for index in left:
-            self._show_unmet(index, status, why)
+            if index not in landed:
+                self._show_unmet(index, status, why)
+        for index, outcome in landed.items():
+            self._show_landed(index, outcome)
 
     def _reopened_if_broken(self) -> Store:
         if self._store.broken:
             self._store.reopen()
         return self._store
+
+    def _show_landed(self, index: int, outcome: Landed) -> None:
+        self._board.set(
+            index, outcome.status, rows=outcome.rows, rejected=outcome.rejected, error=None, http_status=200
+        )
 
     def _show_unmet(self, index: int, status: str, why: Failure, **more: object) -> None:
         self._board.set(index, status, error=str(why), kind=why.kind, hint=why.hint, **more)
@@ -275,31 +332,58 @@ class Engine:
 
     # --- the workers ---------------------------------------------------------------------------------------------
 
-    def _fetch(self, index: int) -> None:
-        """Bring one batch to the writer, or to the ledger as failed. What a stop leaves is closed out at the end."""
-        with self._changed:
-            task = self._tasks.get(index)
-            if task is None or self._stopping.is_set():
-                return
-            connection = self._idle.pop() if self._idle else Connection(self._credentials, self._tls)
-            self._active.add(connection)
+    def _work(self) -> None:
+        """Fetch one batch after the other, until none is left. What it meets ends its batch, or the whole export."""
+        connection: Connection | None = None
         try:
-            self._fetch_with(connection, index, task)
+            self._go.wait()
+            while (index := self._next_ready()) is not None:
+                connection = self._fetch(index, connection)
+        except BaseException as error:
+            self._break(error)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _next_ready(self) -> int | None:
+        """Wait for a batch to fetch, ``None`` at the end: others may be split, and their days come here."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or not self._tasks or self._stopping.is_set())
+            return None if self._stopping.is_set() or not self._ready else self._ready.popleft()
+
+    def _fetch(self, index: int, connection: Connection | None) -> Connection | None:
+        """
+        Bring one batch to the writer, or to the ledger as failed. What a stop leaves is closed out at the end.
+
+        Args:
+            connection: of the batch before, ``None`` for the first.
+
+        Returns:
+            The connection for the next batch.
+        """
+        task = self._tasks.get(index)
+        if task is None:  # its group has failed meanwhile
+            return connection
+        try:
+            if connection is None:
+                connection = Connection(self._credentials, self._tls)
+            with self._changed:
+                if self._stopping.is_set():  # nobody would abort it any more
+                    return connection
+                self._active.add(connection)
+            try:
+                self._fetch_with(connection, index, task)
+            finally:
+                with self._changed:
+                    self._active.discard(connection)
+                    self._changed.notify_all()
         except Cancelled:
             pass
         except Exception as error:
             log.exception("a worker met what it did not expect")
             why = f"unexpected {type(error).__name__}: {error}"
             self._lose(index, task, failure("write", safe_text(why, [self._credentials.secret])))
-        finally:
-            with self._changed:
-                self._active.discard(connection)
-                late = self._stopping.is_set()
-                if not late:
-                    self._idle.append(connection)
-                self._changed.notify_all()
-            if late:
-                connection.close()
+        return connection
 
     def _fetch_with(self, connection: Connection, index: int, task: _Task) -> None:
         path = self._path(task)
@@ -325,7 +409,8 @@ class Engine:
             self._spool.remove(path)
             why = error.failure
             if why.too_large and task.batch.days > 1:
-                self._writer.put(Split(task.batch_id, task.batch, lambda parts: self._on_split(index, why, parts)))
+                split = Split(task.batch_id, task.batch, lambda parts, group: self._on_split(index, why, parts, group))
+                self._hand_over(split)
                 return
             self._lose(index, task, why)
             if why.hits_all:
@@ -335,14 +420,25 @@ class Engine:
             self._spool.remove(path)
             raise
         self._spool.finish(kept)
-        task.fetched = True
+        if index not in self._tasks:  # its group has failed meanwhile
+            self._spool.remove(kept)
+            return
         self._board.set(index, "writing")
-        self._writer.put(Fetched(index, task.batch_id, task.batch, kept, body, task.attempts, task.started_at))
+        self._hand_over(
+            Fetched(index, task.batch_id, task.batch, kept, body, task.attempts, task.started_at, task.group)
+        )
+
+    def _hand_over(self, item: Fetched | Lost | Split) -> None:
+        if not self._writer.put(item):
+            raise RuntimeError("the writer has ended")
 
     def _attempt(self, connection: Connection, index: int, task: _Task) -> tuple[Path, Body]:
         """Send one request, once the budget and the quota let it."""
+        if index not in self._tasks:
+            raise Cancelled  # its group has failed meanwhile
         try:
-            self._spool.wait_for_room(self._stopping.is_set)
+            # What is written together waits in the spool for the last of its group, which must not wait for it.
+            self._spool.wait_for_room(self._stopping.is_set, at_once=task.group is not None)
         except OSError as error:
             raise FetchError(from_os_error(error)) from None
         tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
@@ -400,16 +496,33 @@ class Engine:
     # --- how a batch ends ----------------------------------------------------------------------------------------
 
     def _lose(self, index: int, task: _Task, why: Failure) -> None:
-        self._writer.put(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
-        self._show_unmet(index, "failed", why, http_status=why.http_status)
-        self._end(index)
+        """End a batch as failed, and with it all that are written together or not at all."""
+        ended = [(index, task, why)]
+        if task.group is not None:
+            day = task.batch.from_date
+            also = replace(why, message=f"kept as it was, since {day} failed, which replaces the same batch: {why}")
+            ended += [(i, t, also) for i, t in self._tasks_of(task.group) if i != index]
+        for i, t, reason in ended:
+            self._hand_over(self._lost(i, t, reason))
+            self._show_unmet(i, "failed", reason, http_status=reason.http_status)
+            self._end(i)
 
-    def _on_split(self, index: int, why: Failure, parts: list[tuple[Batch, int]]) -> None:
+    def _tasks_of(self, group: Group) -> list[tuple[int, _Task]]:
+        with self._changed:
+            return [(index, task) for index, task in self._tasks.items() if task.group is group]
+
+    def _lost(self, index: int, task: _Task, why: Failure) -> Lost:
+        return Lost(index, task.batch_id, why, task.size, task.attempts, task.started_at, task.group)
+
+    def _on_split(self, index: int, why: Failure, parts: list[tuple[Batch, int]], group: Group | None) -> None:
         """Go on with the days of a batch that was too large. In the writer's thread."""
         with self._changed:
             task = self._tasks[index]
         if not parts:
-            self._note_unsplit(index, task, why)
+            # Not by the queue: the writer would wait for itself.
+            self._writer.note(self._lost(index, task, why))
+            self._show_unmet(index, "failed", why, http_status=why.http_status)
+            self._end(index)
             return
         (first, first_id), *others = parts
         self._board.set(
@@ -417,27 +530,17 @@ class Engine:
         )
         indexes = self._board.add([(batch, "queued", 0) for batch, _ in others])
         with self._changed:
-            self._tasks[index] = _Task(first, first_id)
+            self._tasks[index] = _Task(first, first_id, group=group)
             for i, (batch, batch_id) in zip(indexes, others, strict=True):
-                self._tasks[i] = _Task(batch, batch_id)
-            if not self._stopping.is_set():
-                try:
-                    for i in (index, *indexes):
-                        self._pool.submit(self._fetch, i)
-                except RuntimeError:  # the interpreter ends: what has begun goes on, the rest is for a retry
-                    self._stopping.set()
-                    self._changed.notify_all()
+                self._tasks[i] = _Task(batch, batch_id, group=group)
+            self._ready.extend((index, *indexes))
+            self._changed.notify_all()
 
-    def _note_unsplit(self, index: int, task: _Task, why: Failure) -> None:
-        # Not by the queue: the writer would wait for itself.
-        self._writer.note(Lost(task.batch_id, why, task.size, task.attempts, task.started_at))
-        self._show_unmet(index, "failed", why, http_status=why.http_status)
-        self._end(index)
-
-    def _on_broken(self, error: Exception) -> None:
-        log.error("the writer met what it did not expect", exc_info=error)
-        why = f"unexpected {type(error).__name__}: {error}"
-        self._halt(failure("write", safe_text(why), hits_all=True), abort=True)
+    def _break(self, error: BaseException) -> None:
+        """End the export with what nobody expected. Any thread."""
+        log.error("the export met what it did not expect", exc_info=error)
+        why = safe_text(f"unexpected {type(error).__name__}: {error}", [self._credentials.secret])
+        self._halt(failure("write", why, hits_all=True), abort=True)
 
     def _on_writing(self, item: Fetched) -> bool:
         if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):
@@ -449,9 +552,7 @@ class Engine:
         """Tell the board what became of a batch that was written. In the writer's thread."""
         self._spool.remove(item.path)
         if isinstance(outcome, Landed):
-            self._board.set(
-                item.index, outcome.status, rows=outcome.rows, rejected=outcome.rejected, error=None, http_status=200
-            )
+            self._show_landed(item.index, outcome)
             self._end(item.index)
             return
         why = outcome.failure
@@ -459,7 +560,9 @@ class Engine:
             return  # closed out with the others
         if outcome.fatal:
             self._store.broken = True
-        self._writer.note(Lost(item.batch_id, why, item.body.size, item.attempts, item.started_at))
+        with self._changed:
+            task = self._tasks[item.index]
+        self._writer.note(self._lost(item.index, task, why))
         self._show_unmet(item.index, "failed", why, http_status=200)
         self._end(item.index)
         if why.hits_all:

@@ -97,22 +97,52 @@ class ExportJob:
         self._on_end = on_end
         self._future: Future[ExportResult] = Future()
         self._future.set_running_or_notify_cancel()
+        self._in_background = in_background
+        self._go = threading.Event()
+        self._abandoned = False
         self._coordinator = threading.Thread(target=self._run, name="mpnb-coordinator", daemon=False)
-        engine.start()
+
+    def start(self) -> None:
+        """
+        Make the threads, which wait for ``begin`` or ``abandon``. In the caller's thread, once.
+
+        Raises:
+            RuntimeError: the system has no more threads. ``abandon`` ends those that were made.
+        """
+        self._engine.start()
         self._coordinator.start()
-        if in_background:
+        if self._in_background:
             threading.Thread(target=self._dispatch_all, name="mpnb-callbacks", daemon=True).start()
 
+    def begin(self) -> None:
+        """Let it run. In the caller's thread, after ``start``."""
+        self._go.set()
+
+    def abandon(self) -> None:
+        """End what ``start`` has made of an export that does not take place. In the caller's thread."""
+        self._abandoned = True
+        self._events.end()
+        self._go.set()
+        self._engine.abandon()
+        if self._coordinator.ident is not None:
+            self._coordinator.join()
+
     def _run(self) -> None:
+        self._go.wait()
+        if self._abandoned:
+            return
         try:
             try:
                 with self._store.settings():
                     self._engine.run()
             finally:
-                self._on_end()
-                self._events.end()
+                try:
+                    self._on_end()
+                finally:
+                    self._events.end()
             self._future.set_result(self._make_result())
         except BaseException as error:
+            self._store.close()
             self._future.set_exception(error)
 
     def _dispatch_all(self) -> None:

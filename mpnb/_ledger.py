@@ -1,8 +1,9 @@
 """
 The ledger: one row a batch, in the database itself, so that what is there and what went wrong is a query.
 
-Of one table, the rows that are ``done`` or ``empty`` never overlap in days. Every function takes the cursor of the
-thread that calls it; those that write are called within a transaction of their caller.
+Of one table, the rows that are ``done`` or ``empty`` never overlap in days. A batch is known by its table and its id:
+ids of older files may be those of batches of another table as well. Every function takes the cursor of the thread that
+calls it; those that write are called within a transaction of their caller.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from mpnb._clock import utc_now
 from mpnb._errors import TableError
 from mpnb._failures import HINTS, Failure
 from mpnb._plan import Batch, HeldBatch, Unmet
-from mpnb._store import LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
+from mpnb._store import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
 # When the request began that brought a batch, which is never null for what mpnb wrote.
 REQUESTED_AT = "coalesce(started_at, finished_at)"
+
+
+class LedgerError(Exception):
+    """The ledger has not the batches that an export entered into it: somebody else has changed it since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +154,19 @@ def unmet_batches(cursor: DuckDBPyConnection, table: str, first: date | None, la
     return [Unmet(*row) for row in rows]
 
 
+def is_read_only(cursor: DuckDBPyConnection) -> bool:
+    """Whether the database is open for reading alone."""
+    query = "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()"
+    return run(cursor, query) == [(True,)]
+
+
 def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
     """
     Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process.
 
     A database that is open for reading alone stays as it is: those batches are in no list, and their days are missing.
     """
-    if run(cursor, "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()") == [(True,)]:
+    if is_read_only(cursor):
         return
     run(
         cursor,
@@ -188,8 +199,7 @@ def register(
     """
     if not batches:
         return []
-    [(first,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) + 1 FROM {LEDGER}")
-    ids = list(range(first, first + len(batches)))
+    ids = [i for (i,) in run(cursor, f"SELECT nextval('{BATCH_IDS}') FROM range(?)", [len(batches)])]
     # One statement for all: 5,000 of them one by one take seconds. By name: DuckDB 1.5.0 counts the ? of WHERE first.
     run(
         cursor,
@@ -234,9 +244,14 @@ def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> 
 
 
 def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) -> None:
-    """Mark batches as done or empty, and drop the failures that they make up for. ``arrivals`` has one or more."""
+    """
+    Mark batches as done or empty, and drop the failures that they make up for. ``arrivals`` has one or more.
+
+    Raises:
+        LedgerError: one of them is not there.
+    """
     # Two statements for all: each takes milliseconds, which batches of few events would spend on nothing else.
-    run(
+    [(noted,)] = run(
         cursor,
         f"UPDATE {LEDGER} AS l SET status = a.status, rows = a.rows, rejected = a.rejected, bytes = a.bytes,"
         " attempts = a.attempts, http_status = 200, kind = NULL, message = NULL, retryable = NULL, hint = NULL,"
@@ -244,8 +259,9 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         " unnest($statuses::VARCHAR[]) AS status, unnest($rows::BIGINT[]) AS rows,"
         " unnest($rejected::BIGINT[]) AS rejected, unnest($bytes::BIGINT[]) AS bytes,"
         " unnest($attempts::INTEGER[]) AS attempts, unnest($started::TIMESTAMP[]) AS started_at) AS a"
-        " WHERE l.batch_id = a.batch_id",
+        " WHERE l.batch_id = a.batch_id AND lower(l.table_name) = lower($table)",
         {
+            "table": table,
             "now": utc_now(),
             "ids": [a.batch_id for a in arrivals],
             "statuses": [a.status for a in arrivals],
@@ -256,6 +272,7 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
             "started": [a.started_at for a in arrivals],
         },
     )
+    _expect(noted, len(arrivals))
     # A failure is made up for when every one of its days was fetched after it was wanted: ids tell, whatever the clock
     # did. It can be now only where it overlaps what has just landed.
     run(
@@ -275,6 +292,7 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
 
 def unmet(
     cursor: DuckDBPyConnection,
+    table: str,
     batch_ids: Sequence[int],
     status: str,
     failure: Failure,
@@ -283,11 +301,17 @@ def unmet(
     attempts: int = 0,
     started_at: datetime | None = None,
 ) -> None:
-    """Mark batches as failed or cancelled, and why."""
-    run(
+    """
+    Mark batches as failed or cancelled, and why.
+
+    Raises:
+        LedgerError: one of them is not there, or has landed.
+    """
+    [(noted,)] = run(
         cursor,
         f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?, bytes = ?,"
-        " attempts = ?, started_at = ?, finished_at = ? WHERE list_contains(?, batch_id)",
+        " attempts = ?, started_at = ?, finished_at = ?"
+        f" WHERE list_contains(?, batch_id) AND lower(table_name) = lower(?) AND status NOT IN {HELD}",
         [
             status,
             failure.kind,
@@ -300,11 +324,41 @@ def unmet(
             started_at,
             utc_now(),
             list(batch_ids),
+            table,
+        ],
+    )
+    _expect(noted, len(batch_ids))
+
+
+def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Failure) -> None:
+    """Mark whatever an export has left unfinished as failed or cancelled, and why."""
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?,"
+        f" finished_at = ? WHERE export_id = ? AND status NOT IN {HELD} AND status NOT IN {UNMET}",
+        [
+            status,
+            failure.kind,
+            failure.http_status,
+            failure.message,
+            failure.retryable,
+            failure.hint,
+            utc_now(),
+            export_id,
         ],
     )
 
 
-def status_of(cursor: DuckDBPyConnection, batch_id: int) -> tuple[str, int, int] | None:
+def status_of(cursor: DuckDBPyConnection, table: str, batch_id: int) -> tuple[str, int, int] | None:
     """Give status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
-    rows = run(cursor, f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ?", [batch_id])
+    rows = run(
+        cursor,
+        f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ? AND lower(table_name) = lower(?)",
+        [batch_id, table],
+    )
     return rows[0] if rows else None
+
+
+def _expect(noted: int, batches: int) -> None:
+    if noted != batches:
+        raise LedgerError(f"the ledger has {noted:,} of {batches:,} batches that were to be noted")

@@ -90,9 +90,12 @@ class SpoolFolder:
         with self._changed:
             return sum(self._sizes.values())
 
-    def wait_for_room(self, is_cancelled: Callable[[], bool]) -> None:
+    def wait_for_room(self, is_cancelled: Callable[[], bool], *, at_once: bool = False) -> None:
         """
         Wait until the budget and the disk have room for one more batch. Called before each request.
+
+        Args:
+            at_once: wait for nothing: what is here waits for this batch.
 
         Raises:
             Cancelled: the export ended first.
@@ -105,9 +108,9 @@ class SpoolFolder:
                 free = shutil.disk_usage(self.path).free
                 used = sum(self._sizes.values())
                 enough = free >= MIN_FREE + self._largest
-                if enough and used < self.max_bytes:
+                if enough and (at_once or used < self.max_bytes):
                     return
-                if not enough and used == 0:
+                if not enough and (at_once or used == 0):
                     raise DiskFull(f"{free / 1e6:,.0f} MB are left on the disk of {self.path.parent}")
                 self._changed.wait(1.0)
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import threading
+import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -23,8 +24,10 @@ from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
 from mpnb._settings import SETTINGS, SHOWN, Instance, connected
 
+META = "mpnb_meta"
 LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
+BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 
 # A relation keeps its cursor alive and so the database open, also when the store is gone.
@@ -66,6 +69,8 @@ LEDGER_COLUMNS = (
     ("started_at", "TIMESTAMP"),
     ("finished_at", "TIMESTAMP"),
 )
+
+META_COLUMNS = (("name", "VARCHAR"), ("value", "VARCHAR"))
 
 REJECTED_COLUMNS = (
     ("table_name", "VARCHAR"),
@@ -115,6 +120,7 @@ class Store:
             return
         self.path = path = Path(self.name).absolute()
         check_path(path, create)
+        _remove_unfinished(path)
         self._root, self._instance = connected(path, lambda: _connect(self.name, path))
 
     def cursor(self) -> DuckDBPyConnection:
@@ -243,34 +249,6 @@ class Store:
         except duckdb.Error:
             pass  # another transaction is open: the log stays until the next checkpoint
 
-    def create_tables(self, table: str) -> None:
-        """
-        Make the events table, the ledger and the table of rejected lines where they are missing.
-
-        Raises:
-            TableError: one of them is there with other columns, or is a view.
-            DatabaseError: the database cannot be written.
-        """
-        with self.reading() as cursor:
-            zstd = "USING COMPRESSION zstd" if _has_zstd(cursor) else ""
-            for name, columns, extra in (
-                (LEDGER, LEDGER_COLUMNS, {}),
-                (REJECTED, REJECTED_COLUMNS, {}),
-                (table, EVENT_COLUMNS, {"properties": zstd}),
-            ):
-                found = columns_of(cursor, name)
-                if found is None:
-                    body = ", ".join(f"{quoted(c)} {kind} {extra.get(c, '')}" for c, kind in columns)
-                    try:
-                        run(cursor, f"CREATE TABLE {quoted(name)} ({body})")
-                    except duckdb.Error as error:
-                        raise DatabaseError(f"{self.label} cannot be written: {safe_text(str(error))}") from None
-                elif found != list(columns):
-                    raise TableError(
-                        f"table {name!r} in {self.label} has other columns than mpnb gives it: "
-                        "pass another table=, or another database="
-                    )
-
     def __repr__(self) -> str:
         """Name the database."""
         return f"<Store {self.label}>"
@@ -283,6 +261,20 @@ def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[
     except RuntimeError as error:
         if str(error) == "Query interrupted":  # what DuckDB makes of a Ctrl-C
             raise KeyboardInterrupt from None
+        raise
+
+
+@contextlib.contextmanager
+def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
+    """Commit what the block does at its end, or nothing of it where it raises."""
+    run(cursor, "BEGIN")
+    try:
+        yield
+        run(cursor, "COMMIT")
+    except BaseException:
+        # After an error COMMIT would say nothing and commit nothing.
+        with contextlib.suppress(duckdb.Error):
+            run(cursor, "ROLLBACK")
         raise
 
 
@@ -314,17 +306,6 @@ def check_table_name(table: object) -> str:
 def _connections(cursor: DuckDBPyConnection) -> int:
     [(count,)] = run(cursor, "SELECT count FROM duckdb_connection_count()")
     return int(count)
-
-
-def _has_zstd(cursor: DuckDBPyConnection) -> bool:
-    """
-    Say whether the file can hold zstd columns: its storage version must be 1.2 or later.
-
-    Where it cannot, DuckDB takes the setting, and then leaves the column uncompressed.
-    """
-    [(tags,)] = run(cursor, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")
-    version = re.match(r"v(\d+)\.(\d+)", (tags or {}).get("storage_version", "v9.9"))
-    return version is None or (int(version[1]), int(version[2])) >= (1, 2)
 
 
 def check_database(database: object) -> str:
@@ -378,16 +359,63 @@ def _create(path: Path) -> DuckDBPyConnection:
     """
     Open a new database file that only its owner can read.
 
+    It gets its name when it is whole: a process that is killed, or a disk that fills, while DuckDB writes the headers
+    would leave a file that never opens again.
+
     DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
     less than half as large, and any DuckDB since 1.2 reads it.
     """
     with _owner_only():
-        if duckdb.__version__.startswith("1."):
+        fresh = path.with_name(f"{_unfinished(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        try:
             with contextlib.closing(duckdb.connect()) as attacher:
-                location = str(path).replace("'", "''")
-                run(attacher, f"ATTACH '{location}' AS fresh (STORAGE_VERSION 'v1.2.0')")
-                run(attacher, "DETACH fresh")
+                version = " (STORAGE_VERSION 'v1.2.0')" if duckdb.__version__.startswith("1.") else ""
+                run(attacher, f"ATTACH {_literal(str(fresh))} AS mpnb_fresh{version}")
+                run(attacher, "DETACH mpnb_fresh")
+            _name(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
         return duckdb.connect(str(path))
+
+
+def _name(fresh: Path, path: Path) -> None:
+    """Give a finished file its name, but not in place of one that somebody else has made meanwhile."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.rename(fresh, path)
+
+
+def _unfinished(path: Path) -> str:
+    return f".{path.name}.new-"
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete what processes left that died while they made this file."""
+    prefix = _unfinished(path)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(prefix) and not _is_alive(name[len(prefix) :].partition("-")[0]):
+                path.with_name(name).unlink()
+
+
+def _is_alive(pid: str) -> bool:
+    if os.name != "posix":
+        return False  # there, a file that somebody has open cannot be deleted
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ on the same events. Where it cannot be written, the same rows come out of the JS
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import logging
@@ -39,7 +38,7 @@ from mpnb._properties import (
     typed_query,
 )
 from mpnb._running import registration
-from mpnb._store import Store, quoted, run
+from mpnb._store import Store, quoted, run, transaction
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -88,7 +87,7 @@ def typed(
     """
     store, table = result._store, result.table
     with store.reading() as cursor:
-        with _transaction(cursor):
+        with transaction(cursor):
             held = _held(cursor, table)
             known = _known(cursor, table, name, kinds=kinds)
         if known is not None and known.covers == held.keys():
@@ -109,7 +108,7 @@ def typed(
 
 def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) -> Typed:
     """Find out an event's columns without writing anything."""
-    with store.reading() as cursor, _transaction(cursor):
+    with store.reading() as cursor, transaction(cursor):
         held = _held(cursor, table)
         known = _known(cursor, table, name)
         seen, there = known.of(held) if known else ([], frozenset[int]())
@@ -145,7 +144,7 @@ def forget_typed(self: ExportResult) -> None:
         if ledger.unfinished_exports(cursor, self.table):
             raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
         try:
-            with _transaction(cursor):
+            with transaction(cursor):
                 mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower(?)", [self.table])
                 for (number,) in mine:
                     run(cursor, f"DROP TABLE {_table(number)}")
@@ -189,7 +188,7 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
         if ledger.unfinished_exports(cursor, table):
             return None
         held = _held(cursor, table)
-        with _transaction(cursor):
+        with transaction(cursor):
             _create(cursor)
             known = _known(cursor, table, name)
             if known is None:
@@ -284,18 +283,6 @@ def _create(cursor: DuckDBPyConnection) -> None:
         f"CREATE TABLE IF NOT EXISTS {SCHEMA}.kinds"
         " (id BIGINT, batch_id BIGINT, path VARCHAR, kind VARCHAR, keys VARCHAR, rows BIGINT)",
     )
-
-
-@contextlib.contextmanager
-def _transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
-    run(cursor, "BEGIN")
-    try:
-        yield
-        run(cursor, "COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            run(cursor, "ROLLBACK")
-        raise
 
 
 def _scanned(

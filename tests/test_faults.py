@@ -292,20 +292,39 @@ def test_a_single_day_that_is_too_large_fails_alone(sandbox, export) -> None:
     all_or_nothing(result, mp)
 
 
-def test_days_that_were_one_batch_stay_together_when_a_refresh_is_too_large(sandbox, export) -> None:
-    """A batch of the ledger is replaced whole, so it is no smaller; if even that is too large, the old rows stay."""
+@pytest.mark.parametrize("plain", [True, False], ids=["plain copies", "as received"])
+def test_a_held_batch_that_became_too_large_is_replaced_by_its_days(sandbox, export, tmp_path, plain: bool) -> None:
+    """Its days are fetched one by one and replace it in one transaction, with no room in the spool as well."""
     mp = sandbox()
-    export(mp, day(1), day(2), chunk_days=2)
-    export(mp, day(3), day(5))
+    export(mp, day(1), day(4), chunk_days=4)
+    export(mp, day(5), day(6))
     mp.add_fault(Fault("too_large", times=None))
-    result = export(mp, day(1), day(5), chunk_days=5, mode="refresh")
-    assert result.failed_date_ranges == [(day(1), day(2))]
-    assert statuses(result) == {"done": 4, "failed": 1}
-    assert result.total_rows == mp.count(day(1), day(5))
-    mp.clear_faults()
-    with result.retry() as again:
-        assert statuses(again) == {"done": 4}
-        all_or_nothing(again, mp)
+    spool = None if plain else mpnb.Spool(tmp_path / "spool", 1)
+    result = export(mp, day(1), day(6), chunk_days=6, mode="refresh", spool=spool)
+    assert result.failed_date_ranges == []
+    assert statuses(result) == {"done": 6}
+    assert result.sql("SELECT max(to_date - from_date) FROM mpnb_batches").fetchall() == [(0,)]
+    all_or_nothing(result, mp)
+
+
+def test_a_held_batch_of_which_one_day_fails_stays(sandbox, export) -> None:
+    """All of its days or none: the old rows stay, each day is in the failures, and a retry replaces them."""
+    mp = sandbox()
+    export(mp, day(1), day(3), chunk_days=3)
+    mp.add_fault(Fault("too_large", times=None))
+    mp.add_fault(Fault("status", status=400, day=day(2), times=None))
+    with pytest.raises(mpnb.ExportError) as caught:
+        export(mp, day(1), day(3), chunk_days=3, mode="refresh")
+    with caught.value.result as result:
+        assert statuses(result) == {"done": 1, "failed": 3}
+        assert result.total_rows == mp.count(day(1), day(3))
+        messages = dict(result.sql("SELECT from_date, message FROM mpnb_batches WHERE status = 'failed'").fetchall())
+        assert "kept as it was" not in messages[day(2)]
+        assert all(f"kept as it was, since {day(2)} failed" in messages[day(n)] for n in (1, 3))
+        mp.clear_faults()
+        with result.retry() as again:
+            assert not again.has_failures
+            all_or_nothing(again, mp)
 
 
 def test_today_that_has_not_begun_over_there_is_split_off(sandbox, export) -> None:

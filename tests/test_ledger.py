@@ -7,6 +7,7 @@ from datetime import datetime
 
 import pytest
 
+from mpnb import _layout as layout
 from mpnb import _ledger as ledger
 from mpnb._failures import Failure
 from mpnb._ledger import Arrival, Source
@@ -20,14 +21,14 @@ SOURCE = Source("1234567", None, None)
 def test_batches_that_land_together_keep_their_own_figures(database) -> None:
     """Each its rows, rejected lines, bytes, attempts and time; and each drops the failures that it makes up for."""
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
-        store.create_tables("events")
+        layout.create(cursor, "events")
 
         def register(*batches: Batch) -> list[int]:
             return ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
 
         # Two batches make up for each of the first two failures, and a day of the third does not arrive.
         failed = register(*(Batch(day(first), day(last)) for first, last in ((1, 4), (11, 14), (20, 30))))
-        ledger.unmet(cursor, failed, "failed", Failure("http", "no", hint=""))
+        ledger.unmet(cursor, "events", failed, "failed", Failure("http", "no", hint=""))
         batches = [Batch(day(first), day(last)) for first, last in ((10, 12), (13, 15), (20, 29), (3, 4), (1, 2))]
         ids = register(*batches)
         figures = [(5, 1, 500, 2, 1), (7, 0, 700, 1, 2), (0, 0, 20, 3, 3), (0, 2, 30, 4, 4), (1, 0, 9, 5, 5)]
@@ -53,7 +54,7 @@ def test_batches_that_land_together_keep_their_own_figures(database) -> None:
 def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) -> None:
     """A day that was there before the failure is not what was wanted."""
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
-        store.create_tables("events")
+        layout.create(cursor, "events")
         batches = [Batch(day(1), day(1)), Batch(day(2), day(2))][::order]
         ids = ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
         arrivals = [Arrival(i, b, 1, 0, 1, 1, None) for i, b in zip(ids, batches, strict=True)]
@@ -61,7 +62,7 @@ def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) ->
         [wanted] = ledger.register(
             cursor, export_id="f", table="events", source=SOURCE, batches=[Batch(day(1), day(2))]
         )
-        ledger.unmet(cursor, [wanted], "failed", Failure("http", "no", hint=""))
+        ledger.unmet(cursor, "events", [wanted], "failed", Failure("http", "no", hint=""))
         # Whatever the clock says of when: it was set back meanwhile.
         cursor.execute(f"UPDATE {LEDGER} SET created_at = created_at - INTERVAL 1 year WHERE batch_id = {wanted}")
         ledger.landed(cursor, "events", arrivals)
@@ -71,15 +72,15 @@ def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) ->
 def test_failures_make_room_for_smaller_batches_of_the_same_days(database) -> None:
     """What is registered stands in for them; a failure with a day besides stays."""
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
-        store.create_tables("events")
+        layout.create(cursor, "events")
 
         def register(*ranges: tuple[int, int]) -> list[int]:
             batches = [Batch(day(first), day(last)) for first, last in ranges]
             return ledger.register(cursor, export_id="e", table="events", source=SOURCE, batches=batches)
 
         failed = register((1, 7), (8, 14))
-        ledger.unmet(cursor, failed, "failed", Failure("http", "no", hint=""))
+        ledger.unmet(cursor, "events", failed, "failed", Failure("http", "no", hint=""))
         new = register(*((n, n) for n in range(1, 14)))
-        ledger.unmet(cursor, new[3:4], "failed", Failure("http", "no", hint=""))
+        ledger.unmet(cursor, "events", new[3:4], "failed", Failure("http", "no", hint=""))
         unmet = ledger.unmet_batches(cursor, "events", None, None)
     assert [(u.from_date, u.to_date) for u in unmet] == [(day(4), day(4)), (day(8), day(14))]

@@ -26,8 +26,8 @@ def shown(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 def begun(job: mpnb.ExportJob) -> mpnb.ExportJob:
-    """Wait until the settings are made: then the writer starts."""
-    until(job._engine._writer.is_alive)
+    """Wait until the settings are made: then the writer begins."""
+    until(job._engine._writer.begun.is_set)
     return job
 
 

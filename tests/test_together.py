@@ -25,7 +25,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def waiting(self: _writer.Writer, first: _writer.Fetched) -> list[_writer.Fetched]:
         if not taken:
-            until(lambda: self._queue.qsize() >= 7, 30)
+            until(lambda: len(self._queue) >= 7, 30)
         items = with_those_behind(self, first)
         taken.append(len(items))
         return items
@@ -131,10 +131,11 @@ def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch
     kept: list[bool] = []
     transaction = _writer.Writer._transaction_of
 
-    def noting(self: _writer.Writer, item: _writer.Fetched) -> _writer.Landed:
+    def noting(self: _writer.Writer, items: list[_writer.Fetched]) -> list[_writer.Landed]:
+        [item] = items
         kept.append(item.body.gzip)
         assert list(item.path.parent.glob(f"{item.batch_id}.*")) == [item.path]
-        return transaction(self, item)
+        return transaction(self, items)
 
     monkeypatch.setattr(_writer.Writer, "_transaction_of", noting)
     with serve(events_per_day=200) as mp:

@@ -11,6 +11,7 @@ from typing import Protocol
 import httpx
 
 import mpnb
+from mpnb import _layout as layout
 from mpnb import _ledger as ledger
 from mpnb._store import Store, run
 from tests.campaign._case import Case
@@ -85,7 +86,7 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path) 
     """
     source = ledger.Source(credentials.project_id, case.names)
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
-        store.create_tables("events")
+        layout.create(cursor, "events")
         plan = mpnb.plan(
             case.from_date, case.to_date, database=database, chunk_days=case.chunk_days, events=case.names,
             credentials=credentials, quota=QUOTA,

@@ -28,6 +28,7 @@ DONE, FETCHING = STATUSES.index("done"), STATUSES.index("fetching")
 PACED = """
 import threading, time
 from datetime import date, timedelta
+from mpnb import _layout as layout
 from mpnb._board import BatchBoard
 from mpnb._job import Events, ExportJob
 from mpnb._plan import Batch
@@ -41,7 +42,7 @@ days = [FIRST + timedelta(days=i) for i in range(COUNT)]
 board = BatchBoard(lambda progress: None)
 board.add([(Batch(day, day), "queued", 0) for day in days])
 store = Store(":memory:")
-store.create_tables("events")
+layout.create(store.cursor(), "events")
 
 class Paced:
     cancelled, halted_by, quota_left = False, None, 60
@@ -62,6 +63,8 @@ def make_result():
 
 job = ExportJob(engine=Paced(), board=board, events=Events(None), store=store, make_result=make_result,
                 on_end=lambda: None, in_background=False)
+job.start()
+job.begin()
 job.panel()
 """
 
