@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,7 @@ def to_parquet(
     Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
 
     Args:
-        folder: a new or empty one.
+        folder: a new or empty one. A new one, and all files in it, can be read by their owner alone.
         events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
         partition_by: columns, of which no file has more than one combination of values. They are in the files, not
             in the names of folders: there, no two readers agree on their types.
@@ -128,13 +130,28 @@ def to_parquet(
         if unknown := [name for name in parts if name not in relation.columns]:
             raise PlanError(f"there is no column {unknown[0]!r} to partition by, but {', '.join(relation.columns)}")
         query = f"SELECT {_stand_ins(relation)} FROM ({query})"
-        path.mkdir(parents=True, exist_ok=True)
-        target, how = path / "events.parquet", ""
-        if parts:
-            target = path
-            how = f", PARTITION_BY ({', '.join(map(quoted, parts))}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false"
-        run(cursor, f"COPY ({query}) TO {literal(str(target))[1:-1]} (FORMAT parquet{how})")
+        by = ", ".join(map(quoted, parts))
+        how = f", PARTITION_BY ({by}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false" if parts else ""
+        with _private(path) as within:
+            target = within if parts else within / "events.parquet"
+            run(cursor, f"COPY ({query}) TO {literal(str(target))[1:-1]} (FORMAT parquet{how})")
     return path
+
+
+@contextlib.contextmanager
+def _private(folder: Path) -> Iterator[Path]:
+    """
+    Lend a folder within this one, and put its files into this one at the end.
+
+    DuckDB makes files that all can read whom the umask lets: nobody else enters the folder in which it makes these, and
+    they leave it as their owner's alone. What fails midway leaves none.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mpnb-", dir=folder) as within:
+        yield Path(within)
+        for file in Path(within).iterdir():
+            file.chmod(0o600)
+            file.replace(folder / file.name)
 
 
 def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> DuckDBPyRelation:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,22 +284,82 @@ def test_a_bomb_is_one_failed_batch(
     tell(f"{kind} of {size >> 30} GiB: one failed batch, peak memory {answer['peak'] / 1e6:.0f} MB")
 
 
-def test_files_are_their_owners_alone(server: Sandbox, path: Path) -> None:
-    """Database, log and spool files are made with mode 600, and spool folders with 700, whatever the umask."""
-    modes: dict[str, set[int]] = {}
+@contextlib.contextmanager
+def readable_by_others(folder: Path) -> Iterator[dict[str, int]]:
+    """With no umask at all, watch a folder, and give what in it others could come to and read, by its mode."""
+    seen: dict[str, int] = {}
+    stop = threading.Event()
 
-    def on_batch(progress: mpnb.BatchProgress) -> None:
+    def look(within: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
-            for each in path.parent.rglob("*"):
-                kind = "folder" if each.is_dir() else each.suffix
-                modes.setdefault(kind, set()).add(stat.S_IMODE(each.stat().st_mode))
+            for entry in os.scandir(within):
+                with contextlib.suppress(FileNotFoundError):
+                    mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if mode & 0o077:
+                        seen[str(Path(entry.path).relative_to(folder))] = mode
+                    if is_folder and mode & 0o077:
+                        look(Path(entry.path))
 
+    def watch() -> None:
+        while not stop.is_set():
+            look(folder)
+
+    watcher = threading.Thread(target=watch)
     before = os.umask(0)
+    watcher.start()
     try:
-        with export(server, path, on_batch=on_batch) as result:
-            assert result.total_rows
+        yield seen
     finally:
+        stop.set()
+        watcher.join()
         os.umask(before)
-    assert modes.pop("folder") == {0o700}
-    assert modes.keys() >= {".duckdb", ".wal"}
-    assert {mode for each in modes.values() for mode in each} == {0o600}
+
+
+def test_files_are_their_owners_alone(server: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever mpnb makes, also while exports into two tables, typed tables and Parquet files are written."""
+    monkeypatch.setenv("MPNB_STATE_DIR", str(path.parent / "state"))
+    narrow = mpnb.Quota(per_hour=900, per_second=100)  # else the times of requests would not be written
+    with readable_by_others(path.parent) as seen:
+        for table in ("one", "two"):
+            with export(server, path, table=table, quota=narrow, spool=mpnb.Spool(path.parent / "spool")) as result:
+                assert result.total_rows
+                result.event("Purchase").fetchall()
+                result.catalog("Sign Up").fetchall()
+                assert result.to_parquet(path.parent / "all").stat().st_mode & 0o777 == 0o700
+                result.to_parquet(path.parent / "parts", partition_by="event_name")
+                files = [*(path.parent / "all").iterdir(), *(path.parent / "parts").iterdir()]
+                assert len(files) > 2
+                assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+                assert {file.suffix for file in files} == {".parquet"}
+                shutil.rmtree(path.parent / "all")
+                shutil.rmtree(path.parent / "parts")
+                result.forget_typed()
+    assert list((path.parent / "state").glob("quota-*"))
+    assert seen == {}
+
+
+def test_parquet_files_in_a_folder_of_anybody_are_their_owners(server: Sandbox, path: Path) -> None:
+    """An empty folder keeps its mode, and nobody else can read the files at any moment."""
+    folder = path.parent / "shared"
+    folder.mkdir(mode=0o755)
+    with readable_by_others(folder) as seen, export(server, path) as result:
+        result.to_parquet(folder, partition_by="event_name")
+    assert seen == {}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_parquet_that_fails_midway_leaves_nothing(server: Sandbox, path: Path) -> None:
+    """The same call works once there is room."""
+    folder = path.parent / "out"
+    with export(server, path) as result:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            with pytest.raises(duckdb.Error):
+                result.to_parquet(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(folder.iterdir()) == []
+        rows = duckdb.read_parquet(f"{result.to_parquet(folder)}/*.parquet").count("*").fetchall()
+        assert rows == [(result.total_rows,)]
