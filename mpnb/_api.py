@@ -19,7 +19,7 @@ from mpnb import _layout as layout
 from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
-from mpnb._asked import Asked, Database, OnBatch, check, check_number
+from mpnb._asked import MAX_WORKERS, Asked, Database, OnBatch, check
 from mpnb._board import BatchBoard
 from mpnb._clock import today, utc_now
 from mpnb._credentials import Credentials
@@ -30,7 +30,7 @@ from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, Unmet
+from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, Unmet, whole_number
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import entering, registration, running
 from mpnb._spool import Spool, SpoolFolder
@@ -517,7 +517,7 @@ def _retry(
             asked = replace(asked, credentials=Credentials.from_environment())
         assert asked.credentials is not None
         asked = replace(asked, source=Source(asked.credentials.project_id, source.events, source.where))
-        check_number("workers", asked.workers, 1, 100)
+        asked = replace(asked, workers=whole_number("workers", asked.workers, 1, MAX_WORKERS))
     except BaseException:
         store.close()
         raise

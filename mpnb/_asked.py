@@ -18,12 +18,13 @@ from mpnb._credentials import Credentials, missing_variables
 from mpnb._errors import CredentialsError, PlanError
 from mpnb._ledger import Source
 from mpnb._limits import Quota
-from mpnb._plan import Mode
+from mpnb._plan import MAX_LATE_DAYS, Mode, whole_number
 from mpnb._spool import Spool
 from mpnb._store import check_table_name
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
 OnBatch = Callable[[BatchProgress], object]
+MAX_WORKERS = 100
 MODES = ("resume", "refresh", "new")
 
 
@@ -84,15 +85,19 @@ def check(
         raise PlanError(f"from_date {first} is after to_date {last}")
     if first > now:
         raise PlanError(f"from_date {first} is after today, {now} in UTC")
+    if first < planning.FIRST_DAY:
+        raise PlanError(
+            f"from_date {first} is before {planning.FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
+        )
     notes: tuple[str, ...] = ()
     if last > now:
         notes = (f"to_date {last} is after today: cut at {now}",)
         warnings.warn(notes[0], UserWarning, stacklevel=3)
         last = now
-    check_number("workers", workers, 1, 100)
+    workers = whole_number("workers", workers, 1, MAX_WORKERS)
     if chunk_days != "auto":
-        planning.check_chunk_days(chunk_days)
-    check_number("late_days", late_days, 0, 36500)
+        chunk_days = planning.check_chunk_days(chunk_days)
+    late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
     if mode not in MODES:
         raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
     if on_batch is not None and not callable(on_batch):
@@ -115,12 +120,6 @@ def check(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
         spool or Spool(), names, where, notes,
     )  # fmt: skip
-
-
-def check_number(name: str, value: object, least: int, most: int) -> None:
-    """Raise ``PlanError`` unless it is a whole number from ``least`` to ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
 
 
 def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mpnb._clock import epoch_seconds
 from mpnb._history import History, Times
+from mpnb._scalars import as_int
 
 HOUR = 3600.0
 # Requests that leave a second apart may arrive less apart, where the first one had to connect and the other had not, or
@@ -45,9 +46,10 @@ class Quota:
 
     def __post_init__(self) -> None:
         for name in ("per_hour", "per_second", "concurrent"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+            number = as_int(getattr(self, name))
+            if number is None or number < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, number)
 
 
 class Cancelled(Exception):

@@ -11,10 +11,14 @@ from typing import Literal
 
 from mpnb._clock import today
 from mpnb._errors import PlanError
+from mpnb._scalars import as_day, as_int, as_moment
 
 Mode = Literal["resume", "refresh", "new"]
 DAY = timedelta(days=1)
 MAX_CHUNK_DAYS = 100
+MAX_LATE_DAYS = 36_500
+# Mixpanel began in that year.
+FIRST_DAY = date(2009, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +201,15 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
     """
     Read a day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``, all in UTC.
 
+    A ``datetime``, a pandas ``Timestamp`` and a ``numpy.datetime64`` at midnight, in UTC or without a zone, are days.
+
     Raises:
         PlanError: it is none of these.
     """
-    if isinstance(value, datetime):
-        raise PlanError(f"{name} is a day, not a moment: pass {value.date().isoformat()!r}")
-    if isinstance(value, date):
-        return value
+    if (day := as_day(value)) is not None:
+        return day
+    if (moment := as_moment(value)) is not None:
+        raise PlanError(f"{name} is a day, not a moment: pass {moment.date().isoformat()!r}")
     now = now or today()
     if isinstance(value, str):
         text = value.strip().lower()
@@ -221,10 +227,17 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
     raise PlanError(f"{name} is a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {value!r}")
 
 
-def check_chunk_days(chunk_days: object) -> None:
-    """Raise ``PlanError`` unless it is a whole number from 1 to 100."""
-    if isinstance(chunk_days, bool) or not isinstance(chunk_days, int) or not 1 <= chunk_days <= MAX_CHUNK_DAYS:
-        raise PlanError(f"chunk_days is a whole number from 1 to {MAX_CHUNK_DAYS}, not {chunk_days!r}")
+def whole_number(name: str, value: object, least: int, most: int) -> int:
+    """Return a whole number from ``least`` to ``most``. Raises ``PlanError`` for anything else."""
+    number = as_int(value)
+    if number is None or not least <= number <= most:
+        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
+    return number
+
+
+def check_chunk_days(chunk_days: object) -> int:
+    """Return a whole number from 1 to 100. Raises ``PlanError`` for anything else."""
+    return whole_number("chunk_days", chunk_days, 1, MAX_CHUNK_DAYS)
 
 
 def split_date_range(from_date: date | str, to_date: date | str, chunk_days: int = 7) -> list[tuple[date, date]]:
@@ -241,7 +254,7 @@ def split_date_range(from_date: date | str, to_date: date | str, chunk_days: int
     Raises:
         PlanError: a date cannot be read, the range runs backwards, or ``chunk_days`` is out of range.
     """
-    check_chunk_days(chunk_days)
+    chunk_days = check_chunk_days(chunk_days)
     first, last = parse_date(from_date, name="from_date"), parse_date(to_date, name="to_date")
     if first > last:
         raise PlanError(f"from_date {first} is after to_date {last}")

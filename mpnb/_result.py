@@ -16,6 +16,7 @@ from mpnb._check import Check, check
 from mpnb._errors import ExportError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, UNMET
+from mpnb._plan import MAX_LATE_DAYS, whole_number
 from mpnb._store import LEDGER, REJECTED, Store, quoted, run
 
 if TYPE_CHECKING:
@@ -266,8 +267,10 @@ class ExportResult:
             found a problem.
 
         Raises:
+            PlanError: ``late_days`` is no whole number of 0 or more.
             ClosedError: the result was closed.
         """
+        late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
         asked = (self.from_date, self.to_date) if self.from_date and self.to_date else None
         with self._store.reading() as cursor:
             return check(

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from mpnb._errors import PlanError
 from mpnb._limits import Cancelled
+from mpnb._scalars import as_int
 
 if sys.platform == "win32":
     import msvcrt
@@ -60,9 +61,12 @@ class Spool:
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        value = self.max_bytes
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise PlanError(f"max_bytes is a whole number of at least 1, not {value!r}")
+        if self.max_bytes is None:
+            return
+        number = as_int(self.max_bytes)
+        if number is None or number < 1:
+            raise PlanError(f"max_bytes is a whole number of at least 1, not {self.max_bytes!r}")
+        object.__setattr__(self, "max_bytes", number)
 
 
 class SpoolFolder:

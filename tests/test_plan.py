@@ -8,12 +8,15 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
 from mpnb._plan import Batch, Calendar, HeldBatch, Unmet, make_batches, make_plan, parse_date, plan_again
+from mpnb.sandbox import Fault
 from tests._helpers import START, WIDE, day, days_of, query
 
 # --- dates ---------------------------------------------------------------------------------------------------------
@@ -42,7 +45,7 @@ def test_a_day_can_be_said_in_several_ways(value: date | str, is_day: date) -> N
 @pytest.mark.parametrize(
     "value",
     ["", "2026-1-2", "20260102", "2026-02-30", "2026-13-01", "tomorrow", "-1 days ago", "1e3 days ago", "２026-01-02",
-     "2026-01-02T00:00", 20260102, None, 1.5, datetime(2026, 1, 2)],
+     "2026-01-02T00:00", 20260102, None, 1.5, datetime(2026, 1, 2, 12)],
 )  # fmt: skip
 def test_what_is_no_day_is_refused(value: object) -> None:
     """The message repeats what was passed, or for a moment says which day to pass."""
@@ -50,6 +53,72 @@ def test_what_is_no_day_is_refused(value: object) -> None:
         parse_date(value, name="from_date")  # type: ignore[arg-type]
     assert "from_date" in str(error.value)
     assert (repr(value) if not isinstance(value, datetime) else "'2026-01-02'") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC), pandas.Timestamp("2026-01-02"),
+     pandas.Timestamp("2026-01-02", tz="UTC"), numpy.datetime64("2026-01-02"), numpy.datetime64("2026-01-02", "ns"),
+     numpy.str_("2026-01-02")],
+    ids=repr,
+)  # fmt: skip
+def test_a_moment_at_midnight_is_a_day(value: Any) -> None:
+    """As the columns of a frame have them: in UTC, or without a zone."""
+    read = parse_date(value, now=NOW)
+    assert (read, type(read)) == (date(2026, 1, 2), date)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime(2026, 1, 2, 0, 0, 0, 1), pandas.Timestamp("2026-01-02 00:00:00.000000001"),
+     pandas.Timestamp("2026-01-02", tz="Asia/Tokyo"), numpy.datetime64("2026-01-02T12")],
+    ids=repr,
+)  # fmt: skip
+def test_any_other_moment_is_no_day(value: Any) -> None:
+    """Midnight elsewhere is none in UTC; the message has the day to pass."""
+    with pytest.raises(mpnb.PlanError, match="to_date is a day, not a moment: pass '2026-01-02'"):
+        parse_date(value, name="to_date", now=NOW)
+
+
+@pytest.mark.parametrize("value", [pandas.NaT, numpy.datetime64("NaT")], ids=repr)
+def test_no_time_is_no_day(value: Any) -> None:
+    """What a frame has where a date is missing is refused, as ``None`` is."""
+    with pytest.raises(mpnb.PlanError, match=r"to_date is a date, .* not .*NaT"):
+        parse_date(value, name="to_date", now=NOW)
+
+
+def test_numbers_and_days_of_a_frame_are_taken_wherever_python_s_are(sandbox, tmp_path: Path) -> None:
+    """Each argument of each public function: what numpy and pandas give does what ``int`` and ``date`` do."""
+    n, t = numpy.int64, pandas.Timestamp
+    fault = Fault("status", day=t("2026-01-02"), status=n(418), times=n(1))
+    mp = sandbox(
+        seed=n(1), events_per_day=n(5), today=t("2026-02-01"), project_id=n(77), gzip_members=n(2), faults=[fault]
+    )
+    assert mpnb.split_date_range(t("2026-01-01"), t("2026-01-08"), n(7)) == mpnb.split_date_range(day(1), day(8), 7)
+    asked: dict[str, Any] = {
+        "from_date": t("2026-01-01"), "to_date": numpy.datetime64("2026-01-03"), "workers": n(2), "chunk_days": n(1),
+        "late_days": n(4), "quota": mpnb.Quota(n(10**6), n(1000), n(9)), "spool": mpnb.Spool(tmp_path, n(10**8)),
+        "credentials": replace(mp.credentials, project_id=n(77)), "database": tmp_path / "a.duckdb",
+    }  # fmt: skip
+    assert mpnb.plan(**asked).requests == 3
+    with mpnb.export(**asked) as first, first.retry(workers=n(1)) as result:
+        assert (first.successful_batches, first.failed_batches) == (2, 1)
+        assert result.total_rows == mp.count(t("2026-01-01"), t("2026-01-03"))
+        assert mp.lines(t("2026-01-01")) == mp.lines(day(1))
+        assert repr(result.check(late_days=n(5))) == repr(result.check())
+    with mpnb.start(**{**asked, "mode": "refresh"}, on_batch=lambda _: None).result(n(60)) as again:
+        assert again.successful_batches == 3
+
+
+@pytest.mark.parametrize("value", [numpy.bool_(True), numpy.float64(7), numpy.array([7]), "7"], ids=repr)
+def test_what_is_no_whole_number_of_numpy_s_is_refused(value: Any) -> None:
+    """As Python's own bools, floats and lists are."""
+    with pytest.raises(mpnb.PlanError, match="chunk_days is a whole number"):
+        mpnb.split_date_range(day(1), day(2), value)
+    with pytest.raises(ValueError, match="per_hour is a whole number"):
+        mpnb.Quota(per_hour=value)
+    with pytest.raises(mpnb.PlanError, match="max_bytes is a whole number"):
+        mpnb.Spool(max_bytes=value)
 
 
 # --- split_date_range ----------------------------------------------------------------------------------------------
@@ -301,6 +370,8 @@ def test_a_to_date_after_today_is_cut_with_a_warning(database: Path) -> None:
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"from_date": "soon"}, mpnb.PlanError, "from_date is a date, 'YYYY-MM-DD'"),
     ({"to_date": None}, mpnb.PlanError, "to_date is a date"),
+    ({"from_date": "0001-01-01"}, mpnb.PlanError, "from_date 0001-01-01 is before 2009, when Mixpanel began"),
+    ({"from_date": "9999 days ago"}, mpnb.PlanError, "before 2009, when Mixpanel began: it has no earlier events"),
     ({"from_date": "2026-01-09"}, mpnb.PlanError, "from_date 2026-01-09 is after to_date 2026-01-03"),
     ({"from_date": "2999-01-01", "to_date": "2999-01-02"}, mpnb.PlanError, "from_date 2999-01-01 is after today"),
     ({"workers": 0}, mpnb.PlanError, "workers is a whole number from 1 to 100, not 0"),

@@ -10,6 +10,7 @@ from typing import Any
 from mpnb._api import export
 from mpnb._credentials import Credentials
 from mpnb._limits import Quota
+from mpnb._scalars import as_int
 from mpnb._spool import Spool
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(export).parameters.items()}
@@ -56,7 +57,7 @@ def _word(name: str, value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return f"[{', '.join(_word(name, each) for each in value)}]"
-    if isinstance(value, int):
-        return repr(value)
+    if (number := as_int(value)) is not None:
+        return repr(number)
     # An object of the notebook's: only its owner knows its name.
     return getattr(value, "__name__", "con" if name == "database" else name)

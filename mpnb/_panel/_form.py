@@ -18,9 +18,6 @@ from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
 from mpnb._plan import ExportPlan
 
 DAY = timedelta(days=1)
-# A year of which not all digits are typed yet is such a day. Mixpanel was founded in 2009, and takes imports of older
-# events; a grid's days begin in 1970.
-FIRST_DAY = date(1970, 1, 1)
 CUSTOM = "custom"
 PRESETS = (
     ("Last 7 days", "7"),
@@ -210,8 +207,9 @@ class Form:
             first, last = preset_range(self.preset.value, now)
         elif first is None or last is None:
             wrong = f"choose the {'first' if first is None else 'last'} day"
-        elif first < FIRST_DAY:
-            wrong = f"first day {first} is before {FIRST_DAY}"
+        elif first < planning.FIRST_DAY:
+            # So is a year of which not all digits are typed yet.
+            wrong = f"first day {first} is before {planning.FIRST_DAY.year}, when Mixpanel began"
         if wrong or first is None or last is None:
             return dict(SOUND["dates"]), wrong
         # Cut here, where a warning would go into whichever cell runs next.

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from isal import isal_zlib
 
+from mpnb._scalars import as_day
 from mpnb.sandbox._data import MadeUp
 
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -145,6 +146,14 @@ class Days:
 
     def _own(self, day: date) -> Sequence[bytes] | None:
         return None if self._lines is None else self._lines(day)
+
+
+def checked_day(name: str, value: object) -> date:
+    """Return a day as a ``date``: a pandas ``Timestamp`` is one at midnight. Raises ``ValueError`` for others."""
+    day = as_day(value)
+    if day is None:
+        raise ValueError(f"{name} is a date, not {value!r}")
+    return day
 
 
 def days_between(from_date: date, to_date: date) -> list[date]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from mpnb.sandbox._days import checked_day
+
 TRANSPORT = frozenset(
     {"reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain"}
 )
@@ -95,6 +97,8 @@ class Fault:
             raise ValueError(f"no fault is called {self.kind!r}; the closest is {close[0]!r}")
         if isinstance(self.day, str):
             object.__setattr__(self, "day", date.fromisoformat(self.day))
+        elif self.day is not None:
+            object.__setattr__(self, "day", checked_day("day", self.day))
         if self.times is not None and self.times < 1:
             raise ValueError(f"times is 1 or more, or None for always, not {self.times!r}")
         if self.at < 0 or (isinstance(self.at, float) and not self.at <= 1):

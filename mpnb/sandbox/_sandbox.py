@@ -14,7 +14,7 @@ from mpnb import _clock
 from mpnb._credentials import Credentials
 from mpnb._limits import Quota
 from mpnb.sandbox._data import MadeUp
-from mpnb.sandbox._days import Days, days_between
+from mpnb.sandbox._days import Days, checked_day, days_between
 from mpnb.sandbox._faults import Fault, FaultBook
 from mpnb.sandbox._limiter import Limiter
 from mpnb.sandbox._record import Request
@@ -62,15 +62,16 @@ class Sandbox:
 
     def lines(self, day: date) -> tuple[bytes, ...]:
         """Give the lines of a day, without newlines, as served when no filter and no fault interferes."""
-        return self._world.days.lines(day)
+        return self._world.days.lines(checked_day("day", day))
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
         """Give the lines that the latest ``"bad_lines"`` fault put among a day's; none before it struck."""
-        return self._world.faults.bad_lines(day)
+        return self._world.faults.bad_lines(checked_day("day", day))
 
     def count(self, from_date: date, to_date: date) -> int:
         """Tell how many lines the days of a range have, both ends included."""
-        return sum(self._world.days.count(day) for day in days_between(from_date, to_date))
+        first, last = checked_day("from_date", from_date), checked_day("to_date", to_date)
+        return sum(self._world.days.count(day) for day in days_between(first, last))
 
     def add_fault(self, fault: Fault) -> None:
         """Add a fault behind those that are there."""
@@ -150,6 +151,7 @@ def serve(
         )
     if retry_after not in (None, "seconds", "date"):
         raise ValueError(f"retry_after is None, 'seconds' or 'date', not {retry_after!r}")
+    last_day = None if today is None else checked_day("today", today)
     made_up = MadeUp(seed, events_per_day, legacy_timezone)
     book = FaultBook(faults)
     server = Server(port)
@@ -170,7 +172,7 @@ def serve(
         days=Days(made_up, lines),
         faults=book,
         limiter=Limiter(quota, number),
-        today=lambda: today or _clock.today(),
+        today=lambda: last_day or _clock.today(),
         retry_after=retry_after,
         latency=latency,
         bytes_per_second=bytes_per_second,
