@@ -30,9 +30,10 @@ from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, Unmet, whole_number
+from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, whole_number
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import entering, registration, running
+from mpnb._selection import Selection
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, run, transaction
 
@@ -201,9 +202,7 @@ def open_database(
             raise TableError(f"{store.label} has no table {table!r} of events, but {', '.join(map(repr, there))}")
         return ExportResult(
             store=store,
-            table=name,
-            from_date=None,
-            to_date=None,
+            selection=Selection(name),
             outcome=Outcome(),
             retry=lambda result, options, background: _retry(
                 result, None, {"credentials": credentials, **options}, background
@@ -256,13 +255,15 @@ def _limiter(asked: Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
-def _known_batches(cursor: DuckDBPyConnection, asked: Asked) -> tuple[list[HeldBatch], list[Unmet]]:
+def _known_batches(cursor: DuckDBPyConnection, asked: Asked) -> tuple[list[HeldBatch], list[tuple[date, date]]]:
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
         return [], []
-    return ledger.held_batches(cursor, asked.table), ledger.unmet_batches(cursor, asked.table, None, None)
+    return ledger.held_batches(cursor, asked.table), Selection(asked.table).unmet_ranges(cursor)
 
 
-def _plan(asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[Unmet], limiter: RateLimiter) -> ExportPlan:
+def _plan(
+    asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[tuple[date, date]], limiter: RateLimiter
+) -> ExportPlan:
     return planning.make_plan(
         asked.from_date,
         asked.to_date,
@@ -327,6 +328,10 @@ def _launch(
                 ids = ledger.register(
                     cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches
                 )
+                selection = Selection(asked.table)
+                if not whole:
+                    days, fetched = (asked.from_date, asked.to_date), planning.ranges_of(batches)
+                    selection = Selection(asked.table, days, fetched, since=min(ids, default=0))
                 engine = _engine(asked, store, spool, board, limiter, export_id, zip(batches, ids, strict=True), kept)
 
                 def make_result() -> ExportResult:
@@ -334,9 +339,7 @@ def _launch(
                     rejected = sum(cell.rejected for cell in board.cells())
                     return ExportResult(
                         store=store,
-                        table=asked.table,
-                        from_date=None if whole else asked.from_date,
-                        to_date=None if whole else asked.to_date,
+                        selection=selection,
                         outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
                         retry=lambda result, options, background: _retry(result, asked, options, background),
                         call="db" if whole else "result",
@@ -503,11 +506,11 @@ def _retry(
     try:
         with store.reading() as cursor:
             source = ledger.source_of(cursor, result.table)
-            unmet = ledger.unmet_batches(cursor, result.table, result.from_date, result.to_date)
+            unmet = result._selection.unmet_ranges(cursor)
         assert source is not None
         if asked is None:
-            first = min((u.from_date for u in unmet), default=today())
-            last = max((u.to_date for u in unmet), default=first)
+            first = min((first for first, _ in unmet), default=today())
+            last = max((last for _, last in unmet), default=first)
             asked = Asked(
                 first, last, source, store.name, result.table, 10, 7, "resume", 5, None, None, None, Spool(),
                 source.events, source.where,
@@ -523,6 +526,8 @@ def _retry(
         raise
 
     def make_plan(cursor: DuckDBPyConnection) -> tuple[list[Batch], list[HeldBatch]]:
+        # Once more, now that nobody else can begin to fetch them.
+        unmet = result._selection.unmet_ranges(cursor)
         return planning.plan_again(unmet, ledger.held_batches(cursor, asked.table))
 
     return (_start if background else _run)(asked, lambda: store, make_plan=make_plan, whole=result.from_date is None)

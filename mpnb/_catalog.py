@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._events import rows_condition
-from mpnb._ledger import HELD
-from mpnb._properties import Column, drift_of, merged, sql_type
+from mpnb._properties import Column, Seen, drift_of, merged, sql_type
+from mpnb._selection import Selection
 from mpnb._store import LEDGER, quoted, run
-from mpnb._typed import Typed, typed
+from mpnb._typed import Typed, scan_event, typed
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -56,8 +56,7 @@ def catalog(
     for name in names:
         found = typed(self, name, materialize=materialize, kinds=True)
         with self._store.reading() as cursor:
-            ids = run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {self._mine(HELD)}")
-            rows += _rows(cursor, found, condition, {batch_id for (batch_id,) in ids})
+            rows += _rows(cursor, found, condition, _seen_here(cursor, self._selection, found))
     schema = pa.schema(
         [
             ("event_name", pa.string()),
@@ -78,8 +77,16 @@ def catalog(
     return self._store.cursor().from_arrow(table)
 
 
-def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, mine: set[int]) -> list[tuple[Any, ...]]:
-    everywhere, here = merged(found.seen), merged(each for each in found.seen if each.batch_id in mine)
+def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
+    """Return what was seen in the events of the result alone: of some batches it has not all rows."""
+    ids = {batch_id for (batch_id,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {selection.inside}")}
+    across = run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0")
+    some, _ = scan_event(cursor, selection.table, found.event, dict(across), rows=selection.in_days)
+    return [each for each in found.seen if each.batch_id in ids] + some
+
+
+def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[Seen]) -> list[tuple[Any, ...]]:
+    everywhere, here = merged(found.seen), merged(seen)
     rows: list[tuple[Any, ...]] = []
     for start in range(0, len(found.columns), AT_ONCE):
         columns = found.columns[start : start + AT_ONCE]

@@ -12,6 +12,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._clock import utc_now
 from mpnb._ledger import HELD, REQUESTED_AT
 from mpnb._plan import DAY, Calendar, HeldBatch
+from mpnb._selection import Selection
 from mpnb._store import LEDGER, REJECTED, quoted, run
 
 # An event is sent seconds after it happened, most often; zones are whole quarters of an hour.
@@ -81,9 +82,7 @@ class Check:
 def check(
     cursor: DuckDBPyConnection,
     *,
-    table: str,
-    mine: str,
-    days: tuple[date, date] | None,
+    selection: Selection,
     late_days: int,
     relate: Callable[[str], DuckDBPyRelation],
 ) -> Check:
@@ -92,19 +91,21 @@ def check(
 
     Args:
         cursor: of the calling thread.
-        mine: condition for the ledger's rows that the result covers.
-        days: first and last day that were asked for, ``None`` for all that the ledger knows.
+        selection: what the result covers.
         late_days: for how long after a day events of it may still arrive.
         relate: makes a relation of a query.
     """
+    table, mine, days = selection.table, selection.batches(), selection.days
     batches = run(cursor, f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER} WHERE {mine}"
                           f" AND status IN {HELD} ORDER BY from_date")  # fmt: skip
     held = [HeldBatch(*row) for row in batches]
     if days is None:
         [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {mine}")
         days = (first, last) if first else None
-    events = f"(SELECT e.*, b.from_date, b.to_date FROM {quoted(table)} AS e JOIN {LEDGER} AS b USING (batch_id)" + (
-        f" WHERE {mine} AND status IN {HELD})"
+    events = (
+        f"(SELECT e.*, b.from_date, b.to_date FROM ({selection.events}) AS e"
+        f" JOIN (SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS b"
+        " USING (batch_id))"
     )
     return Check(
         (

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mpnb._failures import HINTS
-from mpnb._store import LEDGER, Store, run
+from mpnb._store import Store, run
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -38,27 +38,27 @@ class Summary:
     retry: str
 
 
-def gather(result: ExportResult, store: Store, call: str, *, unmet: str, held: str) -> Summary:
-    """Ask the database for what a display of a result shows; ``unmet`` and ``held`` are its conditions for batches."""
-    more_days = ""
+def gather(result: ExportResult, store: Store, call: str, unmet: str | None) -> Summary:
+    """
+    Ask the database for what a display of a result shows.
+
+    Args:
+        unmet: the query for its failure table, ``None`` where the database is closed.
+    """
     kinds: list[tuple[str, int, str]] = []
     failures: list[FailedRow] = []
-    if not store.closed:
+    if unmet is not None:
         with store.reading() as cursor:
             for kind, hint, count in run(
-                cursor,
-                f"SELECT kind, hint, count(*) FROM {LEDGER} WHERE {unmet} GROUP BY ALL ORDER BY 3 DESC, 1, 2",
+                cursor, f"SELECT kind, hint, count(*) FROM ({unmet}) GROUP BY ALL ORDER BY 3 DESC, 1, 2"
             ):
                 kinds.append((kind, count, hint or HINTS.get(kind, "")))
             for first, last, kind, http, message, attempts in run(
                 cursor,
-                f"SELECT from_date, to_date, kind, http_status, message, attempts FROM {LEDGER} WHERE {unmet}"
+                f"SELECT from_date, to_date, kind, http_status, message, attempts FROM ({unmet})"
                 f" ORDER BY from_date, to_date LIMIT {SHOWN_FAILURES}",
             ):
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
-            [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {held}")
-            if first and result.from_date and result.to_date and (first < result.from_date or last > result.to_date):
-                more_days = f"{days(first, last)} in all: batches are whole"
     asked = result.from_date is not None
     batches = [
         (result.successful_batches, "fetched"),
@@ -71,8 +71,8 @@ def gather(result: ExportResult, store: Store, call: str, *, unmet: str, held: s
         facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
         facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
-    if more_days:
-        facts.append(("days", more_days))
+    if outside := result.rows_outside:
+        facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
     if result.rejected_lines:
         facts.append(("rejected", f"{result.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
     if store.closed:

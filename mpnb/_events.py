@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
-from mpnb._ledger import HELD
+from mpnb._ledger import HELD, of_table
 from mpnb._properties import BATCH_ID, FIXED, Column, columns_of, converted, in_batches, literal, merged
 from mpnb._store import LEDGER, quoted, run
 from mpnb._typed import PROCESSED, Typed, closest, typed
@@ -97,14 +97,21 @@ def event_query(
 
 
 def rows_condition(result: ExportResult) -> str:
-    """Give the condition for the rows that a result has now, which fails once one of their batches was replaced."""
+    """Return the condition for the rows that a result has now, which fails once one of their batches was replaced."""
+    selection = result._selection
     with result._store.reading() as cursor:
-        query = f"SELECT batch_id FROM {LEDGER} WHERE {result._mine(HELD)} AND rows > 0"
-        batch_ids = [batch_id for (batch_id,) in run(cursor, query)]
+        inside, across = (
+            [batch_id for (batch_id,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {which} AND rows > 0")]
+            for which in (selection.inside, selection.across)
+        )
+    rows = in_batches(inside, BATCH_ID)
+    if across:
+        rows = f"({rows} OR {in_batches(across, BATCH_ID)} AND {selection.in_days})"
     again = literal("batches of this relation were fetched again since: call event() again")
+    there = f"{of_table(result.table)} AND status IN {HELD} AND {in_batches([*inside, *across], 'batch_id')}"
     return (
-        f"{in_batches(batch_ids, BATCH_ID)} AND (SELECT CASE WHEN count(*) = {len(batch_ids)} THEN true"
-        f" ELSE error({again}) END FROM {LEDGER} WHERE status IN {HELD} AND {in_batches(batch_ids, 'batch_id')})"
+        f"{rows} AND (SELECT CASE WHEN count(*) = {len(inside) + len(across)} THEN true"
+        f" ELSE error({again}) END FROM {LEDGER} WHERE {there})"
     )
 
 

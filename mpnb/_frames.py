@@ -123,7 +123,7 @@ def to_parquet(
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise PlanError(f"{path} is there and not empty: pass another folder")
-    query = self._events_query() if events is None else event_query(self, events, **options)
+    query = self._selection.events if events is None else event_query(self, events, **options)
     parts = [partition_by] if isinstance(partition_by, str) else list(partition_by or [])
     with self._store.reading() as cursor:
         relation = cursor.sql(query)

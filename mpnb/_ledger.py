@@ -2,8 +2,9 @@
 The ledger: one row a batch, in the database itself, so that what is there and what went wrong is a query.
 
 Of one table, the rows that are ``done`` or ``empty`` never overlap in days. A batch is known by its table and its id:
-ids of older files may be those of batches of another table as well. Every function takes the cursor of the thread that
-calls it; those that write are called within a transaction of their caller.
+ids of older files may be those of batches of another table as well. Within a table ids grow: what was asked for later
+has a greater one, whatever the clock says. Every function takes the cursor of the thread that calls it; those that
+write are called within a transaction of their caller.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
 from duckdb import DuckDBPyConnection
 
 from mpnb._clock import utc_now
 from mpnb._errors import TableError
 from mpnb._failures import HINTS, Failure
-from mpnb._plan import Batch, HeldBatch, Unmet
+from mpnb._plan import DAY, Batch, HeldBatch
+from mpnb._running import entering, running
 from mpnb._store import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
@@ -143,15 +145,32 @@ def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     return [HeldBatch(*row) for row in rows]
 
 
-def unmet_batches(cursor: DuckDBPyConnection, table: str, first: date | None, last: date | None) -> list[Unmet]:
-    """Give the batches that failed or were cancelled and overlap a range of days, or all, in date order."""
-    rows = run(
-        cursor,
-        f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE lower(table_name) = lower(?)"
-        f" AND status IN {UNMET} AND from_date <= ? AND to_date >= ? ORDER BY from_date, to_date",
-        [table, last or date.max, first or date.min],
+def of_table(table: str) -> str:
+    """Return the condition for the rows of a table."""
+    literal = "'" + table.replace("'", "''") + "'"
+    return f"lower(table_name) = lower({literal})"
+
+
+def unmet_days(mine: str, ended: Sequence[str] = (), least: str = "failed.batch_id") -> str:
+    """
+    Return the query for ``batch_id``, ``day`` of the days of failed batches that nothing has made up for.
+
+    Args:
+        mine: condition for the rows that count: of one table, perhaps of some days.
+        ended: exports whose batches have failed, though they stand there as if they were under way.
+        least: expression for the id that a batch needs at least to make up for ``day`` of ``failed``.
+    """
+    failed = f"status IN {UNMET}"
+    if ended:
+        exports = ", ".join(f"'{each}'" for each in ended)
+        failed = f"({failed} OR status NOT IN {HELD} AND export_id IN ({exports}))"
+    days = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE) AS day"
+    return (
+        "SELECT failed.batch_id, day FROM"
+        f" ({days} FROM {LEDGER} WHERE {mine} AND {failed}) AS failed"
+        f" LEFT JOIN ({days} FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS held USING (day)"
+        f" WHERE (held.batch_id IS NULL OR held.batch_id < {least})"
     )
-    return [Unmet(*row) for row in rows]
 
 
 def is_read_only(cursor: DuckDBPyConnection) -> bool:
@@ -188,11 +207,17 @@ def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
     return {export_id for (export_id,) in rows}
 
 
+def ended_exports(cursor: DuckDBPyConnection, table: str) -> list[str]:
+    """Return the ids of exports that left batches of this table as if they were under way, and are not."""
+    with entering:
+        return sorted(unfinished_exports(cursor, table) - running)
+
+
 def register(
     cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
 ) -> list[int]:
     """
-    Add batches that are to be fetched, in place of failed ones whose days are all among theirs, and give their ids.
+    Add batches that are to be fetched, in place of failed ones that they make up for if they come, and give their ids.
 
     Args:
         batches: no two of them with a day in common.
@@ -200,19 +225,13 @@ def register(
     if not batches:
         return []
     ids = [i for (i,) in run(cursor, f"SELECT nextval('{BATCH_IDS}') FROM range(?)", [len(batches)])]
-    # One statement for all: 5,000 of them one by one take seconds. By name: DuckDB 1.5.0 counts the ? of WHERE first.
+    # One statement for all: 5,000 of them one by one take seconds.
     run(
         cursor,
-        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
-        " AND f.to_date - f.from_date + 1 <= ("
-        " SELECT coalesce(sum(least(b.last, f.to_date) - greatest(b.first, f.from_date) + 1), 0)"
-        " FROM (SELECT unnest($first::DATE[]) AS first, unnest($last::DATE[]) AS last) AS b"
-        " WHERE b.first <= f.to_date AND b.last >= f.from_date)",
-        {
-            "first": [batch.from_date for batch in batches],
-            "last": [batch.to_date for batch in batches],
-            "table": table,
-        },
+        f"DELETE FROM {LEDGER} WHERE {of_table(table)} AND status IN {UNMET}"
+        f" AND batch_id NOT IN (SELECT batch_id FROM ({unmet_days(of_table(table))})"
+        " WHERE day NOT IN (SELECT unnest($days::DATE[])))",
+        {"days": [batch.from_date + DAY * n for batch in batches for n in range(batch.days)]},
     )
     run(
         cursor,

@@ -115,15 +115,6 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmet:
-    """Hold a batch of the ledger that failed or was cancelled."""
-
-    batch_id: int
-    from_date: date
-    to_date: date
-
-
-@dataclass(frozen=True, slots=True)
 class ExportPlan:
     """
     Show what an export would do. Nothing was sent to make it.
@@ -288,10 +279,8 @@ def make_batches(
     Returns:
         The batches to fetch and the held ones that stay, both in date order.
     """
-    overlapping = sorted(
-        (h for h in held if any(h.from_date <= last and h.to_date >= first for first, last in ranges)),
-        key=lambda h: h.from_date,
-    )
+    asked = _days_in(ranges)
+    overlapping = sorted((h for h in held if _has(h, asked)), key=lambda h: h.from_date)
     kept = [h for h in overlapping if not is_stale(h)]
     atoms = [Batch(h.from_date, h.to_date, (h.batch_id,)) for h in overlapping if is_stale(h)]
     taken = {day for h in overlapping for day in _days(h.from_date, h.to_date)}
@@ -317,7 +306,7 @@ def make_plan(
     to_date: date,
     held: Sequence[HeldBatch],
     *,
-    unmet: Sequence[Unmet] = (),
+    unmet: Sequence[tuple[date, date]] = (),
     mode: Mode,
     calendar: Calendar,
     chunk_days: int | Literal["auto"],
@@ -330,12 +319,14 @@ def make_plan(
 
     Args:
         held: the table's batches in the ledger, which do not overlap each other.
-        unmet: the table's batches that failed or were cancelled.
+        unmet: first and last days of what failed or was cancelled and has not come since.
         quota_left, per_hour: requests that are left of the rolling hour, and that it has in all.
     """
 
+    failed = {day for day in _days_in(unmet) if from_date <= day <= to_date}
+
     def is_wanted(batch: HeldBatch) -> bool:
-        return mode == "refresh" or _is_overdue(batch, unmet)
+        return mode == "refresh" or _has(batch, failed)
 
     def is_stale(batch: HeldBatch) -> bool:
         return is_wanted(batch) or calendar.is_due(batch)
@@ -368,27 +359,32 @@ def make_plan(
     )
 
 
-def plan_again(unmet: Sequence[Unmet], held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
+def plan_again(unmet: Sequence[tuple[date, date]], held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
     """
-    Plan the batches that failed once more, each by itself.
-
-    What the ledger got since a batch failed makes up for its days; what it had before was to be replaced.
+    Plan what failed once more, each range of days by itself.
 
     Args:
-        unmet: failed and cancelled batches, in date order; they may overlap.
+        unmet: first and last days of what failed and has not come since, in date order, apart from each other. What
+            the ledger has of these days was to be replaced.
         held: as for ``make_plan``.
 
     Returns:
         The batches to fetch, and the held ones that stay.
     """
-    ranges: list[tuple[date, date]] = []
-    for u in unmet:
-        first = max(u.from_date, ranges[-1][1] + DAY) if ranges else u.from_date
-        if first <= u.to_date:
-            ranges.append((first, u.to_date))
+    longest = max(((last - first).days + 1 for first, last in unmet), default=1)
+    failed = _days_in(unmet)
+    return make_batches(unmet, held, lambda h: _has(h, failed), longest)
 
-    longest = max(((last - first).days + 1 for first, last in ranges), default=1)
-    return make_batches(ranges, held, lambda h: _is_overdue(h, unmet), longest)
+
+def ranges_of(batches: Iterable[Batch]) -> tuple[tuple[date, date], ...]:
+    """Return the days of batches in date order as ranges, those of neighbours as one."""
+    ranges: list[tuple[date, date]] = []
+    for batch in batches:
+        if ranges and ranges[-1][1] + DAY == batch.from_date:
+            ranges[-1] = (ranges[-1][0], batch.to_date)
+        else:
+            ranges.append((batch.from_date, batch.to_date))
+    return tuple(ranges)
 
 
 def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -> int:
@@ -409,9 +405,12 @@ def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -
     return chunk
 
 
-def _is_overdue(h: HeldBatch, unmet: Sequence[Unmet]) -> bool:
-    """Whether a later try to replace it failed, and is still wanted. Ids tell what is later, whatever the clock did."""
-    return any(u.from_date <= h.to_date and u.to_date >= h.from_date and h.batch_id < u.batch_id for u in unmet)
+def _has(h: HeldBatch, days: set[date]) -> bool:
+    return not days.isdisjoint(_days(h.from_date, h.to_date))
+
+
+def _days_in(ranges: Iterable[tuple[date, date]]) -> set[date]:
+    return {day for first, last in ranges for day in _days(first, last)}
 
 
 def _midnight_after(day: date) -> datetime:

@@ -30,7 +30,7 @@ def deduplicated(self: ExportResult) -> DuckDBPyRelation:
         ClosedError: the result was closed.
     """
     return self._relation(
-        f"SELECT * FROM ({self._events_query()}) QUALIFY insert_id IS NULL OR row_number() OVER ("
+        f"SELECT * FROM ({self._selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
         " PARTITION BY event_name, distinct_id, time, insert_id"
         " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) = 1"
     )
@@ -49,7 +49,7 @@ def duplicates(self: ExportResult) -> DuckDBPyRelation:
         "SELECT event_name, sum(events)::BIGINT AS events,"
         " sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS duplicates"
         " FROM (SELECT event_name, distinct_id, time, insert_id, count(*) AS events"
-        f" FROM ({self._events_query()}) GROUP BY ALL)"
+        f" FROM ({self._selection.events}) GROUP BY ALL)"
         " GROUP BY event_name ORDER BY duplicates DESC, event_name"
     )
 
@@ -65,7 +65,7 @@ def event_names(self: ExportResult) -> DuckDBPyRelation:
     """
     return self._relation(
         "SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS users,"
-        f" min(time) AS first, max(time) AS last FROM ({self._events_query()})"
+        f" min(time) AS first, max(time) AS last FROM ({self._selection.events})"
         " GROUP BY event_name ORDER BY events DESC, event_name"
     )
 
@@ -87,7 +87,7 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
         PlanError: there is no such zone, or ``time`` looks like a wall clock and no ``project_timezone`` is given.
         ClosedError: the result was closed.
     """
-    events = self._events_query()
+    events = self._selection.events
     with self._store.reading() as cursor:
         for each in (zone, project_timezone or "UTC"):
             if not run(cursor, "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1", [each]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb import _catalog, _events, _frames, _queries, _typed
@@ -15,9 +17,10 @@ from mpnb import _display as display
 from mpnb._check import Check, check
 from mpnb._errors import ExportError
 from mpnb._failures import Failure
-from mpnb._ledger import HELD, UNMET
+from mpnb._ledger import HELD, ended_exports
 from mpnb._plan import MAX_LATE_DAYS, whole_number
-from mpnb._store import LEDGER, REJECTED, Store, quoted, run
+from mpnb._selection import Selection
+from mpnb._store import LEDGER, REJECTED, Store, run
 
 if TYPE_CHECKING:
     from mpnb._job import ExportJob
@@ -68,21 +71,21 @@ class ExportResult:
         self,
         *,
         store: Store,
-        table: str,
-        from_date: date | None,
-        to_date: date | None,
+        selection: Selection,
         outcome: Outcome,
         retry: Retry,
         call: str,
     ) -> None:
         self._store = store
+        self._selection = selection
         self._retry = retry
         self._call = call
         self._con: DuckDBPyConnection | None = None
         self._lock = threading.Lock()
-        self.table = table
-        self.from_date = from_date
-        self.to_date = to_date
+        self.table = selection.table
+        self.from_date: date | None
+        self.to_date: date | None
+        self.from_date, self.to_date = selection.days or (None, None)
         self.successful_batches = outcome.successful_batches
         self.failed_batches = outcome.failed_batches
         self.cancelled_batches = outcome.cancelled_batches
@@ -91,37 +94,53 @@ class ExportResult:
         self.rejected_lines = outcome.rejected_lines
         self.duration_seconds = outcome.duration_seconds
         self.bytes = outcome.bytes
-        self._last = {"total": 0, "unmet": 0}
-        _ = self.total_rows, self.has_failures
+        # What a result that never had a database to ask says.
+        self._last = {"total": 0, "outside": 0, "unmet": outcome.failed_batches + outcome.cancelled_batches}
+        _ = self.total_rows, self.rows_outside, self.has_failures
 
-    # --- counts that follow the ledger -----------------------------------------------------------------------------
+    # --- counts that follow the database ----------------------------------------------------------------------------
 
     @property
     def total_rows(self) -> int:
         """Count the ``events``, those that were there before included."""
-        return self._known("total", f"SELECT coalesce(sum(rows), 0)::BIGINT FROM {LEDGER} WHERE {self._mine(HELD)}")
+        return self._known("total", lambda _: f"SELECT count(*) FROM ({self._selection.events})")
+
+    @property
+    def rows_outside(self) -> int:
+        """
+        Count the rows that ``events`` leaves out of ``batches``.
+
+        A batch is fetched whole, also where days were asked for that are not all of its own. Of such a batch
+        ``events`` has the rows whose ``time`` falls on the days that were asked for, and not those without a ``time``.
+        """
+        return self._known("outside", lambda _: f"SELECT count(*) FROM ({self._selection.outside})")
 
     @property
     def has_failures(self) -> bool:
-        """Say whether a batch that was asked for failed or was cancelled, and has not been made up for since."""
-        return self._known("unmet", f"SELECT count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}") > 0
+        """
+        Whether a day is missing: its batch failed or was cancelled, and no other has brought it since.
+
+        That goes for the days that this call asked for. Those that it was to fetch again, such as all by
+        ``mode="refresh"``, are missing until they came again, though the table has what it had before.
+        """
+        return self._known("unmet", lambda cursor: f"SELECT count(*) FROM ({self._unmet(cursor)})") > 0
 
     @property
     def failed_date_ranges(self) -> list[tuple[date, date]]:
-        """Give first and last day, both inclusive, of each row of ``failures``, in date order."""
+        """Return first and last day, both inclusive, of the days that are missing, by failed batch, in date order."""
         with self._store.reading() as cursor:
-            query = f"SELECT from_date, to_date FROM {LEDGER} WHERE {self._mine(UNMET)} ORDER BY from_date, to_date"
-            return [(first, last) for first, last in run(cursor, query)]
+            return self._selection.unmet_ranges(cursor)
 
     # --- relations -------------------------------------------------------------------------------------------------
 
     @property
     def events(self) -> DuckDBPyRelation:
         """
-        Give the events of all batches with a day that was asked for, as they were exported, duplicates included.
+        Return the events of the days that were asked for, as they were exported, duplicates included.
 
-        Batches are whole: where the table had longer ones, their other days are there as well, which the result's text
-        says. By ``time`` they could not be left out: it may lie outside the day in projects older than 2023.
+        They are all rows of the batches that have no other days, whatever their ``time``: it may lie outside the day in
+        projects older than 2023. Of batches that have other days as well, which the table had before, they are the rows
+        whose ``time`` falls on the days that were asked for; ``rows_outside`` counts the others.
 
         Columns: ``event_name``, ``time`` (TIMESTAMP, as exported), ``distinct_id``, ``device_id``, ``user_id``,
         ``insert_id`` (VARCHAR, null where the event has none), ``properties`` (JSON, all of them), ``batch_id``.
@@ -129,12 +148,12 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(self._events_query())
+        return self._relation(self._selection.events)
 
     @property
     def failures(self) -> DuckDBPyRelation:
         """
-        Give one row a batch that failed or was cancelled, in date order.
+        Return one row a batch that failed or was cancelled, in date order, while a day of it is missing.
 
         Columns: ``from_date``, ``to_date``, ``status``, ``kind`` (``rate_limit``, ``timeout``, ``connection``,
         ``truncated``, ``http``, ``decode``, ``write``, ``auth``, ``cancelled``), ``http_status``, ``message``,
@@ -144,25 +163,24 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(
-            "SELECT from_date, to_date, status, kind, http_status, message, attempts, retryable, hint, started_at,"
-            f" finished_at, batch_id FROM {LEDGER} WHERE {self._mine(UNMET)} ORDER BY from_date, to_date"
-        )
+        return self._relation(self._failures())
 
     @property
     def batches(self) -> DuckDBPyRelation:
         """
-        Give the ledger's rows of the days that were asked for, in date order.
+        Return the ledger's rows of all batches with a day that was asked for, whole, in date order.
 
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(f"SELECT * FROM {LEDGER} WHERE {self._mine()} ORDER BY from_date, to_date, batch_id")
+        return self._relation(
+            f"SELECT * FROM {LEDGER} WHERE {self._selection.batches()} ORDER BY from_date, to_date, batch_id"
+        )
 
     @property
     def rejected(self) -> DuckDBPyRelation:
         """
-        Give the lines that are no events, whole, in order.
+        Return the lines of ``batches`` that are no events, whole, in order. They have no ``time`` to go by.
 
         Columns: ``from_date``, ``to_date``, ``line_number`` (from 1, in the body of the batch), ``reason``, ``line``
         (BLOB), ``in_events`` (true where the line is an event all the same, with keys that the table has no column
@@ -173,7 +191,8 @@ class ExportResult:
         """
         return self._relation(
             "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
-            f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self._mine(HELD)}) AS b USING (batch_id)"
+            f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self._selection.batches(HELD)}) AS b"
+            " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
             " ORDER BY b.from_date, r.line_number"
         )
 
@@ -271,10 +290,12 @@ class ExportResult:
             ClosedError: the result was closed.
         """
         late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
-        asked = (self.from_date, self.to_date) if self.from_date and self.to_date else None
         with self._store.reading() as cursor:
             return check(
-                cursor, table=self.table, mine=self._mine(), days=asked, late_days=late_days, relate=self._relation
+                cursor,
+                selection=self._selection,
+                late_days=late_days,
+                relate=self._relation,
             )
 
     def close(self) -> None:
@@ -301,13 +322,12 @@ class ExportResult:
             rows = run(
                 cursor,
                 "SELECT kind, first(message ORDER BY from_date), first(http_status ORDER BY from_date),"
-                f" first(hint ORDER BY from_date), count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}"
+                f" first(hint ORDER BY from_date), count(*), sum(count(*)) OVER ()::BIGINT FROM ({self._failures()})"
                 " GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1",
             )
-            [(count,)] = run(cursor, f"SELECT count(*) FROM {LEDGER} WHERE {self._mine(UNMET)}")
         if not rows:
             return "nothing failed"
-        kind, message, status, hint, most = rows[0]
+        kind, message, status, hint, most, count = rows[0]
         why = Failure(kind, message, http_status=status)
         return (
             f"{count:,} {'batch' if count == 1 else 'batches'} failed, {most:,} of them by {kind}: {why}. {hint} "
@@ -332,7 +352,8 @@ class ExportResult:
 
     def summary(self) -> display.Summary:
         """Gather what a display shows. Works after ``close()`` as well, then without what only the database knows."""
-        return display.gather(self, self._store, self._call, unmet=self._mine(UNMET), held=self._mine(HELD))
+        failures = None if self._store.closed else self._failures()
+        return display.gather(self, self._store, self._call, failures)
 
     def __repr__(self) -> str:
         """Say it in a few lines."""
@@ -344,31 +365,24 @@ class ExportResult:
 
     # --- within ----------------------------------------------------------------------------------------------------
 
-    def _mine(self, statuses: str | None = None) -> str:
-        """Give the condition for the ledger's rows of this table and these days."""
-        literal = "'" + self.table.replace("'", "''") + "'"
-        parts = [f"lower(table_name) = lower({literal})"]
-        if self.from_date is not None and self.to_date is not None:
-            parts.append(f"from_date <= DATE '{self.to_date}' AND to_date >= DATE '{self.from_date}'")
-        if statuses is not None:
-            parts.append(f"status IN {statuses}")
-        return " AND ".join(parts)
+    def _unmet(self, cursor: DuckDBPyConnection) -> str:
+        return self._selection.unmet(ended_exports(cursor, self.table))
 
-    def _events_query(self) -> str:
-        # By batch, not by time: events lie outside their days in projects older than 2023.
-        return (
-            f"SELECT * FROM {quoted(self.table)}"
-            f" WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self._mine(HELD)})"
-        )
+    def _failures(self) -> str:
+        with self._store.reading() as cursor:
+            return self._selection.failures(ended_exports(cursor, self.table))
 
     def _relation(self, query: str) -> DuckDBPyRelation:
         return self._store.cursor().sql(query)
 
-    def _known(self, name: str, query: str) -> int:
+    def _known(self, name: str, query: Callable[[DuckDBPyConnection], str]) -> int:
         """Ask for a count, or give the last answer where the result was closed since."""
         if not self._store.closed:
             with self._store.reading() as cursor:
-                self._last[name] = run(cursor, query)[0][0]
+                try:
+                    self._last[name] = run(cursor, query(cursor))[0][0]
+                except duckdb.CatalogException:  # somebody has dropped the table
+                    self._last[name] = 0
         return self._last[name]
 
 

@@ -112,7 +112,7 @@ def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) 
         held = _held(cursor, table)
         known = _known(cursor, table, name)
         seen, there = known.of(held) if known else ([], frozenset[int]())
-        found, names = _scanned(cursor, table, name, {b: held[b] for b in held.keys() - there}, only)
+        found, names = scan_event(cursor, table, name, {b: held[b] for b in held.keys() - there}, only)
     seen += found
     columns = columns_of(merged(seen), names | _properties(seen))
     scanned = [c for c in columns if only is None or _may_be(c.property, only)]
@@ -196,7 +196,7 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
                 known = _Known(number, frozenset(), (), [])
             number = known.number
             seen, there = known.of(held)
-            found, _ = _scanned(cursor, table, name, {b: held[b] for b in held.keys() - there})
+            found, _ = scan_event(cursor, table, name, {b: held[b] for b in held.keys() - there})
             seen += found
             columns = columns_of(merged(seen), _properties(seen))
             if there and known.columns == columns:
@@ -285,16 +285,28 @@ def _create(cursor: DuckDBPyConnection) -> None:
     )
 
 
-def _scanned(
-    cursor: DuckDBPyConnection, table: str, name: str, batches: Mapping[int, int], only: Sequence[str] | None = None
+def scan_event(
+    cursor: DuckDBPyConnection,
+    table: str,
+    name: str,
+    batches: Mapping[int, int],
+    only: Sequence[str] | None = None,
+    rows: str = "true",
 ) -> tuple[list[Seen], set[str]]:
-    """Scan an event's rows of some batches, given with the number of all their rows; give all its properties, too."""
+    """
+    Scan an event's rows of some batches, and return the names of all its properties, too.
+
+    Args:
+        batches: their ids, with the number of all their rows.
+        only: properties or columns that matter; all if not given.
+        rows: condition for the rows that count.
+    """
     seen: list[Seen] = []
     names: set[str] = set()
     for some in _groups(batches):
         # A scan reads its rows many times, and reading them from the events unpacks those of all other events as well.
-        rows = f"SELECT batch_id, properties FROM ({_events(table, name, some)})"
-        run(cursor, f"CREATE OR REPLACE TEMP TABLE {STAGE} AS {rows}")
+        staged = f"SELECT batch_id, properties FROM ({_events(table, name, some)}) WHERE {rows}"
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {STAGE} AS {staged}")
         here = [each for (each,) in run(cursor, names_query(f"FROM {STAGE}"))]
         asked = [each for each in here if only is None or _may_be(each, only)]
         seen += scan(lambda query: run(cursor, query), f"FROM {STAGE}", asked)

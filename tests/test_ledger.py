@@ -66,7 +66,8 @@ def test_only_what_arrived_since_makes_up_for_a_failure(database, order: int) ->
         # Whatever the clock says of when: it was set back meanwhile.
         cursor.execute(f"UPDATE {LEDGER} SET created_at = created_at - INTERVAL 1 year WHERE batch_id = {wanted}")
         ledger.landed(cursor, "events", arrivals)
-        assert [u.batch_id for u in ledger.unmet_batches(cursor, "events", None, None)] == [wanted]
+        missing = run(cursor, f"FROM ({ledger.unmet_days(ledger.of_table('events'))}) ORDER BY day")
+        assert missing == [(wanted, day(1)), (wanted, day(2))]
 
 
 def test_failures_make_room_for_smaller_batches_of_the_same_days(database) -> None:
@@ -82,5 +83,5 @@ def test_failures_make_room_for_smaller_batches_of_the_same_days(database) -> No
         ledger.unmet(cursor, "events", failed, "failed", Failure("http", "no", hint=""))
         new = register(*((n, n) for n in range(1, 14)))
         ledger.unmet(cursor, "events", new[3:4], "failed", Failure("http", "no", hint=""))
-        unmet = ledger.unmet_batches(cursor, "events", None, None)
-    assert [(u.from_date, u.to_date) for u in unmet] == [(day(4), day(4)), (day(8), day(14))]
+        missing = run(cursor, f"SELECT from_date, to_date FROM {LEDGER} WHERE status = 'failed' ORDER BY from_date")
+    assert missing == [(day(4), day(4)), (day(8), day(14))]

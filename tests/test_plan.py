@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._plan import Batch, Calendar, HeldBatch, Unmet, make_batches, make_plan, parse_date, plan_again
+from mpnb._plan import Batch, Calendar, HeldBatch, make_batches, make_plan, parse_date, plan_again
 from mpnb.sandbox import Fault
 from tests._helpers import START, WIDE, day, days_of, query
 
@@ -216,27 +215,24 @@ def test_every_day_that_is_asked_for_is_fetched_or_held(
     assert all(b.days <= chunk or len(b.replaces) == 1 for b in batches)
 
 
-@given(ledgers(), st.lists(st.tuples(st.integers(1, LONG), st.integers(0, 9)), max_size=8), st.data())
-def test_what_failed_is_planned_again_and_nothing_else(
-    there: list[HeldBatch], failed: list[tuple[int, int]], data: st.DataObject
-) -> None:
-    """Failed batches may overlap: each of their days is fetched once, unless the ledger got it since."""
-    ids = iter(data.draw(st.permutations(range(len(there) + len(failed)))))
-    there = [replace(h, batch_id=next(ids)) for h in there]
-    unmet = sorted(
-        (Unmet(next(ids), day(a), day(a + more)) for a, more in failed), key=lambda u: (u.from_date, u.to_date)
-    )
+@given(ledgers(), st.sets(st.integers(1, LONG), max_size=16))
+def test_what_failed_is_planned_again_and_nothing_else(there: list[HeldBatch], borders: set[int]) -> None:
+    """Each day that failed is fetched once, with the batches that were to be replaced, and no other."""
+    pairs = list(zip(sorted(borders)[::2], sorted(borders)[1::2], strict=False))
+    unmet = [(day(first), day(last)) for first, last in pairs]
     batches, kept = plan_again(unmet, there)
     check_batches(batches, kept, there)
-    wanted = {d for u in unmet for d in days_of(u.from_date, u.to_date)}
+    assert kept == []
+    wanted = {d for first, last in unmet for d in days_of(first, last)}
     fetched = {d for b in batches for d in days_of(b.from_date, b.to_date)}
-    since = {d for h in kept for d in days_of(h.from_date, h.to_date)}
-    assert wanted <= fetched | since
     widened = {d for h in there for b in batches if h.batch_id in b.replaces for d in days_of(h.from_date, h.to_date)}
-    assert fetched <= wanted | widened
-    for u in unmet:
-        mine = set(days_of(u.from_date, u.to_date))
-        assert all(h.batch_id > u.batch_id for h in kept if mine & set(days_of(h.from_date, h.to_date)))
+    assert wanted <= fetched <= wanted | widened
+
+
+def test_days_that_failed_outside_the_range_are_for_whoever_asks_for_them() -> None:
+    """A batch is not fetched again for a day of it that failed and that this range does not ask for."""
+    assert spans(plan_of(1, 3, [held(1, 1, 7)], unmet=[(day(7), day(9))])) == []
+    assert spans(plan_of(1, 7, [held(1, 1, 7)], unmet=[(day(7), day(9))])) == [(1, 7)]
 
 
 # --- the plan ------------------------------------------------------------------------------------------------------

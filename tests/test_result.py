@@ -115,12 +115,13 @@ def test_a_retry_that_fails_again_replaces_the_reasons(sandbox, export) -> None:
 
 
 def test_a_later_export_of_the_same_days_makes_up_for_failures(sandbox, export) -> None:
-    """In batches of another length, too: the failure table empties when every day of a batch is there."""
+    """In batches of another length, too: days go as they come, and the row of their batch with the last of them."""
     mp = sandbox(faults=[Fault("status", day(3), status=400)])
     failed = export(mp, day(1), day(8), chunk_days=4)
     assert failed.failed_date_ranges == [(day(1), day(4))]
     export(mp, day(1), day(2), chunk_days=1)
-    assert failed.failed_date_ranges == [(day(1), day(4))]
+    assert failed.failed_date_ranges == [(day(3), day(4))]
+    assert failed.failures.select("from_date, to_date").fetchall() == [(day(1), day(4))]
     export(mp, day(3), day(4), chunk_days=1)
     assert not failed.has_failures
     assert failed.total_rows == mp.count(day(1), day(8))
@@ -375,11 +376,11 @@ def test_a_display_may_come_while_an_export_runs(sandbox, export, start) -> None
     job.cancel()
 
 
-def test_a_result_says_which_days_it_has_besides(sandbox, export) -> None:
-    """The table has longer batches than are asked for, and gives them whole."""
+def test_a_result_says_what_its_batches_have_besides(sandbox, export) -> None:
+    """The table has longer batches than are asked for: the events of their other days are counted, and left out."""
     mp = sandbox()
     whole = export(mp, day(1), day(7), chunk_days=7)
-    assert "batches are whole" not in str(whole)
+    assert "outside" not in str(whole)
     part = export(mp, day(3), day(4), chunk_days=7)
-    assert part.total_rows == mp.count(day(1), day(7))
-    assert "days      2026-01-01 – 2026-01-07 in all: batches are whole" in str(part)
+    outside = mp.count(day(1), day(7)) - mp.count(day(3), day(4))
+    assert f"outside   {outside} more events of the same batches are of other days" in str(part)

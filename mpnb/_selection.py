@@ -1,0 +1,136 @@
+"""What a result covers, as conditions and queries: days of a table, the batches that hold them, the rows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from duckdb import DuckDBPyConnection
+
+from mpnb import _ledger as ledger
+from mpnb._ledger import HELD, UNMET
+from mpnb._plan import DAY
+from mpnb._store import LEDGER, quoted, run
+
+# What the failure table says of batches whose export has ended and could not note how they did.
+UNNOTED = "the export ended before it could write down what became of this batch"
+UNNOTED_HINT = "The ledger could not be written: free some disk or mend what else it is, then retry."
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Hold which days of which table a result is about.
+
+    Attributes:
+        table: the events table.
+        days: first and last day, both inclusive; ``None`` for the whole ledger.
+        fetched: ranges of days that the call set out to fetch, whether or not the table held them.
+        since: the first id of the batches that were to bring them. Ids grow, so what came before has a smaller one.
+    """
+
+    table: str
+    days: tuple[date, date] | None = None
+    fetched: tuple[tuple[date, date], ...] = ()
+    since: int = 0
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def batches(self, statuses: str | None = None) -> str:
+        """Return the condition for the ledger's rows of batches with one of these days at least."""
+        parts = [ledger.of_table(self.table)]
+        if self.days:
+            parts.append(f"from_date <= DATE '{self.days[1]}' AND to_date >= DATE '{self.days[0]}'")
+        if statuses is not None:
+            parts.append(f"status IN {statuses}")
+        return " AND ".join(parts)
+
+    @property
+    def inside(self) -> str:
+        """Return the condition for batches that the table holds and that have no other days."""
+        only = f" AND from_date >= DATE '{self.days[0]}' AND to_date <= DATE '{self.days[1]}'" if self.days else ""
+        return self.batches(HELD) + only
+
+    @property
+    def across(self) -> str:
+        """Return the condition for batches that the table holds and that have other days as well."""
+        other = f"(from_date < DATE '{self.days[0]}' OR to_date > DATE '{self.days[1]}')" if self.days else "false"
+        return f"{self.batches(HELD)} AND {other}"
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_days(self) -> str:
+        """Return the condition for rows whose ``time`` falls on these days."""
+        if not self.days:
+            return "true"
+        return f"time >= TIMESTAMP '{self.days[0]}' AND time < TIMESTAMP '{self.days[1] + DAY}'"
+
+    @property
+    def events(self) -> str:
+        """
+        Return the query for the events of these days.
+
+        By batch, since events lie outside their days in projects older than 2023; by ``time`` only where a batch has
+        other days as well.
+        """
+        # Two scans: DuckDB skips the second where no batch reaches beyond, and an OR would take twice as long.
+        rows = f"SELECT * FROM {quoted(self.table)} WHERE"
+        inside = f"{rows} batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.inside})"
+        if not self.days:
+            return inside
+        across = f"batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
+        return f"{inside} UNION ALL {rows} {self.in_days} AND {across}"
+
+    @property
+    def outside(self) -> str:
+        """Return the query for the rows of the same batches that ``events`` leaves out."""
+        return (
+            f"SELECT * FROM {quoted(self.table)} WHERE ({self.in_days}) IS NOT TRUE"
+            f" AND batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
+        )
+
+    # --- what is missing ---------------------------------------------------------------------------------------------
+
+    def unmet(self, ended: list[str]) -> str:
+        """
+        Return the query for ``batch_id``, ``day`` of the days that this result misses, by failed batch.
+
+        A day is met once the table holds it. One that the call set out to fetch must have come since, and where the
+        whole ledger is asked, one that failed must have come since it did.
+
+        Args:
+            ended: exports that ended without a note in the ledger, see ``ledger.ended_exports``.
+        """
+        least = "failed.batch_id"
+        if self.days:
+            again = " OR ".join(f"day BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in self.fetched)
+            least = f"CASE WHEN {again} THEN {self.since} ELSE 0 END" if again else "0"
+        days = ledger.unmet_days(self.batches(), ended, least)
+        return f"{days} AND day BETWEEN DATE '{self.days[0]}' AND DATE '{self.days[1]}'" if self.days else days
+
+    def failures(self, ended: list[str]) -> str:
+        """Return the query for the failure table, in date order."""
+        rows = f"FROM {LEDGER} WHERE {self.batches()} AND status"
+        return (
+            "SELECT from_date, to_date, status, kind, http_status, message, attempts, retryable, hint, started_at,"
+            f" finished_at, batch_id FROM (SELECT * {rows} IN {UNMET} UNION ALL SELECT * REPLACE ('failed' AS status,"
+            f" 'write' AS kind, '{UNNOTED}' AS message, true AS retryable, '{UNNOTED_HINT}' AS hint)"
+            f" {rows} NOT IN {HELD} AND status NOT IN {UNMET})"
+            f" WHERE batch_id IN (SELECT batch_id FROM ({self.unmet(ended)})) ORDER BY from_date, to_date, batch_id"
+        )
+
+    def unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
+        """Return the ranges of days that this result misses, apart by failed batch, in date order."""
+        query = self.unmet(ledger.ended_exports(cursor, self.table))
+        # Of failures that overlap, the latest says what the day waits for.
+        days = run(cursor, f"SELECT max(batch_id), day FROM ({query}) GROUP BY day ORDER BY day")
+        ranges: list[tuple[date, date]] = []
+        before = None
+        for batch_id, day in days:
+            if batch_id == before and ranges[-1][1] + DAY == day:
+                ranges[-1] = (ranges[-1][0], day)
+            else:
+                ranges.append((day, day))
+            before = batch_id
+        return ranges

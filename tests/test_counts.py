@@ -1,0 +1,350 @@
+"""What is counted is what is there: of the days that were asked for, and never what a ledger says of a table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+import mpnb
+import mpnb._plan
+from mpnb.sandbox import Fault
+from tests._helpers import all_or_nothing, as_served, as_stored, day, days_of, event, query, until
+
+REFUSED = {"status": 400, "times": None}
+
+
+def ranges(result: mpnb.ExportResult) -> list[tuple[int, int]]:
+    """Return the days that are missing, by number."""
+    return [((a - day(1)).days + 1, (b - day(1)).days + 1) for a, b in result.failed_date_ranges]
+
+
+# --- what is missing, by day -----------------------------------------------------------------------------------------
+
+
+def test_days_that_came_are_not_missing_though_their_batch_failed(sandbox, export) -> None:
+    """A failure is of those days alone that this call asks for and that the table does not hold."""
+    mp = sandbox(faults=[Fault("status", day(12), **REFUSED)])
+    first = export(mp, day(1), day(14), chunk_days=7)
+    assert ranges(first) == [(8, 14)]
+    second = export(mp, day(1), day(10), chunk_days=7)
+    assert (second.has_failures, ranges(second), second.failures.fetchall()) == (False, [], [])
+    second.raise_for_failures()
+    assert second.check().ok
+    assert "missing" not in str(second)
+    # The first one still misses the others: one row, with the batch's own days.
+    assert (first.has_failures, ranges(first)) == (True, [(11, 14)])
+    assert first.failures.select("from_date, to_date").fetchall() == [(day(8), day(14))]
+    with pytest.raises(mpnb.ExportError, match="1 batch failed"):
+        first.raise_for_failures()
+
+
+def test_a_retry_fetches_the_days_that_are_still_missing(sandbox, export) -> None:
+    """Not the whole batch that failed, of which others have brought some since."""
+    mp = sandbox(faults=[Fault("status", day(12), **REFUSED)])
+    first = export(mp, day(1), day(14), chunk_days=7)
+    export(mp, day(1), day(10), chunk_days=7)
+    mp.clear_faults()
+    sent = len(mp.requests)
+    with first.retry() as again:
+        assert [(r.from_date, r.to_date) for r in mp.requests[sent:]] == [(day(11), day(14))]
+        assert not again.has_failures
+        all_or_nothing(again, mp)
+    assert not first.has_failures
+    assert query(first._store.path, "SELECT count(*) FROM mpnb_batches WHERE status = 'failed'") == [(0,)]
+
+
+def test_a_retry_that_fails_again_leaves_one_row_a_day(sandbox, export) -> None:
+    """The days that a new batch stands for are in no older row besides."""
+    mp = sandbox(faults=[Fault("status", day(12), **REFUSED)])
+    first = export(mp, day(1), day(14), chunk_days=7)
+    export(mp, day(1), day(10), chunk_days=7)
+    with pytest.raises(mpnb.ExportError) as error:
+        first.retry()
+    error.value.result.close()
+    assert first.failures.select("from_date, to_date").fetchall() == [(day(11), day(14))]
+    assert ranges(first) == [(11, 14)]
+
+
+def test_a_rolling_window_is_not_held_up_by_a_day_that_it_has_left(sandbox, export) -> None:
+    """Whose batch it failed in does not matter: only the days of the window do."""
+    mp = sandbox(faults=[Fault("status", day(1), **REFUSED)])
+    with pytest.raises(mpnb.ExportError) as error:
+        export(mp, day(1), day(7), chunk_days=7)
+    error.value.result.close()
+    for n in range(2, 6):
+        window = export(mp, day(n), day(n + 6), chunk_days=7)
+        assert (window.has_failures, ranges(window)) == (False, [])
+        assert window.total_rows == mp.count(day(n), day(n + 6))
+
+
+def test_a_failed_refresh_is_a_failure_though_the_old_rows_are_there(sandbox, export) -> None:
+    """Its days were to come again, and did not; what asked for them before misses nothing."""
+    mp = sandbox()
+    before = export(mp, day(1), day(4))
+    mp.add_fault(Fault("status", day(2), **REFUSED))
+    refreshed = export(mp, day(1), day(4), mode="refresh")
+    assert (refreshed.has_failures, ranges(refreshed)) == (True, [(2, 2)])
+    assert refreshed.total_rows == mp.count(day(1), day(4))
+    assert (before.has_failures, ranges(before)) == (False, [])
+    mp.clear_faults()
+    sent = len(mp.requests)
+    refreshed.retry().close()
+    assert [r.from_date for r in mp.requests[sent:]] == [day(2)]
+    assert not refreshed.has_failures
+    all_or_nothing(refreshed, mp)
+
+
+def test_the_next_call_makes_up_for_a_failed_refresh(sandbox, export) -> None:
+    """Its days are due to whoever asks for them, and to nobody else; then it is met as well."""
+    mp = sandbox()
+    export(mp, day(1), day(4))
+    mp.add_fault(Fault("status", day(2), **REFUSED))
+    refreshed = export(mp, day(1), day(4), mode="refresh")
+    mp.clear_faults()
+    assert export(mp, day(3), day(4)).skipped_batches == 2
+    assert refreshed.has_failures
+    assert export(mp, day(1), day(4)).successful_batches == 1
+    assert not refreshed.has_failures
+
+
+def test_days_that_were_due_again_are_missing_until_they_come(sandbox, export, monkeypatch) -> None:
+    """A day that was fetched before its end, and cannot be fetched again, is no day that is there."""
+    mp = sandbox()
+    yesterday = mpnb._plan.today() - timedelta(days=1)
+    export(mp, yesterday, yesterday)
+    mp.add_fault(Fault("status", yesterday, **REFUSED))
+    with pytest.raises(mpnb.ExportError) as error:
+        export(mp, yesterday, yesterday)
+    with error.value.result as result:
+        assert result.failed_date_ranges == [(yesterday, yesterday)]
+        assert result.total_rows == mp.count(yesterday, yesterday)
+
+
+def test_an_opened_table_misses_what_failed_and_has_not_come_since(sandbox, export, database) -> None:
+    """Of all calls, whatever each asked for."""
+    mp = sandbox(faults=[Fault("status", day(12), **REFUSED)])
+    export(mp, day(1), day(14), chunk_days=7)
+    export(mp, day(1), day(10), chunk_days=7)
+    with mpnb.open(database, credentials=mp.credentials) as db:
+        assert (db.has_failures, ranges(db)) == (True, [(11, 14)])
+        mp.clear_faults()
+        with db.retry() as again:
+            assert (again.has_failures, ranges(again)) == (False, [])
+            assert again.total_rows == mp.count(day(1), day(14))
+
+
+def test_a_day_in_two_failed_batches_is_missing_once(sandbox, export, database) -> None:
+    """The later one has it; both rows tell why."""
+    mp = sandbox(faults=[Fault("status", day(n), **REFUSED) for n in (9, 12)])
+    export(mp, day(1), day(14), chunk_days=7)
+    export(mp, day(1), day(10), chunk_days=7)
+    with mpnb.open(database, credentials=mp.credentials) as db:
+        assert db.failures.select("from_date, to_date").fetchall() == [(day(8), day(10)), (day(8), day(14))]
+        assert ranges(db) == [(8, 10), (11, 14)]
+
+
+@pytest.mark.parametrize("shift", [timedelta(days=-400), timedelta(days=400)])
+def test_what_is_missing_does_not_depend_on_the_clock(sandbox, export, database, shift: timedelta) -> None:
+    """A clock that was ahead, or is behind, makes no failure good and none up: what was asked for later counts."""
+    mp = sandbox()
+    export(mp, day(1), day(3)).close()
+    mp.add_fault(Fault("status", day(2), **REFUSED))
+    export(mp, day(1), day(3), mode="refresh").close()
+    moved = f"INTERVAL '{shift.days} days'"
+    query(database, f"UPDATE mpnb_batches SET created_at = created_at + {moved}, finished_at = finished_at + {moved}"
+                    " WHERE status = 'failed'")  # fmt: skip
+    mp.clear_faults()
+    with mpnb.open(database, credentials=mp.credentials) as db:
+        assert ranges(db) == [(2, 2)]
+        with db.retry() as again:
+            assert (again.successful_batches, again.has_failures) == (1, False)
+
+
+# --- what an export could not note -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["queued", "fetching", "writing"])
+def test_what_nobody_could_note_has_failed(sandbox, export, database, status: str) -> None:
+    """A batch that an ended export left as if it were under way: its days are missing, and a retry brings them."""
+    mp = sandbox(faults=[Fault("status", day(n), **REFUSED) for n in (2, 3)])
+    result = export(mp)
+    query(database, f"UPDATE mpnb_batches SET status = '{status}', kind = NULL WHERE from_date = '2026-01-02'")
+    assert result.has_failures
+    assert ranges(result) == [(2, 2), (3, 3)]
+    rows = result.failures.select("from_date, status, kind, message, retryable, hint").fetchall()
+    assert rows[0][:3] == (day(2), "failed", "write")
+    assert "before it could write down what became of this batch" in rows[0][3]
+    assert rows[0][4] is True
+    assert rows[0][5]
+    with pytest.raises(mpnb.ExportError, match="2 batches failed"):
+        result.raise_for_failures()
+    assert "2 batches" in str(result)
+    mp.clear_faults()
+    with result.retry() as again:
+        assert (again.successful_batches, again.has_failures) == (2, False)
+        all_or_nothing(again, mp)
+    assert not result.has_failures
+
+
+def test_what_is_under_way_has_not_failed(sandbox, export, start) -> None:
+    """Batches of an export that runs in this process are no failures of whoever looks meanwhile."""
+    mp = sandbox()
+    export(mp)
+    mp.add_fault(Fault("hang", day(5), times=None))
+    job = start(mp, day(4), day(5))
+    until(lambda: mp.injected)
+    with mpnb.open(job._store.path) as db:
+        assert not db.has_failures
+        assert db.failures.fetchall() == []
+    job.cancel()
+
+
+FULL_DISK = """
+import json, resource, sys, threading
+import mpnb
+from mpnb.sandbox import serve
+from tests._helpers import WIDE, day, event
+
+full, landed, files = threading.Event(), set(), resource.RLIMIT_FSIZE
+before = resource.getrlimit(files)
+
+def lines(d):
+    assert d <= day(3) or full.wait(30)
+    return [event(n=n, text="x" * 400) for n in range(200)]
+
+def fill(progress):
+    landed.update({progress.from_date} if progress.status == "done" else ())
+    if len(landed) >= 3 and not full.is_set():
+        resource.setrlimit(files, (4096, before[1]))
+        full.set()
+
+with serve(lines=lines) as mp:
+    options = {"credentials": mp.credentials, "quota": WIDE, "database": sys.argv[1], "chunk_days": 1}
+    with mpnb.export(day(1), day(8), on_batch=fill, **options) as result:
+        resource.setrlimit(files, before)
+        answer = {
+            "held": [str(d) for (d,) in result.sql("SELECT from_date FROM mpnb_batches WHERE rows > 0").fetchall()],
+            "missing": [str(first) for first, _ in result.failed_date_ranges],
+            "failures": [str(d) for (d,) in result.failures.select("from_date").fetchall()],
+            "has_failures": result.has_failures,
+        }
+        with result.retry() as again:
+            answer |= {"fetched": again.successful_batches, "rows": again.total_rows, "left": again.has_failures}
+print(json.dumps(answer))
+"""
+
+
+def test_days_that_a_full_disk_kept_out_are_missing(database) -> None:
+    """Whether or not the ledger could take a note of it: what was asked for is there, or in the failure table."""
+    command = [sys.executable, "-c", FULL_DISK, str(database)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    days = [str(d) for d in days_of(day(1), day(8))]
+    assert len(answer["held"]) in range(3, 8)
+    assert answer["missing"] == answer["failures"] == [d for d in days if d not in answer["held"]]
+    assert answer["has_failures"] is True
+    assert (answer["fetched"], answer["rows"], answer["left"]) == (8 - len(answer["held"]), 8 * 200, False)
+
+
+# --- the days that were asked for ------------------------------------------------------------------------------------
+
+
+def test_a_result_has_the_days_that_were_asked_for(sandbox, export) -> None:
+    """Whatever batches the table has them in; of those, ``rows_outside`` counts what is left out."""
+    mp = sandbox()
+    export(mp, day(1), day(21), chunk_days=7)
+    result = export(mp, day(10), day(12))
+    wanted = as_served(mp, days_of(day(10), day(12)))
+    assert as_stored(result.events.select("event_name, properties").fetchall()) == wanted
+    assert result.total_rows == mp.count(day(10), day(12))
+    assert result.rows_outside == mp.count(day(8), day(14)) - result.total_rows
+    held = result.batches.aggregate("min(from_date), max(to_date), sum(rows)").fetchall()
+    assert held == [(day(8), day(14), result.total_rows + result.rows_outside)]
+
+
+def test_what_stands_on_the_events_has_the_same_days(sandbox, export) -> None:
+    """Names, typed events, the catalog, frames, duplicates, analysis and the check."""
+    mp = sandbox()
+    export(mp, day(1), day(14), chunk_days=7)
+    result = export(mp, day(6), day(9))
+    total = mp.count(day(6), day(9))
+    names = result.event_names()
+    assert names.aggregate("sum(events)").fetchall() == [(total,)]
+    every = [name for (name,) in names.select("event_name").fetchall()]
+    for materialize in (False, True):
+        typed = result.event(every, materialize=materialize)
+        assert typed.aggregate("count(*), min(time) >= '2026-01-06', max(time) < '2026-01-10'").fetchall() == [
+            (total, True, True)
+        ]
+        shares = result.catalog(materialize=materialize).select("event_name, property, share, nulls").fetchall()
+        assert {share for _, name, share, _ in shares if name == "time"} == {1.0}
+        assert all(0 <= share <= 1 for _, _, share, _ in shares)
+        assert sorted(shares) == sorted(expected_shares(result))
+    assert len(result.df()) == len(result.pl()) == result.arrow().num_rows == total
+    assert result.duplicates().aggregate("sum(events)").fetchall() == [(total,)]
+    per_day = mpnb.analysis.segmentation(result.events).select("period, events").fetchall()
+    assert [(p.date(), n) for p, n in per_day] == [(d, mp.count(d, d)) for d in days_of(day(6), day(9))]
+    assert result.check().ok
+
+
+def expected_shares(result: mpnb.ExportResult) -> list[tuple[Any, ...]]:
+    """Count what the catalog says, by the events alone."""
+    return result.sql(
+        f"WITH e AS ({result._selection.events}), k AS (SELECT event_name, unnest(json_keys(properties)) AS property,"
+        " properties FROM e), n AS (SELECT event_name, count(*) AS n FROM e GROUP BY ALL)"
+        " SELECT event_name, property, count(*) / any_value(n),"
+        " count(*) FILTER (json_type(properties->('/' || property)) = 'NULL')"
+        " FROM k JOIN n USING (event_name) GROUP BY ALL"
+    ).fetchall()
+
+
+def test_a_batch_that_has_no_other_days_is_there_whole(sandbox, export) -> None:
+    """Whatever the time of its events: in an old project it may lie outside of the days."""
+    mp = sandbox(legacy_timezone="Asia/Kolkata")
+    export(mp, day(8), day(14), chunk_days=7)
+    whole = export(mp, day(8), day(14))
+    assert (whole.total_rows, whole.rows_outside) == (mp.count(day(8), day(14)), 0)
+    part = export(mp, day(9), day(13))
+    by_time = "SELECT count(*) FROM events WHERE time >= '2026-01-09' AND time < '2026-01-14'"
+    assert [(part.total_rows,)] == part.sql(by_time).fetchall()
+    assert part.total_rows + part.rows_outside == whole.total_rows
+
+
+def test_rows_without_a_time_are_left_out_where_their_day_cannot_be_told(sandbox, export) -> None:
+    """They are in the batch, and counted outside; where the batch has no other days, they are events of these days."""
+
+    def lines(d: date) -> list[bytes]:
+        seconds = int((d - date(1970, 1, 1)).total_seconds())
+        return [event(time=seconds), event(time=None), event(time="soon")]
+
+    mp = sandbox(lines=lines)
+    whole = export(mp, day(1), day(7), chunk_days=7)
+    assert (whole.total_rows, whole.rows_outside) == (21, 0)
+    part = export(mp, day(2), day(3), chunk_days=7)
+    assert (part.total_rows, part.rows_outside) == (2, 19)
+    single = export(mp, day(9), day(9), chunk_days=7)
+    assert (single.total_rows, single.rows_outside) == (3, 0)
+
+
+def test_the_relation_of_events_follows_batches_that_came_later(sandbox, export) -> None:
+    """One that was taken before another call brought a day in a longer batch has that day, and no other."""
+    mp = sandbox(faults=[Fault("status", day(3), times=1, status=400)])
+    result = export(mp, day(1), day(3))
+    events = result.events
+    export(mp, day(3), day(9), chunk_days=7)
+    assert events.aggregate("count(*)").fetchall() == [(mp.count(day(1), day(3)),)]
+    assert not result.has_failures
+
+
+def test_an_opened_table_has_all_days(sandbox, export, database) -> None:
+    """Nothing is outside of them."""
+    mp = sandbox()
+    export(mp, day(1), day(7), chunk_days=7).close()
+    with mpnb.open(database) as db:
+        assert (db.total_rows, db.rows_outside) == (mp.count(day(1), day(7)), 0)
