@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mpnb
-import mpnb._plan
+from mpnb._clock import today
 from mpnb.sandbox import Fault
 from tests._helpers import all_or_nothing, as_served, as_stored, day, days_of, event, query, until
 
@@ -112,17 +112,16 @@ def test_the_next_call_makes_up_for_a_failed_refresh(sandbox, export) -> None:
     assert not refreshed.has_failures
 
 
-def test_days_that_were_due_again_are_missing_until_they_come(sandbox, export, monkeypatch) -> None:
+def test_days_that_were_due_again_are_missing_until_they_come(sandbox, export) -> None:
     """A day that was fetched before its end, and cannot be fetched again, is no day that is there."""
-    mp = sandbox()
-    yesterday = mpnb._plan.today() - timedelta(days=1)
-    export(mp, yesterday, yesterday)
-    mp.add_fault(Fault("status", yesterday, **REFUSED))
+    mp, now = sandbox(), today()
+    export(mp, now, now)
+    mp.add_fault(Fault("status", now, **REFUSED))
     with pytest.raises(mpnb.ExportError) as error:
-        export(mp, yesterday, yesterday)
+        export(mp, now, now)
     with error.value.result as result:
-        assert result.failed_date_ranges == [(yesterday, yesterday)]
-        assert result.total_rows == mp.count(yesterday, yesterday)
+        assert result.failed_date_ranges == [(now, now)]
+        assert result.total_rows == mp.count(now, now)
 
 
 def test_an_opened_table_misses_what_failed_and_has_not_come_since(sandbox, export, database) -> None:
