@@ -51,13 +51,32 @@ class Parser(_options.Parser):
 
 def run() -> NoReturn:
     """Stand in for the interpreter's way out: the entry point of the console script."""
+    _fill_streams()
     status = main()
     if status == INTERRUPTED:
         # A connect that is still pending takes ten seconds to give up and writes nothing: nobody waits for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in _streams():
+            stream.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _fill_streams() -> None:
+    """
+    Lead streams that were closed, as by ``2>&-``, into nowhere.
+
+    Else the database would get such a number, and what a library prints would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
+
+
+def _streams() -> list[TextIO]:
+    """Return what there is of standard output and error: a process without a terminal may have neither."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 all is there, 1 some batches failed, 2 wrong arguments or nothing exported, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in _streams():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a Windows pipe has no dashes and boxes
     try:
@@ -79,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", UserWarning)
             status = _run(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         # The reader has left, as head does. What is still buffered must not be flushed into nowhere at the end.
@@ -184,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(name: str, text: str) -> None:
-    print(f"{name}: {text}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # print() would take standard output for none
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def _show_warning(

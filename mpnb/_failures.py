@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -123,15 +124,22 @@ def from_os_error(error: OSError) -> Failure:
 
 def error_text(body: bytes) -> str:
     """Take the message out of an error body, which is JSON with ``error`` or plain text, as one short safe line."""
-    text = body.decode("utf-8", errors="replace")
+    text = body.decode("utf-8-sig", errors="replace")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
         text = next((v for key in ("error", "message") if isinstance(v := value.get(key), str) and v), text)
-    # A load balancer's page: its words are enough.
-    return safe_text(re.sub(r"<[^>]{1,200}>", " ", text) if text.lstrip()[:1] == "<" else text)
+    # A load balancer's page: the words that it shows are enough.
+    return safe_text(_page_text(text) if text.lstrip()[:1] == "<" else text)
+
+
+def _page_text(page: str) -> str:
+    """Return the words of an HTML page, which may be cut anywhere, without its styles, scripts and comments."""
+    page = re.sub(r"<!--.*?(-->|$)", " ", page, flags=re.DOTALL)
+    page = re.sub(r"<(style|script|svg)\b.*?(</\1\s*>|$)", " ", page, flags=re.DOTALL | re.IGNORECASE)
+    return html.unescape(re.sub(r"<[^<>]*(>|$)", " ", page))
 
 
 def safe_text(text: str, secrets: Iterable[str] = ()) -> str:

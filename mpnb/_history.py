@@ -132,9 +132,13 @@ def _parse(data: bytes) -> Times:
 
 
 def _moment(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        moment = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        moment = math.inf
+    if not math.isfinite(moment):
         raise ValueError("the file holds a time that is none")
-    return float(value)
+    return moment
 
 
 def _remove_old(folder: Path) -> None:

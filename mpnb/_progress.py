@@ -111,10 +111,15 @@ class PipeLines:
 
 
 class Silent:
-    """Show nothing: the caller has a callback."""
+    """Show nothing: the caller has a callback, or there is nowhere to show it."""
 
-    def __init__(self, on_batch: Callable[[BatchProgress], object]) -> None:
-        self.on_batch = on_batch
+    def __init__(self, on_batch: Callable[[BatchProgress], object] | None = None) -> None:
+        self._on_batch = on_batch
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Hand it to the callback, where there is one."""
+        if self._on_batch is not None:
+            self._on_batch(progress)
 
     def begin(self, job: ExportJob) -> None:
         """Show nothing."""
@@ -124,6 +129,11 @@ class Silent:
 
     def close(self) -> None:
         """Leave nothing."""
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether it is one. What a window puts in place of a stream may not even have the question."""
+    return bool(getattr(stream, "isatty", bool)())
 
 
 def _has_size(stream: TextIO) -> bool:
@@ -153,7 +163,11 @@ def clock(moment: float) -> str:
 
 
 def choose(stream: TextIO | None = None) -> Progress:
-    """Give what suits a notebook, where this is one, else the stream, standard error by default."""
+    """
+    Return what suits a notebook, where this is one, else the stream, standard error by default.
+
+    A process without a terminal may have none: pythonw, a service, a window of its own.
+    """
     if stream is None and "ipykernel" in sys.modules:
         from mpnb._panel import notebook_progress
 
@@ -161,4 +175,6 @@ def choose(stream: TextIO | None = None) -> Progress:
         if live is not None:
             return live
     stream = stream or sys.stderr
-    return TerminalLine(stream) if stream.isatty() else PipeLines(stream)
+    if stream is None or getattr(stream, "closed", False):
+        return Silent()
+    return TerminalLine(stream) if _is_terminal(stream) else PipeLines(stream)

@@ -45,7 +45,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Show rows in aligned columns. A terminal gets the last column folded to its width; a log gets it whole."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     before = sum(widths[:-1]) + 2 * len(widths)
-    room = shutil.get_terminal_size().columns - before if sys.stdout.isatty() else 0
+    room = shutil.get_terminal_size().columns - before if sys.stdout is not None and sys.stdout.isatty() else 0
     lines: list[str] = []
     for row in (head, ["-" * width for width in (*widths[:-1], len(head[-1]))], *rows):
         start = "".join(f"  {cell:<{width}}" for cell, width in zip(row[:-1], widths[:-1], strict=True)) + "  "

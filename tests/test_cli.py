@@ -433,6 +433,25 @@ def test_the_sandbox_can_be_served_and_exported_from(mpnb_command: Run, tmp_path
     assert "3 fetched" in asked.stdout
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(closed: str, tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:
+    """As under cron or pythonw: what would be printed is not, nor into the database, and the status tells."""
+    mp = sandbox(faults=[Fault("status", day=day(6), status=400, times=None)])
+    env = {**os.environ, **environment(mp)}
+
+    def mpnb_with(words: str) -> subprocess.CompletedProcess[str]:
+        command = f"{shlex.quote(sys.executable)} -m mpnb {words} {closed}"
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    done = mpnb_with(f"export {' '.join([*DAYS, *WIDE])}")
+    assert done.returncode == 1
+    assert ("2 fetched, 1 failed" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert (" done: " in done.stderr) == ("2>&-" not in closed)
+    wrong = mpnb_with("export --nonsense")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert query(tmp_path / "mixpanel.duckdb", "SELECT count(*) > 0 FROM events") == [(True,)]
+
+
 def test_the_command_is_installed() -> None:
     """The script beside the interpreter and ``python -m mpnb`` are the same."""
     for command in ([str(Path(sys.executable).parent / "mpnb")], [sys.executable, "-m", "mpnb"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import re
 import socket
@@ -195,6 +196,35 @@ def test_the_body_of_an_answer_counts(status: int, body: str, where: str | None,
     """Mixpanel says the same with several statuses, and several things with one."""
     why = judge(status, body, where)
     assert {name: getattr(why, name) for name in expected} == expected
+
+
+STYLED = (
+    "<!DOCTYPE html><html><head><title>502</title><style type='text/css'>body > p { color: red } /* 1 < 2 */</style>"
+    "<SCRIPT src=x>if (a < b) { document.write('<p>no</p>') }</SCRIPT ></head><body><!-- <b>hidden</b> -->"
+    f"<svg><path d='{'M0 0 ' * 200}'/></svg><h1>Bad&nbsp;gateway</h1><p>Ray&#58; 1 &lt; 2 &amp; on</p></body></html>"
+)
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (STYLED, "502 Bad gateway Ray: 1 < 2 & on"),
+        (f"\ufeff\r\n {STYLED}", "502 Bad gateway Ray: 1 < 2 & on"),
+        (json.dumps({"error": STYLED}), "502 Bad gateway Ray: 1 < 2 & on"),
+        ("<html><title>Oh</title><style>body { margin: 0", "Oh"),
+        ("<html><title>Oh</title><script>document", "Oh"),
+        ("<html><title>Oh</title><!-- a comment", "Oh"),
+        ("<html><title>Oh</title><img src='data:" + "x" * 900, "Oh"),
+        ("<html><style>p {}</style></html>", "no message"),
+        ("<html><b>style</b> <i>matters</i></html>", "style matters"),
+        ("<title>\x1b[31m&#27;[0m &#x202e;</title>", r"\x1b[31m[0m \u202e"),
+        ("a < b, and <style> is a word", "a < b, and <style> is a word"),
+        ("<style>" * 500 + "<!--" * 500, "no message"),
+    ],
+)
+def test_a_page_says_what_it_shows(page: str, message: str) -> None:
+    """Of a proxy's page, cut anywhere, the words that a browser would show: no styles, no scripts, no comments."""
+    assert judge(502, page).message == message
 
 
 # --- faults that would hit every batch ------------------------------------------------------------------------------

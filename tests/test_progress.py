@@ -15,12 +15,14 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
 import mpnb
 from mpnb import _progress
 from mpnb._board import ENDED, STATUSES, JobProgress
+from mpnb._clock import today
 from mpnb.sandbox import Fault
 from tests._helpers import day, until
 
@@ -199,6 +201,39 @@ def test_a_pipe_is_told_of_long_waits_once(sandbox, export, capfd, monkeypatch) 
     export(mp, workers=1)
     waits = [line for line in capfd.readouterr().err.splitlines() if "waiting until" in line]
     assert len(waits) == 1
+
+
+class Window:
+    """Stand in for a stream, with no more than what print() needs, as a window does."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        """Keep it."""
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def test_without_standard_error_nothing_shows(sandbox, export, monkeypatch) -> None:
+    """As under pythonw or in a service: an export runs all the same, and so does its warning of a day to come."""
+    for stream in (None, open(os.devnull, "w")):  # noqa: SIM115
+        if stream:
+            stream.close()
+        monkeypatch.setattr(sys, "stderr", stream)
+        with pytest.warns(UserWarning, match="is after today"):
+            result = export(sandbox(), today(), today() + timedelta(days=1), database=":memory:")
+        assert result.successful_batches == 1
+
+
+def test_a_window_gets_a_line_a_batch(sandbox, export, monkeypatch) -> None:
+    """What a window puts in place of standard error need not know whether it is a terminal."""
+    monkeypatch.setattr(sys, "stderr", Window())
+    export(sandbox())
+    assert sys.stderr.text.count(" done: ") == 3
 
 
 def test_a_pipe_that_nobody_reads_stops_nothing(sandbox, export, monkeypatch) -> None:

@@ -217,4 +217,5 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(f"mpnb: {text}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        print(f"mpnb: {text}", file=sys.stderr, flush=True)

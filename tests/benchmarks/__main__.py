@@ -197,15 +197,21 @@ def _cells(case: Case, against: str, rounds: list[dict[str, dict[str, Any]]]) ->
     ]  # fmt: skip
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 10**10):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Measure, print a table for each scenario, and write the figures as JSON where asked."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=SCENARIOS)
-    parser.add_argument("--events", type=int, default=400_000, help="events in all")
-    parser.add_argument("--slow-events", type=int, default=4_000, help="events in all, for executemany")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--events", type=_count, default=400_000, help="events in all")
+    parser.add_argument("--slow-events", type=_count, default=4_000, help="events in all, for executemany")
+    parser.add_argument("--rounds", type=_count, default=3)
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment with exporters to compare with")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()

@@ -122,6 +122,10 @@ BROKEN = {
     "another type": b'{"starts": ["soon", null]}',
     "no number": b'{"starts": [NaN, Infinity]}',
     "deep": b"[" * 100_000,
+    "4,000 digits": b'{"starts": [1' + b"0" * 4_000 + b"]}",
+    "5,000 digits": b'{"starts": [1' + b"0" * 5_000 + b"]}",
+    "a cool-down of 400 digits": b'{"starts": [], "cool_until": 1' + b"0" * 400 + b"}",
+    "true": b'{"starts": [true]}',
 }
 
 
