@@ -18,6 +18,7 @@ from mpnb._credentials import Credentials
 from mpnb._failures import KINDS
 from mpnb.sandbox import Sandbox
 from mpnb.sandbox.__main__ import environment
+from tests.benchmarks.__main__ import main as measure
 from tests._helpers import day
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,17 @@ def test_the_measurement_of_the_readme_runs() -> None:
     assert [row[0] for row in rows] == ["floor", "mpnb", "executemany"]
     assert rows[0][1] == rows[1][1] != "0"
     assert "instant, summary: " in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--rounds 0", "--rounds -1", "--events x", "--slow-events 0", "--json no/such/folder/x", "--peers no/such"],
+)
+def test_a_wrong_measurement_is_told_at_once(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not after half an hour, and not by a traceback."""
+    with pytest.raises(SystemExit, match="2"):
+        measure(option.split())
+    assert option.split()[1].removesuffix("/x") in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_python_of_the_readme_runs(

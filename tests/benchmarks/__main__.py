@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -203,7 +204,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table for each scenario, and write the figures as JSON where asked."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -214,7 +215,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=_count, default=3)
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment with exporters to compare with")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"there is no folder {args.json.parent} for the figures")
+    if args.peers and not shutil.which(args.peers):
+        parser.error(f"there is no Python at {args.peers}")
     machine = f"{platform.platform()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
     if args.peers:
