@@ -18,8 +18,8 @@ from mpnb._credentials import Credentials
 from mpnb._failures import KINDS
 from mpnb.sandbox import Sandbox
 from mpnb.sandbox.__main__ import environment
-from tests.benchmarks.__main__ import main as measure
 from tests._helpers import day
+from tests.benchmarks.__main__ import main as measure
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING, CHANGELOG = (
