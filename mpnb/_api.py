@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,31 @@ from mpnb._running import entering, registration, running
 from mpnb._selection import Selection
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, run, transaction
+from mpnb._warn import warn
 
 # Between two looks at the whole while an export runs in the caller's thread.
 TICK_SECONDS = 0.1
 
 log = logging.getLogger("mpnb")
+
+# Decides on the batches to fetch and to leave, given those that the table holds.
+MakePlan = Callable[[DuckDBPyConnection, Sequence[HeldBatch]], tuple[list[Batch], list[HeldBatch]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """
+    Hold what a database has of a table.
+
+    Attributes:
+        held: batches that are there, if perhaps not all their rows.
+        gone: batches that were there, and have no row left.
+        unmet: first and last days of what failed and has not come since.
+    """
+
+    held: tuple[HeldBatch, ...] = ()
+    gone: tuple[HeldBatch, ...] = ()
+    unmet: tuple[tuple[date, date], ...] = ()
 
 
 def plan(
@@ -75,12 +95,12 @@ def plan(
     limiter = _limiter(asked)
     with _existing(asked.database) as store:
         if store is None:
-            return _plan(asked, [], [], limiter)
+            return _plan(asked, Known(), limiter)
         with store.reading() as cursor:
             layout.check(cursor, store.label)
-            held, unmet = _known_batches(cursor, asked)
-            _check_table(cursor, asked, store, held)
-            return _plan(asked, held, unmet, limiter)
+            known = _known(cursor, asked)
+            _check_table(cursor, asked, store, known)
+            return _plan(asked, known, limiter)
 
 
 def start(
@@ -237,12 +257,12 @@ def _bring_up_to_date(store: Store) -> None:
 # --- from a plan to a job ------------------------------------------------------------------------------------------
 
 
-def _check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, held: Sequence[HeldBatch]) -> None:
+def _check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: Known) -> None:
     if asked.source is not None:
         ledger.check_source(cursor, asked.table, asked.source)
     layout.check_events(cursor, store.label, asked.table)
-    if asked.mode == "new" and held:
-        rows = sum(h.rows for h in held)
+    rows = sum(h.rows for h in known.held)
+    if asked.mode == "new" and rows:
         raise TableError(
             f"table {asked.table!r} has {rows:,} events, and mode='new' wants an empty one: "
             "pass another table=, or mode='resume' or 'refresh'"
@@ -255,20 +275,23 @@ def _limiter(asked: Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
-def _known_batches(cursor: DuckDBPyConnection, asked: Asked) -> tuple[list[HeldBatch], list[tuple[date, date]]]:
+def _known(cursor: DuckDBPyConnection, asked: Asked) -> Known:
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
-        return [], []
-    return ledger.held_batches(cursor, asked.table), Selection(asked.table).unmet_ranges(cursor)
+        return Known()
+    batches = ledger.compared_batches(cursor, asked.table)
+    return Known(
+        tuple(h for h in batches if not h.is_gone),
+        tuple(h for h in batches if h.is_gone),
+        tuple(Selection(asked.table).unmet_ranges(cursor)),
+    )
 
 
-def _plan(
-    asked: Asked, held: Sequence[HeldBatch], unmet: Sequence[tuple[date, date]], limiter: RateLimiter
-) -> ExportPlan:
-    return planning.make_plan(
+def _plan(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
+    plan = planning.make_plan(
         asked.from_date,
         asked.to_date,
-        held,
-        unmet=unmet,
+        known.held,
+        unmet=known.unmet,
         mode=asked.mode,
         calendar=Calendar(utc_now(), asked.late_days),
         chunk_days=asked.chunk_days,
@@ -276,6 +299,7 @@ def _plan(
         per_hour=limiter.quota.per_hour,
         notes=asked.notes,
     )
+    return replace(plan, notes=(*plan.notes, *planning.losses(asked.table, plan.batches, plan.held, known.gone)))
 
 
 @contextlib.contextmanager
@@ -297,7 +321,7 @@ def _launch(
     events: Events,
     *,
     in_background: bool,
-    make_plan: Callable[[DuckDBPyConnection], tuple[list[Batch], list[HeldBatch]]] | None = None,
+    make_plan: MakePlan | None = None,
     whole: bool = False,
 ) -> ExportJob:
     """
@@ -320,9 +344,12 @@ def _launch(
         board = BatchBoard(events.put)
         with registration, store.committing(), store.reading() as cursor:
             try:
-                batches, kept = _admitted(cursor, asked, store, make_plan, limiter)
+                batches, kept, gone = _admitted(cursor, asked, store, make_plan, limiter)
+                for loss in planning.losses(asked.table, batches, kept, gone):
+                    warn(loss)
                 run(cursor, "BEGIN")
                 layout.create(cursor, asked.table)
+                ledger.forget(cursor, asked.table, [h.batch_id for h in gone])
                 if ledger.is_free_for(cursor, asked.table, asked.source):
                     ledger.clear(cursor, asked.table)
                 ids = ledger.register(
@@ -382,11 +409,13 @@ def _admitted(
     cursor: DuckDBPyConnection,
     asked: Asked,
     store: Store,
-    make_plan: Callable[[DuckDBPyConnection], tuple[list[Batch], list[HeldBatch]]] | None,
+    make_plan: MakePlan | None,
     limiter: RateLimiter,
-) -> tuple[list[Batch], list[HeldBatch]]:
+) -> tuple[Sequence[Batch], Sequence[HeldBatch], Sequence[HeldBatch]]:
     """
-    See that an export may enter the ledger, and decide on the batches to fetch and to leave. It writes nothing new.
+    See that an export may enter the ledger, and decide on the batches to fetch, to leave and to forget.
+
+    It writes nothing new.
 
     Raises:
         TableError: another export is under way into the same table, or the table is not for this one.
@@ -397,12 +426,16 @@ def _admitted(
             ledger.settle_dead(cursor, running)
         if ledger.unfinished_exports(cursor, asked.table):
             raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-    held, unmet = _known_batches(cursor, asked)
-    _check_table(cursor, asked, store, held)
+    known = _known(cursor, asked)
+    _check_table(cursor, asked, store, known)
+    batches: Sequence[Batch]
+    kept: Sequence[HeldBatch]
     if make_plan is not None:
-        return make_plan(cursor)
-    plan = _plan(asked, held, unmet, limiter)
-    return list(plan.batches), list(plan.held)
+        batches, kept = make_plan(cursor, known.held)
+    else:
+        plan = _plan(asked, known, limiter)
+        batches, kept = plan.batches, plan.held
+    return batches, kept, planning.overlapping(known.gone, batches)
 
 
 def _engine(
@@ -525,9 +558,8 @@ def _retry(
         store.close()
         raise
 
-    def make_plan(cursor: DuckDBPyConnection) -> tuple[list[Batch], list[HeldBatch]]:
+    def make_plan(cursor: DuckDBPyConnection, held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
         # Once more, now that nobody else can begin to fetch them.
-        unmet = result._selection.unmet_ranges(cursor)
-        return planning.plan_again(unmet, ledger.held_batches(cursor, asked.table))
+        return planning.plan_again(result._selection.unmet_ranges(cursor), held)
 
     return (_start if background else _run)(asked, lambda: store, make_plan=make_plan, whole=result.from_date is None)

@@ -9,18 +9,19 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb import _ledger as ledger
 from mpnb._clock import utc_now
-from mpnb._ledger import HELD, REQUESTED_AT
-from mpnb._plan import DAY, Calendar, HeldBatch
+from mpnb._ledger import HELD, of_table
+from mpnb._plan import DAY, Batch, Calendar, HeldBatch, in_words, ranges_of
 from mpnb._selection import Selection
-from mpnb._store import LEDGER, REJECTED, quoted, run
+from mpnb._store import EVENT_COLUMNS, LEDGER, REJECTED, columns_of, quoted, run
 
 # An event is sent seconds after it happened, most often; zones are whole quarters of an hour.
 QUARTER = 900
 NEAR_SECONDS = 60
 # Offsets that fewer events have are mobile events that came late by chance.
 LEAST_SHARE = 0.05
-SHOWN_RANGES = 8
+NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in EVENT_COLUMNS)} WHERE false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,14 @@ def check(
         relate: makes a relation of a query.
     """
     table, mine, days = selection.table, selection.batches(), selection.days
-    batches = run(cursor, f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER} WHERE {mine}"
-                          f" AND status IN {HELD} ORDER BY from_date")  # fmt: skip
-    held = [HeldBatch(*row) for row in batches]
+    held = [h for h in ledger.compared_batches(cursor, table) if not h.is_gone]
     if days is None:
         [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {mine}")
         days = (first, last) if first else None
+    # A table that somebody has dropped has no rows.
+    rows, every = (selection.events, quoted(table)) if columns_of(cursor, table) else (NO_EVENTS, f"({NO_EVENTS})")
     events = (
-        f"(SELECT e.*, b.from_date, b.to_date FROM ({selection.events}) AS e"
+        f"(SELECT e.*, b.from_date, b.to_date FROM ({rows}) AS e"
         f" JOIN (SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS b"
         " USING (batch_id))"
     )
@@ -111,8 +112,8 @@ def check(
         (
             *_days(held, days, late_days),
             _duplicates(cursor, events),
-            _rejected(cursor, mine),
-            _ledger(cursor, table, mine),
+            _rejected(cursor, table, mine),
+            _ledger(cursor, table, every, mine),
             _outside(cursor, events),
             _offset(cursor, events),
         ),
@@ -143,11 +144,12 @@ def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
     return Finding("duplicates", "note" if count else "ok", count, detail)
 
 
-def _rejected(cursor: DuckDBPyConnection, mine: str) -> Finding:
+def _rejected(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
+    held = f"SELECT batch_id FROM {LEDGER} WHERE {mine} AND status IN {HELD}"
     [(count, more)] = run(
         cursor,
         "SELECT count(*) FILTER (NOT in_events), count(*) FILTER (in_events)"
-        f" FROM {REJECTED} WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {mine} AND status IN {HELD})",
+        f" FROM {REJECTED} WHERE {of_table(table)} AND batch_id IN ({held})",
     )
     parts = ["are no events, and kept whole in rejected"] if count else []
     if more:
@@ -155,27 +157,29 @@ def _rejected(cursor: DuckDBPyConnection, mine: str) -> Finding:
     return Finding("rejected lines", "note" if parts else "ok", count, "; ".join(parts))
 
 
-def _ledger(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
+def _ledger(cursor: DuckDBPyConnection, table: str, every: str, mine: str) -> Finding:
     """Compare the counts, of rows and of rejected lines, of every batch on either side."""
+    own, held = of_table(table), f"status IN {HELD}"
+    others = f"SELECT batch_id FROM {LEDGER} WHERE {own} AND {held} AND NOT ({mine})"
     differing = run(
         cursor,
-        f"SELECT coalesce(l.batch_id, t.batch_id), coalesce(l.rows, 0), coalesce(t.rows, 0),"
+        "SELECT l.from_date, l.to_date, coalesce(l.batch_id, t.batch_id), coalesce(l.rows, 0), coalesce(t.rows, 0),"
         " coalesce(l.rejected, 0), coalesce(r.rejected, 0)"
-        f" FROM (SELECT * FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS l"
-        f" FULL JOIN (SELECT batch_id, count(*) AS rows FROM {quoted(table)} WHERE batch_id NOT IN"
-        f" (SELECT batch_id FROM {LEDGER} WHERE status IN {HELD} AND NOT ({mine})) GROUP BY batch_id) AS t"
-        " ON l.batch_id = t.batch_id"
-        f" LEFT JOIN (SELECT batch_id, count(*) AS rejected FROM {REJECTED} WHERE NOT in_events GROUP BY batch_id) AS r"
-        " ON r.batch_id = l.batch_id"
+        f" FROM (SELECT * FROM {LEDGER} WHERE {mine} AND {held}) AS l"
+        f" FULL JOIN (SELECT batch_id, count(*) AS rows FROM {every} WHERE (batch_id NOT IN ({others})) IS NOT FALSE"
+        " GROUP BY batch_id) AS t ON l.batch_id = t.batch_id"
+        f" LEFT JOIN (SELECT batch_id, count(*) AS rejected FROM {REJECTED} WHERE {own} AND NOT in_events"
+        " GROUP BY batch_id) AS r ON r.batch_id = l.batch_id"
         " WHERE coalesce(l.rows, 0) <> coalesce(t.rows, 0) OR coalesce(l.rejected, 0) <> coalesce(r.rejected, 0)"
-        " ORDER BY 1",
+        " ORDER BY 1 NULLS LAST, 3",
     )
     if not differing:
         return Finding("ledger against table", "ok", 0, "")
-    batch, rows, there, rejected, kept = differing[0]
+    days = ranges_of(Batch(first, last) for first, last, *_ in differing if first)
+    _, _, batch, rows, there, rejected, kept = differing[0]
     detail = (
-        f"batches that differ; batch {batch} has {there:,} rows and {kept:,} rejected lines, the ledger says "
-        f"{rows:,} and {rejected:,}: fetch its days again with mode='refresh'"
+        f"batches that differ{f', of {in_words(days)}' if days else ''}; batch {batch} has {there:,} rows and {kept:,}"
+        f" rejected lines, the ledger says {rows:,} and {rejected:,}: mode='refresh' fetches its days again"
     )
     return Finding("ledger against table", "problem", len(differing), detail)
 
@@ -217,15 +221,7 @@ def _between(first: date, last: date) -> list[date]:
 
 def _ranges(days: list[date]) -> str:
     """Write days in order as ranges, the first few of them."""
-    ranges: list[tuple[date, date]] = []
-    for day in days:
-        if ranges and ranges[-1][1] + DAY == day:
-            ranges[-1] = (ranges[-1][0], day)
-        else:
-            ranges.append((day, day))
-    shown = [str(a) if a == b else f"{a} – {b}" for a, b in ranges[:SHOWN_RANGES]]
-    more = len(ranges) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more ranges" if more > 0 else "")
+    return in_words(ranges_of(Batch(day, day) for day in days))
 
 
 def _span(seconds: int) -> str:

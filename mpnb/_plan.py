@@ -16,6 +16,7 @@ from mpnb._scalars import as_day, as_int, as_moment
 Mode = Literal["resume", "refresh", "new"]
 DAY = timedelta(days=1)
 MAX_CHUNK_DAYS = 100
+SHOWN_RANGES = 8
 MAX_LATE_DAYS = 36_500
 # Mixpanel began in that year.
 FIRST_DAY = date(2009, 1, 1)
@@ -47,7 +48,9 @@ class HeldBatch:
     Hold a batch that the ledger has: its days are in the table, whole.
 
     Attributes:
+        rows: as many as the table has of it.
         requested_at: when the request began that brought it, in UTC: what arrived later is not in it.
+        lost: how many of the rows that came the table does not have any more.
     """
 
     batch_id: int
@@ -55,6 +58,12 @@ class HeldBatch:
     to_date: date
     rows: int
     requested_at: datetime
+    lost: int = 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it had rows, and none is left."""
+        return self.lost > 0 and self.rows == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +385,31 @@ def plan_again(unmet: Sequence[tuple[date, date]], held: Sequence[HeldBatch]) ->
     return make_batches(unmet, held, lambda h: _has(h, failed), longest)
 
 
-def ranges_of(batches: Iterable[Batch]) -> tuple[tuple[date, date], ...]:
+def overlapping(held: Iterable[HeldBatch], batches: Iterable[Batch]) -> list[HeldBatch]:
+    """Return those that have a day in common with a batch that is to be fetched."""
+    days = _days_in((batch.from_date, batch.to_date) for batch in batches)
+    return [h for h in held if _has(h, days)]
+
+
+def losses(
+    table: str, batches: Iterable[Batch], kept: Iterable[HeldBatch], gone: Iterable[HeldBatch]
+) -> tuple[str, ...]:
+    """Say which rows have vanished from a table of the batches that an export fetches again, and of those it leaves."""
+    found = []
+    if again := overlapping(gone, batches):
+        found.append(
+            f"table {table!r} has no row left of {sum(h.lost for h in again):,} that were exported for "
+            f"{in_words(ranges_of(again))}: the days that were asked for are fetched again"
+        )
+    if fewer := [h for h in kept if h.lost > 0]:
+        found.append(
+            f"table {table!r} has {sum(h.lost for h in fewer):,} rows fewer than were exported for "
+            f"{in_words(ranges_of(fewer))}: they stay gone, unless mode='refresh' fetches these days again"
+        )
+    return tuple(found)
+
+
+def ranges_of(batches: Iterable[Batch | HeldBatch]) -> tuple[tuple[date, date], ...]:
     """Return the days of batches in date order as ranges, those of neighbours as one."""
     ranges: list[tuple[date, date]] = []
     for batch in batches:
@@ -385,6 +418,12 @@ def ranges_of(batches: Iterable[Batch]) -> tuple[tuple[date, date], ...]:
         else:
             ranges.append((batch.from_date, batch.to_date))
     return tuple(ranges)
+
+
+def in_words(ranges: Sequence[tuple[date, date]]) -> str:
+    """Write ranges of days, the first few of them."""
+    shown = ", ".join(str(a) if a == b else f"{a} – {b}" for a, b in ranges[:SHOWN_RANGES])
+    return shown + (f" and {len(ranges) - SHOWN_RANGES:,} more ranges" if len(ranges) > SHOWN_RANGES else "")
 
 
 def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -> int:

@@ -88,7 +88,7 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
         ClosedError: the result was closed.
     """
     events = self._selection.events
-    with self._store.reading() as cursor:
+    with self._needing_table(), self._store.reading() as cursor:
         for each in (zone, project_timezone or "UTC"):
             if not run(cursor, "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1", [each]):
                 raise PlanError(f"no time zone is called {each!r}; their names are like 'Europe/Berlin'")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from types import TracebackType
@@ -15,12 +16,12 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb import _catalog, _events, _frames, _queries, _typed
 from mpnb import _display as display
 from mpnb._check import Check, check
-from mpnb._errors import ExportError
+from mpnb._errors import ExportError, TableError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, ended_exports
 from mpnb._plan import MAX_LATE_DAYS, whole_number
 from mpnb._selection import Selection
-from mpnb._store import LEDGER, REJECTED, Store, run
+from mpnb._store import LEDGER, REJECTED, Store, columns_of, run
 
 if TYPE_CHECKING:
     from mpnb._job import ExportJob
@@ -226,7 +227,7 @@ class ExportResult:
             ClosedError: the result was closed.
             duckdb.Error: the query is at fault.
         """
-        return self._relation(query)
+        return self._store.cursor().sql(query)
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
@@ -373,7 +374,21 @@ class ExportResult:
             return self._selection.failures(ended_exports(cursor, self.table))
 
     def _relation(self, query: str) -> DuckDBPyRelation:
-        return self._store.cursor().sql(query)
+        with self._needing_table():
+            return self._store.cursor().sql(query)
+
+    @contextlib.contextmanager
+    def _needing_table(self) -> Iterator[None]:
+        """Raise ``TableError`` where the table is not there any more that something within the block reads."""
+        try:
+            yield
+        except duckdb.CatalogException:
+            with self._store.reading() as cursor:
+                if columns_of(cursor, self.table):
+                    raise
+            raise TableError(
+                f"table {self.table!r} is gone from {self._store.label}: the same export again fetches its days"
+            ) from None
 
     def _known(self, name: str, query: Callable[[DuckDBPyConnection], str]) -> int:
         """Ask for a count, or give the last answer where the result was closed since."""

@@ -38,7 +38,7 @@ from mpnb._properties import (
     typed_query,
 )
 from mpnb._running import registration
-from mpnb._store import Store, quoted, run, transaction
+from mpnb._store import LEDGER, Store, quoted, run, transaction
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -86,13 +86,13 @@ def typed(
         PlanError: there is no such event.
     """
     store, table = result._store, result.table
-    with store.reading() as cursor:
+    with result._needing_table(), store.reading() as cursor:
         with transaction(cursor):
-            held = _held(cursor, table)
+            there = _there(cursor, table, name)
             known = _known(cursor, table, name, kinds=kinds)
-        if known is not None and known.covers == held.keys():
-            return known.typed(name)
-        if not run(cursor, f"SELECT 1 FROM ({_events(table, name, held)}) LIMIT 1"):
+            if known is not None and known.covers == there.rows.keys() == _current(cursor, known, there):
+                return known.typed(name)
+        if not any(there.of_event.values()):
             names = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(table)}")
             raise PlanError(f"there is no event {name!r} in {store.label}{closest(name, [n for (n,) in names])}")
     if materialize:
@@ -109,14 +109,15 @@ def typed(
 def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) -> Typed:
     """Find out an event's columns without writing anything."""
     with store.reading() as cursor, transaction(cursor):
-        held = _held(cursor, table)
+        there = _there(cursor, table, name)
         known = _known(cursor, table, name)
-        seen, there = known.of(held) if known else ([], frozenset[int]())
-        found, names = scan_event(cursor, table, name, {b: held[b] for b in held.keys() - there}, only)
+        current = _current(cursor, known, there) if known else frozenset[int]()
+        seen = [each for each in known.seen if each.batch_id in current] if known else []
+        found, names = scan_event(cursor, table, name, there.besides(current), only)
     seen += found
     columns = columns_of(merged(seen), names | _properties(seen))
     scanned = [c for c in columns if only is None or _may_be(c.property, only)]
-    return Typed(name, columns, f"({typed_query(_events(table, name, held), scanned)})", seen)
+    return Typed(name, columns, f"({typed_query(_events(table, name, there.rows), scanned)})", seen)
 
 
 def _may_be(name: str, asked: Sequence[str]) -> bool:
@@ -174,10 +175,6 @@ class _Known:
     columns: tuple[Column, ...]
     seen: list[Seen]
 
-    def of(self, batch_ids: Mapping[int, int]) -> tuple[list[Seen], frozenset[int]]:
-        """Give what was seen in some batches, and which of them are known."""
-        return [each for each in self.seen if each.batch_id in batch_ids], self.covers & frozenset(batch_ids)
-
     def typed(self, name: str) -> Typed:
         return Typed(name, self.columns, _table(self.number), self.seen)
 
@@ -187,38 +184,33 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
     with registration, store.committing(), store.reading() as cursor:
         if ledger.unfinished_exports(cursor, table):
             return None
-        held = _held(cursor, table)
         with transaction(cursor):
+            there = _there(cursor, table, name)
             _create(cursor)
             known = _known(cursor, table, name)
             if known is None:
                 [(number,)] = run(cursor, f"SELECT coalesce(max(id), 0) + 1 FROM {SCHEMA}.events")
                 known = _Known(number, frozenset(), (), [])
             number = known.number
-            seen, there = known.of(held)
-            found, _ = scan_event(cursor, table, name, {b: held[b] for b in held.keys() - there})
-            seen += found
+            current = _current(cursor, known, there)
+            found, _ = scan_event(cursor, table, name, there.besides(current))
+            seen = [each for each in known.seen if each.batch_id in current] + found
             columns = columns_of(merged(seen), _properties(seen))
-            if there and known.columns == columns:
-                gone = in_batches(known.covers - held.keys(), BATCH_ID)
-                run(cursor, f"DELETE FROM {_table(number)} WHERE {gone}")
-                query = typed_query(_events(table, name, held.keys() - there), columns)
+            if current and known.columns == columns:
+                run(cursor, f"DELETE FROM {_table(number)} WHERE NOT {in_batches(current, BATCH_ID)}")
+                query = typed_query(_events(table, name, there.besides(current)), columns)
                 run(cursor, f"INSERT INTO {_table(number)} BY NAME {query}")
             else:
-                query = typed_query(_events(table, name, held), columns)
+                query = typed_query(_events(table, name, there.rows), columns)
                 run(cursor, f"CREATE OR REPLACE TABLE {_table(number)} AS {query}")
-            _enter(cursor, _Known(number, frozenset(held), columns, found), table, name)
+            run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {number} AND NOT {in_batches(current, 'batch_id')}")
+            _enter(cursor, _Known(number, frozenset(there.rows), columns, found), table, name)
         return Typed(name, columns, _table(number), seen)
 
 
 def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> None:
     """Note what a typed event covers, and what was seen in its new batches."""
     # One statement each: rows one by one take a millisecond each.
-    run(
-        cursor,
-        f"DELETE FROM {SCHEMA}.kinds WHERE id = ? AND NOT list_contains(?::BIGINT[], batch_id)",
-        [known.number, sorted(known.covers)],
-    )
     run(
         cursor,
         f"INSERT INTO {SCHEMA}.kinds SELECT ?, unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[]),"
@@ -329,8 +321,34 @@ def _groups(batches: Mapping[int, int]) -> Iterator[set[int]]:
         yield some
 
 
-def _held(cursor: DuckDBPyConnection, table: str) -> dict[int, int]:
-    return {batch.batch_id: batch.rows for batch in ledger.held_batches(cursor, table) if batch.rows}
+@dataclass(frozen=True, slots=True)
+class _There:
+    """Count the rows that the events table has now, by batch: ``rows`` of any name, ``of_event`` of one."""
+
+    rows: dict[int, int]
+    of_event: dict[int, int]
+
+    def besides(self, batch_ids: frozenset[int]) -> dict[int, int]:
+        """Return the rows of all batches but some."""
+        return {batch_id: rows for batch_id, rows in self.rows.items() if batch_id not in batch_ids}
+
+
+def _there(cursor: DuckDBPyConnection, table: str, name: str) -> _There:
+    counts = run(
+        cursor,
+        f"SELECT batch_id, count(*), count(*) FILTER (event_name = {literal(name)}) FROM {quoted(table)}"
+        f" WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)}"
+        f" AND status IN {ledger.HELD}) GROUP BY batch_id",
+    )
+    return _There({b: rows for b, rows, _ in counts}, {b: n for b, _, n in counts})
+
+
+def _current(cursor: DuckDBPyConnection, known: _Known, there: _There) -> frozenset[int]:
+    """Return the batches of which a typed table has as many rows as there are: somebody may have deleted some."""
+    if not known.covers:
+        return known.covers
+    typed = dict(run(cursor, f"SELECT {BATCH_ID}, count(*) FROM {_table(known.number)} GROUP BY {BATCH_ID}"))
+    return frozenset(b for b in known.covers if b in there.rows and typed.get(b, 0) == there.of_event[b])
 
 
 def _events(table: str, name: str, batch_ids: Iterable[int]) -> str:

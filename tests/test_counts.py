@@ -347,3 +347,214 @@ def test_an_opened_table_has_all_days(sandbox, export, database) -> None:
     export(mp, day(1), day(7), chunk_days=7).close()
     with mpnb.open(database) as db:
         assert (db.total_rows, db.rows_outside) == (mp.count(day(1), day(7)), 0)
+
+
+# --- the ledger against the table ------------------------------------------------------------------------------------
+
+GONE = {
+    "dropped": "DROP TABLE events",
+    "emptied": "DELETE FROM events",
+    "renamed": "ALTER TABLE events RENAME TO mine",
+    "truncated": "TRUNCATE events",
+}
+
+
+@pytest.mark.parametrize("change", GONE.values(), ids=GONE)
+@pytest.mark.parametrize("mode", ["resume", "new", "refresh"])
+def test_rows_that_are_gone_are_fetched_again(sandbox, export, database, mode: str, change: str) -> None:
+    """A batch of which no row is left is not there, whatever the ledger says; a warning tells."""
+    mp = sandbox()
+    export(mp, day(1), day(4)).close()
+    query(database, change)
+    plan = mpnb.plan(day(1), day(4), database=database, chunk_days=1, mode=mode)
+    assert (plan.requests, plan.days_held) == (4, ())
+    assert f"no row left of {mp.count(day(1), day(4))}" in str(plan)
+    with pytest.warns(UserWarning, match="'events' has no row left of .* 2026-01-01 – 2026-01-04: .* again") as caught:
+        result = export(mp, day(1), day(4), mode=mode)
+    assert [str(w.filename).endswith("conftest.py") for w in caught] == [True]
+    assert (result.successful_batches, result.skipped_batches, result.has_failures) == (4, 0, False)
+    assert result.total_rows == result.fetched_rows == mp.count(day(1), day(4))
+    all_or_nothing(result, mp)
+    assert result.check().ok
+
+
+def test_only_the_days_that_are_asked_for_come_again(sandbox, export, database) -> None:
+    """A batch of which nothing is left does not bring its other days with it."""
+    mp = sandbox()
+    export(mp, day(1), day(14), chunk_days=7).close()
+    query(database, "DELETE FROM events")
+    with pytest.warns(UserWarning, match="no row left"):
+        result = export(mp, day(3), day(9), chunk_days=7)
+    assert sorted((r.from_date, r.to_date) for r in mp.requests[2:]) == [(day(3), day(9))]
+    assert (result.total_rows, result.rows_outside) == (mp.count(day(3), day(9)), 0)
+    with mpnb.open(database) as db:
+        assert db.total_rows == mp.count(day(3), day(9))
+        assert db.check().ok
+
+
+def test_a_failed_batch_is_fetched_again_where_what_it_was_to_replace_is_gone(sandbox, export, database) -> None:
+    """A retry, too, forgets what is not there."""
+    mp = sandbox()
+    export(mp).close()
+    mp.add_fault(Fault("status", day(2), **REFUSED))
+    refreshed = export(mp, mode="refresh")
+    query(database, "DELETE FROM events WHERE time >= '2026-01-02' AND time < '2026-01-03'")
+    mp.clear_faults()
+    with pytest.warns(UserWarning, match="no row left"):
+        again = refreshed.retry()
+    assert (again.total_rows, again.has_failures) == (mp.count(day(1), day(3)), False)
+    again.close()
+    all_or_nothing(refreshed, mp)
+
+
+def test_some_rows_that_are_gone_stay_gone(sandbox, export, database) -> None:
+    """A deletion on purpose, such as of a person's data, is not undone; a warning tells, and the check names it."""
+    mp = sandbox()
+    before = export(mp, day(1), day(4))
+    [(person,)] = before.sql("SELECT mode(distinct_id) FROM events WHERE batch_id = 2").fetchall()
+    query(database, f"DELETE FROM events WHERE distinct_id = '{person}' AND batch_id IN (2, 3)")
+    left = before.events.aggregate("count(*)").fetchall()[0][0]
+    lost = mp.count(day(1), day(4)) - left
+    assert lost > 0
+    sent = len(mp.requests)
+    words = rf"'events' has {lost} rows fewer than were exported for 2026-01-02.*they stay gone, unless mode='refresh'"
+    assert "rows fewer" in str(mpnb.plan(day(1), day(4), database=database))
+    with pytest.warns(UserWarning, match=words):
+        result = export(mp, day(1), day(4))
+    assert len(mp.requests) == sent
+    assert result.total_rows == before.total_rows == left
+    assert f"{left} in table" in str(result)
+    assert not result.has_failures
+    finding = next(f for f in result.check().findings if f.name == "ledger against table")
+    assert finding.status == "problem"
+    assert "of 2026-01-02" in finding.detail
+    again = export(mp, day(1), day(4), mode="refresh")
+    assert again.total_rows == mp.count(day(1), day(4))
+
+
+def test_other_days_are_nobodys_business(sandbox, export, database, recwarn) -> None:
+    """A call warns of the days that it asks for, and leaves the others as they are."""
+    mp = sandbox()
+    export(mp, day(1), day(4)).close()
+    query(database, "DELETE FROM events WHERE batch_id <= 2")
+    assert export(mp, day(3), day(6)).total_rows == mp.count(day(3), day(6))
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+    with mpnb.open(database) as db:
+        assert db.total_rows == mp.count(day(3), day(6))
+        missing = next(f for f in db.check().findings if f.name == "days missing")
+    assert (missing.status, missing.detail) == ("problem", "2026-01-01 – 2026-01-02")
+
+
+def test_days_without_events_are_there(sandbox, export, database) -> None:
+    """Of a batch that never had a row none can be gone."""
+    mp = sandbox(lines=lambda d: [event()] if d == day(2) else [])
+    export(mp).close()
+    query(database, "DELETE FROM events")
+    with pytest.warns(UserWarning, match="no row left of 1 "):
+        result = export(mp, mode="new")
+    assert (result.successful_batches, result.skipped_batches, result.total_rows) == (1, 2, 1)
+
+
+def test_a_table_that_is_gone_says_so(sandbox, export, database, tmp_path) -> None:
+    """Counts are of what is there, and relations tell how to get it back."""
+    mp = sandbox()
+    result = export(mp)
+    query(database, "DROP TABLE events")
+    assert (result.total_rows, result.rows_outside, result.has_failures) == (0, 0, False)
+    assert "0 in table 'events'" in str(result)
+    with pytest.raises(
+        mpnb.TableError, match=r"table 'events' is gone from .*: the same export again fetches its days"
+    ):
+        _ = result.events
+    missing = next(f for f in result.check().findings if f.name == "days missing")
+    assert (missing.status, missing.count) == ("problem", 3)
+    with mpnb.open(database) as db:
+        assert (db.total_rows, "0 in table" in str(db)) == (0, True)
+
+
+def test_a_table_whose_rows_are_gone_takes_another_source(sandbox, export, database) -> None:
+    """What a ledger says of rows that are not there is no claim to the table."""
+    one, other = sandbox(), sandbox()
+    export(one).close()
+    query(database, "DELETE FROM events")
+    result = export(other)
+    assert result.total_rows == other.count(day(1), day(3))
+    all_or_nothing(result, other)
+
+
+def test_a_file_with_days_that_never_came_is_healed(sandbox, export, database) -> None:
+    """Of such a file, whose ledger says done where another table's batch landed, the next export fetches those days."""
+    mp = sandbox()
+    export(mp, day(1), day(4)).close()
+    query(database, "DELETE FROM events WHERE batch_id IN (2, 3)")
+    with pytest.warns(UserWarning, match="no row left of .* 2026-01-02 – 2026-01-03"):
+        result = export(mp, day(1), day(4))
+    assert (result.successful_batches, result.skipped_batches) == (2, 2)
+    all_or_nothing(result, mp)
+
+
+def test_what_is_skipped_counts_what_is_there(sandbox, export, database) -> None:
+    """On the board of an export as well."""
+    mp = sandbox()
+    export(mp, day(1), day(1)).close()
+    query(database, "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events LIMIT 5)")
+    seen: list[mpnb.BatchProgress] = []
+    with pytest.warns(UserWarning, match="5 rows fewer"):
+        export(mp, day(1), day(2), on_batch=seen.append)
+    assert {p.rows for p in seen if p.status == "skipped"} == {mp.count(day(1), day(1)) - 5}
+
+
+# --- typed events follow the table -----------------------------------------------------------------------------------
+
+
+def rows_of(relation: Any) -> list[Any]:
+    """Return the rows of typed events in order."""
+    return sorted(relation.select("time, distinct_id, n").fetchall())
+
+
+@pytest.fixture
+def numbered(sandbox, export) -> mpnb.ExportResult:
+    """Export three days of events of two names, numbered."""
+
+    def lines(d: date) -> list[bytes]:
+        start = (d - date(1970, 1, 1)).days * 86400
+        return [event(name, time=start + n, n=n) for n in range(10) for name in ("A", "B")]
+
+    return export(sandbox(lines=lines))
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    ["DELETE FROM events WHERE properties->>'n' = '3'", "DELETE FROM events WHERE batch_id = 2",
+     "DELETE FROM events WHERE event_name = 'A' AND batch_id = 1"],
+)  # fmt: skip
+def test_rows_deleted_from_the_table_are_gone_from_typed_events(numbered, materialize: bool, change: str) -> None:
+    """Whether they were typed before or not, and in the catalog as well."""
+    for name in "AB":
+        assert len(rows_of(numbered.event(name))) == 30
+    numbered.con.execute(change).fetchall()
+    for name in "AB":
+        wanted = numbered.events.filter(f"event_name = '{name}'")
+        wanted = sorted(wanted.select("time, distinct_id, (properties->>'n')::BIGINT").fetchall())
+        assert rows_of(numbered.event(name, materialize=materialize)) == wanted
+    shares = numbered.catalog(materialize=materialize).select("event_name, property, share, nulls").fetchall()
+    assert sorted(shares) == sorted(expected_shares(numbered))
+
+
+def test_an_event_of_which_all_rows_were_deleted_is_not_there(numbered) -> None:
+    """As one that never was."""
+    numbered.event("A")
+    numbered.con.execute("DELETE FROM events WHERE event_name = 'A'").fetchall()
+    with pytest.raises(mpnb.PlanError, match="there is no event 'A'"):
+        numbered.event("A")
+    assert len(rows_of(numbered.event("B"))) == 30
+
+
+def test_types_are_those_of_the_values_that_are_left(sandbox, export) -> None:
+    """A value that made a column JSON, and is deleted, makes it so no longer."""
+    result = export(sandbox(lines=lambda d: [event(n=1), event(n="x" if d == day(2) else 2)]))
+    assert "JSON" in map(str, result.event("Sign Up").types)
+    result.con.execute("DELETE FROM events WHERE properties->>'n' = 'x'").fetchall()
+    relation = result.event("Sign Up")
+    assert dict(zip(relation.columns, map(str, relation.types), strict=True))["n"] == "BIGINT"
