@@ -150,6 +150,7 @@ class Engine:
             self._writer.join()
         else:
             self._writer.release()
+        self._spool.close()
 
     def run(self) -> None:
         """
@@ -176,6 +177,8 @@ class Engine:
             except BaseException as error:
                 log.error("the end of the export met what it did not expect", exc_info=error)
                 first = first or error
+        # Whichever step failed: nobody waits for what does not come.
+        self._writer.finish()
         if first is not None:
             raise first
 

@@ -142,6 +142,7 @@ class ExportJob:
                     self._events.end()
             self._future.set_result(self._make_result())
         except BaseException as error:
+            self._engine.abandon()
             self._store.close()
             self._future.set_exception(error)
 

@@ -1,0 +1,175 @@
+"""
+Exports in which one call of one function of ours raises: ``python -m tests._injected``.
+
+It wraps every function that runs in a thread of the engine, lets the nth call of one at a time raise what nobody
+expects, and prints a line for each export that hung, lost something, or left something behind. A process of its own:
+what hangs is ended with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mpnb
+from mpnb import _board, _client, _engine, _handover, _insert, _job, _layout, _ledger, _limits, _spool, _store, _verify
+from mpnb import _writer as writer
+from mpnb._running import running
+from mpnb.sandbox import Fault, serve
+from tests._helpers import WIDE, all_or_nothing, day
+
+OWNERS: tuple[Any, ...] = (
+    _engine.Engine,
+    writer.Writer,
+    writer,
+    _board.BatchBoard,
+    _spool.SpoolFolder,
+    _spool.PlainCopy,
+    _limits.RateLimiter,
+    _client.Connection,
+    _client,
+    _verify.Verifier,
+    _handover.Handover,
+    _store.Store,
+    _ledger,
+    _insert,
+    _layout,
+    _job.Events,
+    _engine,
+)
+# What only asks, after the end.
+LEFT_OUT = {"__len__", "closed", "label", "in_flight"}
+SECONDS = 30.0
+
+
+class Odd(BaseException):
+    """What no ``except Exception`` hears."""
+
+
+def points() -> Iterator[tuple[str, Any, str]]:
+    """Name every function of ours that an export may call: its name, its owner and its attribute."""
+    for owner in OWNERS:
+        module = owner if inspect.ismodule(owner) else inspect.getmodule(owner)
+        for name, value in vars(owner).items():
+            if inspect.isfunction(value) and inspect.getmodule(value) is module and name not in LEFT_OUT:
+                if not name.startswith("__"):
+                    yield f"{owner.__name__}.{name}", owner, name
+
+
+@contextlib.contextmanager
+def raising(owner: Any, name: str, nth: int, error: BaseException) -> Iterator[list[int]]:
+    """Let the nth call raise, wherever the function is known by its name, and count the calls."""
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = [0]
+    lock = threading.Lock()
+
+    @functools.wraps(real)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            calls[0] += 1
+            now = calls[0] == nth
+        if now:
+            raise error
+        return real(*arguments, **options)
+
+    places = [(owner, name)]
+    if inspect.ismodule(owner):
+        for key, module in list(sys.modules.items()):
+            if key.startswith("mpnb") and vars(module).get(name) is real and module is not owner:
+                places.append((module, name))
+    for place, attribute in places:
+        setattr(place, attribute, wrapped)
+    try:
+        yield calls
+    finally:
+        for place, attribute in places:
+            setattr(place, attribute, real)
+
+
+def run(point: str, owner: Any, name: str, nth: int, error: BaseException) -> tuple[str, bool]:
+    """Export once with the fault and once without, and return what is wrong, and whether the fault came at all."""
+    faults = [
+        Fault("too_large", times=2),
+        Fault("status", status=400, day=day(2), times=1),
+        Fault("bad_lines", day=day(3)),
+        Fault("reset", day=day(5)),
+    ]
+    with tempfile.TemporaryDirectory() as folder, serve(events_per_day=5, faults=faults) as mp:
+        ask: dict[str, Any] = {
+            "database": Path(folder) / "x.duckdb", "credentials": mp.credentials, "quota": WIDE, "workers": 2,
+            "chunk_days": 2,
+        }  # fmt: skip
+        results: list[mpnb.ExportResult] = []
+        before = set(threading.enumerate())
+        came = False
+
+        def export() -> None:
+            with contextlib.suppress(mpnb.MpnbError, RuntimeError, Odd):
+                try:
+                    results.append(mpnb.export(day(1), day(6), on_batch=lambda _: None, **ask))
+                except mpnb.ExportError as error:
+                    results.append(error.result)
+                    raise
+
+        with raising(owner, name, nth, error) as calls:
+            thread = threading.Thread(target=export, daemon=True)
+            thread.start()
+            thread.join(SECONDS)
+            came = calls[0] >= nth
+            if thread.is_alive():
+                return "hangs", came
+        for result in results:
+            result.close()
+        if running:
+            return "is running for ever", came
+        end = time.monotonic() + 5
+        while others := [t.name for t in threading.enumerate() if t not in before and t.name.startswith("mpnb-")]:
+            if time.monotonic() > end:
+                return f"leaves threads: {others}", came
+            time.sleep(0.01)
+        mp.clear_faults()
+        try:
+            with mpnb.export(day(1), day(6), on_batch=lambda _: None, **ask) as after:
+                if after.has_failures or after.total_rows != mp.count(day(1), day(6)):
+                    return f"stays incomplete: {after.total_rows} of {mp.count(day(1), day(6))}", came
+                all_or_nothing(after, mp)
+        except Exception as unexpected:
+            return f"cannot go on: {type(unexpected).__name__}: {unexpected}", came
+        left = [path.name for path in Path(folder).iterdir() if path.name != "x.duckdb"]
+        return f"leaves files: {left}" if left else "", came
+
+
+def main() -> int:
+    """Try every point, the first and a later call, and print what is wrong and how many were tried."""
+    logging.disable()
+    os.environ["MPNB_STATE_DIR"] = tempfile.mkdtemp()
+    threading.excepthook = lambda _: None
+    _engine.BACKOFF_SECONDS = 0.01
+    tried = wrong = 0
+    for point, owner, name in points():
+        if len(sys.argv) > 1 and sys.argv[1] not in point:
+            continue
+        for nth, error in ((1, RuntimeError("injected")), (4, Odd("injected"))):
+            said, came = run(point, owner, name, nth, error)
+            tried += came
+            if said:
+                wrong += 1
+                print(f"{point}, call {nth}: {said}", flush=True)
+            if said == "hangs":
+                os._exit(1)
+    print(f"{tried} exports met their fault, {wrong} went wrong", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
