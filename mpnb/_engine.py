@@ -103,6 +103,7 @@ class Engine:
         self._cancelled_at: float | None = None
         self._stopping = threading.Event()  # no further request: it was cancelled, or a fault would hit every batch
         self._halted_by: Failure | None = None
+        self._lost_database: str | None = None
         self._aborting = False
         self._go = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
@@ -218,6 +219,11 @@ class Engine:
         return self._limiter.left()
 
     @property
+    def lost_database(self) -> str | None:
+        """Return why the database cannot be read any more, ``None`` where it can."""
+        return self._lost_database
+
+    @property
     def halted_by(self) -> Failure | None:
         """Give the fault that would have hit every batch, and so ended the export."""
         return self._halted_by
@@ -289,7 +295,11 @@ class Engine:
 
     def _reopened_if_broken(self) -> Store:
         if self._store.broken:
-            self._store.reopen()
+            try:
+                self._store.reopen()
+            except MpnbError as error:
+                self._lost_database = str(error)
+                raise
         return self._store
 
     def _show_landed(self, index: int, outcome: Landed) -> None:

@@ -169,6 +169,12 @@ class ExportJob:
         return self._future.result(timeout)
 
     def _judged(self, result: ExportResult) -> ExportResult:
+        if self._engine.lost_database:
+            raise ExportError(
+                f"the database failed in mid-export, and cannot be read now: {self._engine.lost_database}. What had "
+                "landed is in the file: when the disk is well again, the same call goes on from there",
+                result,
+            )
         if self._engine.cancelled and result.cancelled_batches:
             raise ExportCancelled(result.stopped_line(), result)
         if result.failed_batches and not result.successful_batches and not result.skipped_batches:
