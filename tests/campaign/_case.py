@@ -1,24 +1,22 @@
-"""What a run of the campaign does, drawn from a seed: days, data, settings, faults, and the order of its steps."""
+"""What an export of the campaign does, drawn from a seed: days, data, settings, faults, and the order of its steps."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from mpnb._verify import BOMB_BYTES, MAX_LINE
 from mpnb._writer import LINGER_SECONDS
 from mpnb.sandbox import Fault
 from mpnb.sandbox._faults import KINDS
 from mpnb.sandbox._stories import SCRIPTS
 from tests.campaign._events import NAMES
+from tests.campaign._pace import BOMB_BYTES, IDLE_SECONDS, MAX_LINE
 
-# A request is given up after so much silence; a stall is shorter, or longer.
-IDLE_SECONDS = 0.4
 LINGERS = (0.0, LINGER_SECONDS)
-# Each of these takes a time-out, or some hundred megabytes.
-SLOW = ("bomb", "long_line", "hang", "hang_start")
+# Each of these takes a time-out.
+SLOW = ("hang", "hang_start")
 FIRST_DAY = date(2025, 11, 3)
 STATUSES = (400, 401, 402, 403, 404, 408, 413, 418, 425, 429, 429, 500, 500, 502, 503, 504, 204, 206, 226)
 BODIES = (
@@ -35,7 +33,7 @@ STEPS = ("export", "export", "retry", "reopen", "refresh", "cancel")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Hold one run. ``made_up`` leaves the data to the sandbox, else it is ``day_lines`` of the seed."""
+    """Hold one export. ``made_up`` leaves the data to the sandbox, else it is ``day_lines`` of the seed."""
 
     seed: int
     from_date: date
@@ -50,27 +48,35 @@ class Case:
     steps: tuple[str, ...]
     cancel_after: int
     linger: float  # how long the writer waits for more: batches then go each by itself, or many in one transaction
+    table: str = "events"
 
     @property
     def days(self) -> list[date]:
-        """Give the days, in order."""
+        """Return the days, in order."""
         return [self.from_date + timedelta(days=n) for n in range((self.to_date - self.from_date).days + 1)]
 
 
-def draw(seed: int, faults: int, kinds: Collection[str] = KINDS) -> Iterator[Case]:
-    """Draw runs without end. Kinds of faults come from a shuffled deck, so that none is left out for long."""
-    rng = random.Random(seed)
-    deck: list[str] = []
-    while True:
-        hand = []
-        for _ in range(faults):
-            if not deck:
-                deck = rng.sample(sorted(kinds), len(kinds))
-            hand.append(deck.pop())
-        yield _case(rng, hand)
+def generator(part: str, seed: int, number: int) -> random.Random:
+    """Return what draws one run of a part. Each run has one of its own, so that it can be repeated by itself."""
+    return random.Random(f"{part}/{seed}/{number}")
 
 
-def _case(rng: random.Random, kinds: list[str]) -> Case:
+def hand(seed: int, number: int, size: int, kinds: Collection[str]) -> list[str]:
+    """
+    Return the kinds of faults of a run.
+
+    All runs of a seed take them from one row of shuffled decks, so that none is left out for long.
+    """
+    order = sorted(kinds)
+    cards = []
+    for place in range(number * size, (number + 1) * size if order else 0):
+        deck, card = divmod(place, len(order))
+        cards.append(random.Random(f"deck/{seed}/{deck}").sample(order, len(order))[card])
+    return cards
+
+
+def draw(rng: random.Random, kinds: Collection[str] = ()) -> Case:
+    """Draw an export with one fault of each kind that is named, twice where it is named twice."""
     first = FIRST_DAY + timedelta(days=rng.randrange(30))
     last = first + timedelta(days=rng.randint(4, 16))
     made_up = rng.random() < 0.15
@@ -94,7 +100,7 @@ def _case(rng: random.Random, kinds: list[str]) -> Case:
 
 
 def _fault(rng: random.Random, kind: str, days: list[date]) -> Fault:
-    sizes = {"bomb": BOMB_BYTES + (8 << 20), "long_line": MAX_LINE + rng.randint(1 << 10, 8 << 20)}
+    sizes = {"bomb": BOMB_BYTES + (1 << 20), "long_line": MAX_LINE + rng.randint(1 << 10, 1 << 20)}
     status = rng.choice(STATUSES) if kind == "status" else None
     return Fault(
         kind,
@@ -108,3 +114,6 @@ def _fault(rng: random.Random, kind: str, days: list[date]) -> Fault:
         seconds=rng.choice((0.0, 0.05, IDLE_SECONDS * 1.5)) if kind in ("stall", "slow_start") else None,
         size=sizes.get(kind),
     )
+
+
+__all__ = ["FIRST_DAY", "KINDS", "LINGERS", "Case", "draw", "generator", "hand"]

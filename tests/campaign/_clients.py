@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -17,68 +21,113 @@ from mpnb._store import Store, run
 from tests.campaign._case import Case
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
+OnBatch = Callable[[mpnb.BatchProgress], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """
+    Hold what an export said at its end.
+
+    Attributes:
+        has_result: whether there was one; what follows is of it.
+        failed_days: all days of ``failed_date_ranges``, where ``has_failures``.
+        problems: what ``check()`` found, missing days left out.
+        refused: the error of a call that began nothing, or ended without a result.
+        raised: the traceback of an exception that is none of mpnb's.
+    """
+
+    has_result: bool = False
+    total_rows: int = 0
+    events: int = 0
+    failed_days: tuple[date, ...] = ()
+    problems: tuple[str, ...] = ()
+    refused: str = ""
+    raised: str = ""
+
+    @classmethod
+    def of(cls, result: mpnb.ExportResult) -> Said:
+        """Ask a result, and close it."""
+        with result:
+            days = tuple(
+                first + timedelta(days=n)
+                for first, last in (result.failed_date_ranges if result.has_failures else ())
+                for n in range((last - first).days + 1)
+            )
+            [(events,)] = result.events.count("*").fetchall()
+            problems = [f for f in result.check().findings if f.status == "problem" and f.name != "days missing"]
+            return cls(True, result.total_rows, events, days, tuple(f"{f.name}: {f.detail}" for f in problems))
 
 
 class Client(Protocol):
-    """Do one step of a case, and leave the file closed."""
+    """Do one step of a case, leave the file closed, and return what was said."""
 
-    def __call__(self, step: str, case: Case, credentials: mpnb.Credentials, database: Path) -> None: ...
+    def __call__(
+        self, step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None = None
+    ) -> Said: ...
 
 
-def real(step: str, case: Case, credentials: mpnb.Credentials, database: Path) -> None:
-    """Export with mpnb."""
-    spool = mpnb.Spool(database.parent / "spool", case.spool_bytes)
+def real(step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None = None) -> Said:
+    """Export with mpnb. ``hook`` is called with every progress."""
+    try:
+        return Said.of(_result(step, case, credentials, database, hook))
+    except (mpnb.ExportError, mpnb.ExportCancelled) as error:
+        return _said_of_rest(error.result)
+    except mpnb.MpnbError as error:
+        return Said(refused=f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt as error:
+        return Said(refused=f"KeyboardInterrupt: {error}")
+    except Exception:
+        return Said(raised=traceback.format_exc())
+
+
+def _said_of_rest(result: mpnb.ExportResult) -> Said:
+    try:
+        return Said.of(result)
+    except Exception:
+        return Said(raised=traceback.format_exc())
+
+
+def _result(
+    step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None
+) -> mpnb.ExportResult:
     jobs: list[mpnb.ExportJob] = []
     seen = 0
 
     def on_batch(progress: mpnb.BatchProgress) -> None:
         nonlocal seen
         seen += 1
-        if step == "cancel" and seen == case.cancel_after:
+        if hook:
+            hook(progress)
+        if step == "cancel" and seen >= case.cancel_after and jobs:
             jobs[0].cancel()
 
+    spool = mpnb.Spool(database.parent / "spool", case.spool_bytes)
     options = {"on_batch": on_batch, "credentials": credentials, "quota": QUOTA, "spool": spool}
-    try:
-        if step == "reopen":
-            with mpnb.open(database) as there:
-                there.retry(workers=case.workers, **options).close()
-            return
-        ask = {"events": case.names, "database": database, "workers": case.workers, "chunk_days": case.chunk_days}
-        if step == "cancel":
-            mode = "refresh" if case.cancel_after % 2 else "resume"
-            job = _started(case, jobs, mode=mode, **ask, **options)
-            job.result().close()
-            return
-        mode = "refresh" if step == "refresh" else "resume"
-        result = mpnb.export(case.from_date, case.to_date, mode=mode, **ask, **options)
-        try:
-            if step == "retry":
-                result.retry().close()
-        finally:
-            result.close()
-    except (mpnb.ExportError, mpnb.ExportCancelled) as error:
-        error.result.close()
+    if step == "reopen":
+        with mpnb.open(database, table=case.table) as there:
+            return there.retry(workers=case.workers, **options)
+    ask = {
+        "events": case.names,
+        "database": database,
+        "table": case.table,
+        "workers": case.workers,
+        "chunk_days": case.chunk_days,
+        **options,
+    }
+    if step == "cancel":
+        mode = "refresh" if case.cancel_after % 2 else "resume"
+        jobs.append(mpnb.start(case.from_date, case.to_date, mode=mode, **ask))
+        return jobs[0].result()
+    mode = "refresh" if step == "refresh" else "resume"
+    result = mpnb.export(case.from_date, case.to_date, mode=mode, **ask)
+    if step == "retry":
+        with result:
+            return result.retry()
+    return result
 
 
-def _started(case: Case, jobs: list[mpnb.ExportJob], **options: object) -> mpnb.ExportJob:
-    # on_batch may run before start() has returned: it finds the job in the list.
-    on_batch = options.pop("on_batch")
-    held: list[mpnb.BatchProgress] = []
-
-    def later(progress: mpnb.BatchProgress) -> None:
-        if not jobs:
-            held.append(progress)
-            return
-        for each in (*held, progress):
-            on_batch(each)  # type: ignore[operator]
-        held.clear()
-
-    job = mpnb.start(case.from_date, case.to_date, on_batch=later, **options)  # type: ignore[arg-type]
-    jobs.append(job)
-    return job
-
-
-def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path) -> None:
+def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None = None) -> Said:
     """
     Export as others do: any answer is an answer, what parses is kept, an attempt goes on where the last one broke.
 
@@ -86,12 +135,12 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path) 
     """
     source = ledger.Source(credentials.project_id, case.names)
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
-        layout.create(cursor, "events")
+        layout.create(cursor, case.table)
         plan = mpnb.plan(
             case.from_date, case.to_date, database=database, chunk_days=case.chunk_days, events=case.names,
             credentials=credentials, quota=QUOTA,
         )  # fmt: skip
-        ids = ledger.register(cursor, export_id="naive", table="events", source=source, batches=plan.batches)
+        ids = ledger.register(cursor, export_id="naive", table=case.table, source=source, batches=plan.batches)
         for batch, batch_id in zip(plan.batches, ids, strict=True):
             lines = _keep_what_parses(credentials, batch, case.names)
             run(cursor, "BEGIN")
@@ -102,8 +151,9 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path) 
                 " (SELECT TRY_CAST(unnest(?::VARCHAR[]) AS JSON) AS j))",
                 [batch_id, lines],
             )
-            ledger.landed(cursor, "events", [ledger.Arrival(batch_id, batch, len(lines), 0, 0, 1, None)])
+            ledger.landed(cursor, case.table, [ledger.Arrival(batch_id, batch, len(lines), 0, 0, 1, None)])
             run(cursor, "COMMIT")
+    return Said()
 
 
 def _keep_what_parses(credentials: mpnb.Credentials, batch: mpnb.Batch, names: tuple[str, ...] | None) -> list[str]:
@@ -135,3 +185,6 @@ def _keep_what_parses(credentials: mpnb.Credentials, batch: mpnb.Batch, names: t
             if isinstance(event, dict) and "event" in event and isinstance(event.get("properties"), dict):
                 lines.append(line.decode())
     return lines
+
+
+CLIENTS: dict[str, Client] = {"real": real, "naive": naive}

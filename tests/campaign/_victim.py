@@ -99,6 +99,7 @@ def main() -> None:
     mpnb.export(
         asked["from_date"],
         asked["to_date"],
+        events=asked["events"],
         credentials=mpnb.Credentials(**asked["credentials"]),
         database=asked["database"],
         spool=mpnb.Spool(asked["spool"]),

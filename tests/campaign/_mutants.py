@@ -1,0 +1,69 @@
+"""
+Mutants: mpnb with one of its own precautions taken out, which the campaign has to catch.
+
+Each changes the modules of the process that it is called in, for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import duckdb
+import httpx
+
+import mpnb._ledger
+import mpnb._writer
+from mpnb._verify import Body, Verifier
+
+
+def believe_every_end() -> None:
+    """Take a body for whole wherever it ends."""
+    whole = httpx.Response.iter_raw
+
+    def iter_raw(self: httpx.Response, chunk_size: int | None = None) -> Iterator[bytes]:
+        try:
+            yield from whole(self, chunk_size)
+        except httpx.RemoteProtocolError:
+            return
+
+    httpx.Response.iter_raw = iter_raw  # type: ignore[method-assign]
+    Verifier.finish = lambda self: Body(  # type: ignore[method-assign]
+        self._gzip, self._size, self._json_size, self._newlines
+    )
+
+
+def drop_what_is_no_event() -> None:
+    """Leave lines out without a word."""
+    insert = mpnb._writer.insert_lines
+
+    def insert_lines(cursor: Any, table: str, batch_id: int, lines: Any) -> tuple[int, int]:
+        rows, _ = insert(cursor, table, batch_id, lines)
+        cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
+        return rows, 0
+
+    mpnb._writer.insert_lines = insert_lines
+
+
+def keep_what_is_replaced() -> None:
+    """Add a refreshed batch to the old one."""
+    mpnb._ledger.forget = lambda *_: None
+
+
+def commit_in_two() -> None:
+    """Commit the rows of a batch before its ledger row."""
+    landed: Any = mpnb._ledger.landed
+
+    def landed_apart(cursor: Any, table: str, arrivals: Any) -> Any:
+        mpnb._writer.run(cursor, "COMMIT")  # type: ignore[attr-defined]
+        mpnb._writer.run(cursor, "BEGIN")  # type: ignore[attr-defined]
+        if any(arrival.rows % 7 == 3 for arrival in arrivals):
+            raise duckdb.IOException("made up")
+        return landed(cursor, table, arrivals)
+
+    mpnb._ledger.landed = landed_apart
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    each.__name__: each for each in (believe_every_end, drop_what_is_no_event, keep_what_is_replaced, commit_in_two)
+}

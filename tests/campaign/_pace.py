@@ -1,0 +1,51 @@
+"""The time and memory that mpnb gives the world, made short: what takes minutes in use takes moments here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import mpnb._client
+import mpnb._engine
+import mpnb._verify
+import mpnb._writer
+
+# A request is given up after so much silence; a stall is shorter, or longer.
+IDLE_SECONDS = 0.4
+BACKOFF_SECONDS = 0.005
+# A bomb is one at a thirtieth of the size: what the real bounds are is for tests of their own.
+BOMB_BYTES = 8 << 20
+MAX_LINE = 1 << 20
+
+_SHORT = (
+    (mpnb._client, "IDLE_SECONDS", IDLE_SECONDS),
+    (mpnb._engine, "BACKOFF_SECONDS", BACKOFF_SECONDS),
+    (mpnb._verify, "BOMB_BYTES", BOMB_BYTES),
+    (mpnb._verify, "MAX_LINE", MAX_LINE),
+)
+
+
+@contextlib.contextmanager
+def _set(*values: tuple[object, str, float]) -> Iterator[None]:
+    before = [(module, name, getattr(module, name)) for module, name, _ in values]
+    try:
+        for module, name, value in values:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@contextlib.contextmanager
+def quick(linger: float) -> Iterator[None]:
+    """Shorten all waits within the block, and let the writer wait so long for more."""
+    with _set(*_SHORT, (mpnb._writer, "LINGER_SECONDS", linger)):
+        yield
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Within ``quick()``: let a busy machine be silent for longer, where no fault is."""
+    with _set((mpnb._client, "IDLE_SECONDS", 60.0)):
+        yield
