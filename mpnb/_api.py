@@ -305,10 +305,10 @@ def _plan(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
 @contextlib.contextmanager
 def _existing(database: Database) -> Iterator[Store | None]:
     """Open a database for reading where there is one, and see that one could be made where there is none."""
-    if not isinstance(database, DuckDBPyConnection) and check_database(database) != MEMORY:
-        path = Path(database)
+    if not isinstance(database, DuckDBPyConnection) and (name := check_database(database)) != MEMORY:
+        path = Path(name).absolute()
         if not path.exists():
-            check_path(path.absolute(), create=True)
+            check_path(path, create=True)
             yield None
             return
     with contextlib.closing(Store(database)) as store:

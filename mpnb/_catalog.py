@@ -74,7 +74,7 @@ def catalog(
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([list(column) for column in columns], schema=schema)
-    return self._store.cursor().from_arrow(table)
+    return self._store.user_cursor().from_arrow(table)
 
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import mpnb
 from mpnb._clock import today
 from mpnb._errors import DatabaseError, PlanError
+from mpnb._store import check_database
 from mpnb._text import failure_table
 from mpnb.sandbox import Fault, Sandbox, serve
 
@@ -49,7 +50,7 @@ def run(database: str | None = None) -> None:
         DatabaseError: the file exists, or cannot be made.
         KeyboardInterrupt: it was interrupted.
     """
-    if database is not None and Path(database).exists():
+    if database is not None and Path(check_database(database)).exists():
         raise DatabaseError(f"{database} exists already: the demo keeps its made-up events in a new file")
     with (
         tempfile.TemporaryDirectory(prefix="mpnb-demo-") as folder,

@@ -13,6 +13,7 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
 from mpnb._events import event_query
+from mpnb._paths import local_path, shown
 from mpnb._properties import literal
 from mpnb._store import quoted, run
 
@@ -107,7 +108,8 @@ def to_parquet(
     Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
 
     Args:
-        folder: a new or empty one. A new one, and all files in it, can be read by their owner alone.
+        folder: a new or empty one on this machine; ``~`` is the home folder. A new one, and all files in it, can be
+            read by their owner alone.
         events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
         partition_by: columns, of which no file has more than one combination of values. They are in the files, not
             in the names of folders: there, no two readers agree on their types.
@@ -120,9 +122,9 @@ def to_parquet(
         PlanError: there is no such event or column, or the folder is not empty.
         ClosedError: the result was closed.
     """
-    path = Path(folder)
+    path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise PlanError(f"{path} is there and not empty: pass another folder")
+        raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
     query = self._selection.events if events is None else event_query(self, events, **options)
     parts = [partition_by] if isinstance(partition_by, str) else list(partition_by or [])
     with self._store.reading() as cursor:
@@ -134,7 +136,8 @@ def to_parquet(
         how = f", PARTITION_BY ({by}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false" if parts else ""
         with _private(path) as within:
             target = within if parts else within / "events.parquet"
-            run(cursor, f"COPY ({query}) TO {literal(str(target))[1:-1]} (FORMAT parquet{how})")
+            # Whole, since DuckDB has a home folder and a search path of its own.
+            run(cursor, f"COPY ({query}) TO {literal(str(target.absolute()))[1:-1]} (FORMAT parquet{how})")
     return path
 
 

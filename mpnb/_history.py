@@ -8,6 +8,7 @@ itself; then, and after a clock was set back, Mixpanel's own 429 is what holds a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ import platformdirs
 from filelock import FileLock
 
 from mpnb._failures import safe_text
+from mpnb._paths import local_path
 
 # Where the files are, in place of the user's state folder.
 FOLDER_VARIABLE = "MPNB_STATE_DIR"
@@ -87,7 +89,7 @@ class History:
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                     lock = FileLock(folder / "quota.lock", mode=0o600)
                     stack.enter_context(lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.005))
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 self._give_up(error)
             yield
 
@@ -103,7 +105,7 @@ class History:
             with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
                 json.dump({"host": self._host, "starts": times.starts, "cool_until": times.cool_until}, file)
             fresh.replace(path)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
@@ -119,7 +121,18 @@ class History:
 
 def _folder() -> Path:
     given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else platformdirs.user_state_path("mpnb", appauthor=False)
+    return _given_folder(given) if given else platformdirs.user_state_path("mpnb", appauthor=False)
+
+
+@functools.cache
+def _given_folder(given: str) -> Path:
+    """
+    Return the folder that the variable names, the same one wherever the process goes.
+
+    Raises:
+        PlanError: it is none of this machine.
+    """
+    return local_path(given, FOLDER_VARIABLE, "name a folder of this machine").absolute()
 
 
 def _parse(data: bytes) -> Times:

@@ -62,6 +62,9 @@ def insert_files(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched
         )
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.BinderException) as error:
         raise NotAllEvents from error
+    except duckdb.PermissionException as error:
+        # The user's DuckDB must not read files (enable_external_access): Python reads them for it.
+        raise NotAllEvents from error
     # No file gives more rows than it has lines: where the sums are equal, so is each.
     if rows != sum(file.body.lines for file in files):
         raise NotAllEvents
@@ -79,8 +82,6 @@ def insert_lines(
     Returns:
         How many are in the table, and how many are not.
     """
-    import pyarrow as pa
-
     texts: list[tuple[int, str]] = []
     broken: list[tuple[int, bytes]] = []
     for number, line in lines:
@@ -88,20 +89,16 @@ def insert_lines(
             texts.append((number, line.decode()))
         except UnicodeDecodeError:
             broken.append((number, line))
-    # DuckDB finds these two by the names of this function's variables.
-    block = pa.table(
-        {"n": pa.array([n for n, _ in texts], pa.int64()), "line": pa.array([t for _, t in texts], pa.string())}
-    )
-    not_utf8 = pa.table(
-        {"n": pa.array([n for n, _ in broken], pa.int64()), "line": pa.array([b for _, b in broken], pa.binary())}
-    )
-    assert block.num_rows + not_utf8.num_rows == len(lines)
+    # As values, not by the name of a variable: a table of that name would be read in its place.
+    mine = {"batch_id": batch_id, "numbers": [n for n, _ in texts], "lines": [text for _, text in texts]}
     parsed = """(SELECT *, k[1] AS event, k[2] AS properties
                  FROM (SELECT *, json->['$.event', '$.properties'] AS k
-                       FROM (SELECT n, line, TRY_CAST(line AS JSON) AS json FROM block)))"""
+                       FROM (SELECT *, TRY_CAST(line AS JSON) AS json FROM (
+                           SELECT unnest($numbers::BIGINT[]) AS n, unnest($lines::VARCHAR[]) AS line))))"""
     source = f"SELECT event, properties, $batch_id AS batch_id FROM {parsed}"
-    [(rows,)] = cursor.execute(f"INSERT INTO {quoted(table)} {_select(source)}", {"batch_id": batch_id}).fetchall()
-    [(kept,)] = cursor.execute(
+    [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(source)}", mine)
+    [(kept,)] = run(
+        cursor,
         f"""INSERT INTO {REJECTED}
         SELECT $table, $batch_id, n, CASE
             WHEN json IS NULL THEN 'no valid JSON'
@@ -111,12 +108,19 @@ def insert_lines(
             ELSE 'keys besides event and properties' END, encode(line), is_event
         FROM (SELECT *, coalesce({_IS_EVENT}, false) AS is_event FROM {parsed})
         WHERE NOT is_event OR len(json_keys(json)) <> 2""",
-        {"batch_id": batch_id, "table": table},
-    ).fetchall()
-    cursor.execute(
-        f"INSERT INTO {REJECTED} SELECT $table, $batch_id, n, 'no valid UTF-8', line, false FROM not_utf8",
-        {"batch_id": batch_id, "table": table},
-    ).fetchall()
+        {**mine, "table": table},
+    )
+    run(
+        cursor,
+        f"INSERT INTO {REJECTED} SELECT $table, $batch_id, unnest($numbers::BIGINT[]), 'no valid UTF-8',"
+        " unnest($lines::BLOB[]), false",
+        {
+            "table": table,
+            "batch_id": batch_id,
+            "numbers": [n for n, _ in broken],
+            "lines": [line for _, line in broken],
+        },
+    )
     rejected = len(lines) - rows
     if kept + len(broken) < rejected:
         raise duckdb.InternalError("a line is neither in the table nor among the rejected")

@@ -159,6 +159,7 @@ class ExportJob:
 
         Raises:
             TimeoutError: it has not ended by then; it goes on.
+            ClosedError: this process was forked from the one that runs it.
             ExportCancelled: it was cancelled; the exception carries the result.
             ExportError: no batch is done, empty or skipped; the exception carries the result.
         """
@@ -166,7 +167,13 @@ class ExportJob:
 
     def outcome(self, timeout: float | None = None) -> ExportResult:
         """Wait for the end and give the result, however it ended. Raises ``TimeoutError``."""
+        self._check_process()
         return self._future.result(timeout)
+
+    def _check_process(self) -> None:
+        """Raise ``ClosedError`` in a process that was forked while it ran: it has none of its threads."""
+        if not self._future.done():
+            self._store.check_process()
 
     def _judged(self, result: ExportResult) -> ExportResult:
         if self._engine.lost_database:
@@ -187,6 +194,7 @@ class ExportJob:
 
         Returns at once; ``result()`` then raises ``ExportCancelled``. After the end it does nothing.
         """
+        self._check_process()
         if not self._future.done():
             self._engine.cancel()
 
@@ -233,6 +241,7 @@ class ExportJob:
 
     def __await__(self) -> Generator[Any, None, ExportResult]:
         """Wait for the end without blocking the event loop. To cancel the wait leaves the export running."""
+        self._check_process()
         future = asyncio.wrap_future(self._future)
         result = yield from asyncio.shield(future).__await__()
         return self._judged(result)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from mpnb._clock import epoch_seconds
+from mpnb._fork import free_in_child, in_child
 from mpnb._history import History, Times
 from mpnb._scalars import as_int
 
@@ -205,6 +206,9 @@ class RateLimiter:
 
 _limiters: dict[tuple[str, str], RateLimiter] = {}
 _limiters_lock = threading.Lock()
+# A child learns what its parent asked as any other process does: a limiter may have been in use when it was forked.
+free_in_child(_limiters_lock)
+in_child(_limiters.clear)
 
 
 def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:

@@ -216,7 +216,7 @@ class ExportResult:
         """
         with self._lock:
             if self._con is None or self._store.closed:
-                self._con = self._store.cursor()
+                self._con = self._store.user_cursor()
             return self._con
 
     def sql(self, query: str) -> DuckDBPyRelation:
@@ -375,7 +375,7 @@ class ExportResult:
 
     def _relation(self, query: str) -> DuckDBPyRelation:
         with self._needing_table():
-            return self._store.cursor().sql(query)
+            return self._store.user_cursor().sql(query)
 
     @contextlib.contextmanager
     def _needing_table(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from mpnb._errors import ClosedError
+from mpnb._fork import free_in_child
 
 # Bytes. Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread:
 # with 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
@@ -36,6 +37,30 @@ SETTINGS = {
     # JSON is linked in; nothing may be fetched over the network.
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
+}
+
+# Settings that change what a query gives or takes, at DuckDB's defaults. Each cursor that runs queries of this package
+# alone has them, whatever the user sets for the instance: so no query need be written for every setting there is.
+DEFAULTS = {
+    "integer_division": "false",
+    "default_order": "'asc'",
+    "default_null_order": "'nulls_last'",
+    "default_collation": "''",
+    "ieee_floating_point_ops": "true",
+    "scalar_subquery_error_on_multiple_rows": "true",
+    "order_by_non_integer_literal": "false",
+    "old_implicit_casting": "false",
+    "dialect_compatibility_mode": "'none'",
+    "preserve_identifier_case": "'preserve_case'",
+    "TimeZone": "'UTC'",
+    "Calendar": "'gregorian'",
+    "disable_timestamptz_casts": "false",
+    "errors_as_json": "false",
+    "file_search_path": "''",
+    "max_execution_time": "0",
+    "max_expression_depth": "1000",
+    # A name that is missing is an error, never a variable of this package.
+    "python_enable_replacements": "false",
 }
 
 # What a thread needs of it, where their number is not ours to set.
@@ -145,10 +170,22 @@ class Instance:
                 _set(cursor, "memory_limit", self._wanted["memory_limit"])
 
 
+def with_defaults(cursor: DuckDBPyConnection) -> None:
+    """
+    Set ``DEFAULTS`` for one cursor alone.
+
+    What this DuckDB does not know is left out, and nothing is set where the user has locked the configuration.
+    """
+    for name, value in DEFAULTS.items():
+        with contextlib.suppress(duckdb.Error):
+            cursor.execute(f"SET SESSION {name} = {value}").fetchall()
+
+
 # By the file's real path, for as long as a store is open on it or one of its cursors: DuckDB has one instance a file.
 _instances: weakref.WeakValueDictionary[str, Instance] = weakref.WeakValueDictionary()
 # Held while a file is opened: who was there first could not be told from two that open it at once.
 _opening = threading.Lock()
+free_in_child(_opening)
 
 
 def connected(

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from mpnb._errors import PlanError
 from mpnb._limits import Cancelled
+from mpnb._paths import local_path
 from mpnb._scalars import as_int
 
 if sys.platform == "win32":
@@ -51,8 +52,8 @@ class Spool:
     Say where downloaded bodies wait to be written, and how many bytes of them at most.
 
     Args:
-        folder: made where it is missing. ``None`` is the database's own folder, or the system's temporary one for a
-            database in memory.
+        folder: on this machine, made where it is missing; ``~`` is the home folder. ``None`` is the database's own
+            folder, or the system's temporary one for a database in memory.
         max_bytes: 1 or more; one batch may go over it, so that a batch larger than the budget still passes.
             ``None`` is half of the free disk, at most 10 GB.
     """
@@ -61,12 +62,19 @@ class Spool:
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.folder is not None:
+            self.path_of(self.folder)
         if self.max_bytes is None:
             return
         number = as_int(self.max_bytes)
         if number is None or number < 1:
             raise PlanError(f"max_bytes is a whole number of at least 1, not {self.max_bytes!r}")
         object.__setattr__(self, "max_bytes", number)
+
+    @staticmethod
+    def path_of(folder: str | os.PathLike[str]) -> Path:
+        """Return the folder as it is now, wherever the process goes meanwhile. Raises ``PlanError``."""
+        return local_path(folder, "folder", "pass a folder of this machine's own").absolute()
 
 
 class SpoolFolder:
@@ -78,7 +86,7 @@ class SpoolFolder:
     """
 
     def __init__(self, spool: Spool, beside: Path | None, name: str) -> None:
-        parent = Path(spool.folder) if spool.folder is not None else beside or Path(tempfile.gettempdir())
+        parent = spool.path_of(spool.folder) if spool.folder is not None else beside or Path(tempfile.gettempdir())
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_dead(parent)
         self.max_bytes = spool.max_bytes or min(MAX_BYTES, max(1, shutil.disk_usage(parent).free // 2))

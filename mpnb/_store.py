@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,22 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
-from mpnb._settings import SETTINGS, SHOWN, Instance, connected
+from mpnb._fork import SPAWN, free_in_child, is_inherited, keep_alive
+from mpnb._paths import local_path, shown, what_is_no_database
+from mpnb._settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
 LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
+_OTHERWISE = "pass another database=, or put back a copy of the file"
 
 # A relation keeps its cursor alive and so the database open, also when the store is gone.
 _instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.WeakKeyDictionary()
 # The umask is the process's: two threads that change it at once would leave it changed.
 _umask = threading.Lock()
+free_in_child(_umask)
 
 EVENT_COLUMNS = (
     ("event_name", "VARCHAR"),
@@ -87,9 +92,24 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Name the database of an instance, and the schema in it, that have the tables: whatever ``USE`` says later."""
+
+    database: str
+    schema: str
+
+    def __str__(self) -> str:
+        """Return it as SQL writes it."""
+        return f"{quoted(self.database)}.{quoted(self.schema)}"
+
+
 class Store:
     """
     Hold a database open, and hand out cursors. Any thread may call any method.
+
+    A connection that is passed keeps its tables where it is at that moment: in its ``current_database()`` and
+    ``current_schema()``, which no cursor of it would take over by itself.
 
     Args:
         database: a path, ``":memory:"``, or an open DuckDB connection, which stays the caller's.
@@ -103,40 +123,67 @@ class Store:
         self.path: Path | None = None
         self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
         self._lock = threading.Lock()
+        self._process = os.getpid()
         # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
         self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
+        self._idle: list[DuckDBPyConnection] = []  # cursors of reading(), to be lent again
+        self._root: DuckDBPyConnection | None
         if isinstance(database, DuckDBPyConnection):
             self.name = "the given connection"
             self._instance = Instance(None)
             try:
-                self._root: DuckDBPyConnection | None = database.cursor()
+                self.place = _place_of(database)
+                self._root = _kept(database.cursor())
+                self._go_there = "" if _place_of(self._root) == self.place else f"USE {self.place}"
+                if self._go_there:
+                    run(self._root, self._go_there)  # what is not committed is there for the user's own alone
+                check_place(self._root, self.place)
             except duckdb.Error as error:
                 raise DatabaseError(f"the given DuckDB connection cannot be used: {safe_text(str(error))}") from None
             return
         self.name = check_database(database)
         if self.name == MEMORY:
-            self._root, defaults = _connect(MEMORY, None)
+            self._root, defaults = _connect(None)
             self._instance = Instance(defaults)
-            return
-        self.path = path = Path(self.name).absolute()
-        check_path(path, create)
-        _remove_unfinished(path)
-        self._root, self._instance = connected(path, lambda: _connect(self.name, path))
+        else:
+            self.path = path = Path(self.name).absolute()
+            check_path(path, create)
+            _remove_unfinished(path)
+            self._root, self._instance = connected(path, lambda: _connect(path))
+        self.place, self._go_there = _place_of(self._root), ""
 
     def cursor(self) -> DuckDBPyConnection:
         """
-        Give a cursor of its own to one thread. The store closes it where nobody did before.
+        Return a cursor for the queries of this package, for one thread. The store closes it where nobody did before.
+
+        No setting that the user made changes what these queries give.
 
         Raises:
             ClosedError: the store was closed.
         """
+        cursor = self.user_cursor()
+        with_defaults(cursor)
+        return cursor
+
+    def user_cursor(self) -> DuckDBPyConnection:
+        """
+        Return a cursor for the user's own queries, with the user's own settings, as ``cursor()`` does.
+
+        Raises:
+            ClosedError: the store was closed.
+        """
+        self.check_process()
         with self._lock:
             if self._root is None:
                 raise ClosedError(f"this result was closed: mpnb.open({self.name!r}) reads it again")
             try:
-                cursor = self._root.cursor()
+                cursor = _kept(self._root.cursor())
+                if self._go_there:
+                    run(cursor, self._go_there)
             except duckdb.ConnectionException:
                 raise ClosedError(f"{self.label} was closed, and its cursors with it") from None
+            except duckdb.CatalogException:
+                raise ClosedError(f"{self.label} has no {self.place} any more") from None
             self._cursors.add(cursor)
             _instance_of[cursor] = self._instance
             return cursor
@@ -150,12 +197,19 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[DuckDBPyConnection]:
-        """Lend a cursor for a moment."""
-        cursor = self.cursor()
+        """Lend a cursor for a moment. After an error it is closed, since it may be within a transaction."""
+        self.check_process()
+        with self._lock:
+            cursor = self._idle.pop() if self._idle else None
+        cursor = cursor or self.cursor()
         try:
             yield cursor
-        finally:
+        except BaseException:
             self.release(cursor)
+            raise
+        with self._lock:
+            if self._root is not None:
+                self._idle.append(cursor)
 
     @property
     def label(self) -> str:
@@ -164,14 +218,24 @@ class Store:
 
     @property
     def closed(self) -> bool:
-        """Say whether ``close()`` was called."""
-        return self._root is None
+        """Return whether ``close()`` was called, or this is another process than the one that opened it."""
+        return self._root is None or self._process != os.getpid()
+
+    def check_process(self) -> None:
+        """Raise ``ClosedError`` where this process was forked from the one that opened the database."""
+        if self._process != os.getpid():
+            raise ClosedError(
+                f"{self.label} was opened by process {self._process}, which this one was forked from: {SPAWN}"
+            )
 
     def close(self) -> None:
         """Close every cursor, and with the last connection of this process the file. A second call does nothing."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             cursors, root, self._root = list(self._cursors), self._root, None
             self._cursors.clear()
+            self._idle.clear()
         for cursor in cursors:
             with contextlib.suppress(duckdb.Error):
                 cursor.close()
@@ -189,7 +253,7 @@ class Store:
         Raises:
             ClosedError: this one was closed.
         """
-        other = Store(self.cursor())
+        other = Store(self.user_cursor())
         other.name, other.path, other._instance = self.name, self.path, self._instance
         return other
 
@@ -204,7 +268,7 @@ class Store:
             raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
         path = self.path
         self.close()
-        root, instance = connected(path, lambda: _connect(self.name, path))
+        root, instance = connected(path, lambda: _connect(path))
         with self._lock:
             self._root, self._instance, self.broken = root, instance, False
 
@@ -278,6 +342,35 @@ def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
+def _place_of(connection: DuckDBPyConnection) -> Place:
+    """
+    Return where a connection looks for tables, and makes them, if no place is named.
+
+    As the names of the columns of a query that is bound and never run: a result of the user's may be half read.
+    """
+    names = (f"""'"' || replace({each}, '"', '""') || '"'""" for each in ("current_database()", "current_schema()"))
+    relation = connection.sql(f"FROM query('SELECT 1 AS ' || {' || $$, 2 AS $$ || '.join(names)})")
+    return Place(*relation.columns)
+
+
+def check_place(cursor: DuckDBPyConnection, place: Place) -> None:
+    """Raise ``DatabaseError`` where tables cannot be kept in the database and schema that a connection uses."""
+    query = "SELECT type, path FROM duckdb_databases() WHERE database_name = ?"
+    [(kind, path)] = run(cursor, query, [place.database])
+    if path and is_inherited(Path(path)):
+        raise DatabaseError(f"{shown(Path(path))} was open in the process that this one was forked from: {SPAWN}")
+    what = f"is kept by {kind}, not by DuckDB" if kind != "duckdb" else ""
+    if not what and place.schema.lower().startswith("mpnb_"):
+        what = f"is at schema {place.schema!r}, and names that begin with mpnb_ are mpnb's own"
+    if what:
+        raise DatabaseError(f"database {place.database!r}, which the given connection uses, {what}: USE another one")
+
+
+def _kept(connection: DuckDBPyConnection) -> DuckDBPyConnection:
+    keep_alive(connection)
+    return connection
+
+
 def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
     """Give the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
     rows = run(
@@ -309,50 +402,85 @@ def _connections(cursor: DuckDBPyConnection) -> int:
 
 
 def check_database(database: object) -> str:
-    """Give the path of a database, or ``":memory:"``, as text. Raises ``DatabaseError`` where it is neither."""
-    name = os.fspath(database) if isinstance(database, str | os.PathLike) else None
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise DatabaseError(f"database is a path, ':memory:' or a DuckDB connection, not {database!r}")
-    return name
+    """
+    Return the path of a database, or ``":memory:"``, as text.
+
+    Raises:
+        DatabaseError: it is neither, or a URL.
+    """
+    if database == MEMORY:
+        return MEMORY
+    advice = "pass a path such as 'mixpanel.duckdb', ':memory:' or an open DuckDB connection"
+    kinds = "a path, ':memory:' or a DuckDB connection"
+    return str(local_path(database, "database", advice, DatabaseError, kinds))
 
 
 def check_path(path: Path, create: bool) -> None:
-    """Raise ``DatabaseError`` where a file cannot be there, or where it is missing and must not be made."""
-    shown = safe_text(str(path))
+    """
+    See that a database can be at a path. Nobody else of this process may open it meanwhile.
+
+    Raises:
+        DatabaseError: something else is there, it is missing and must not be made, or it cannot be written.
+    """
+    name = shown(path)
     if path.is_dir():
-        raise DatabaseError(f"{shown} is a folder: name a file in it, such as {shown}/mixpanel.duckdb")
+        raise DatabaseError(f"{name} is a folder: name a file in it, such as {name}/mixpanel.duckdb")
     if not path.exists():
+        if path.is_symlink():
+            raise DatabaseError(f"{name} cannot be opened: it is a link to {shown(path.readlink())}, which is missing")
         if not create:
-            raise DatabaseError(f"there is no database at {shown}")
+            raise DatabaseError(f"there is no database at {name}")
         if not path.parent.is_dir():
-            raise DatabaseError(f"there is no folder {safe_text(str(path.parent))}: make it first")
+            raise DatabaseError(f"there is no folder {shown(path.parent)}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DatabaseError(f"{shown} cannot be written: mend its permissions, or pass another database=")
+        raise DatabaseError(f"{name} cannot be written: mend its permissions, or pass another database=")
 
 
-def _connect(name: str, path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
-    """Open a database, and give the settings that it comes with where nobody else of this process has it open."""
+def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
+    """Open a database, and return the settings that it comes with where nobody else of this process has it open."""
+    name = shown(path) if path else MEMORY
     try:
-        connection = duckdb.connect(name) if path is None or path.exists() else _create(path)
+        if path and is_inherited(path):
+            raise DatabaseError(f"{name} was open in the process that this one was forked from: {SPAWN}")
+        if path and path.exists() and (what := _what_is_no_database(path)):
+            raise DatabaseError(f"{name} cannot be opened: it is {what}: {_OTHERWISE}")
+        connection = _kept(duckdb.connect(str(path or MEMORY)) if path is None or path.exists() else _create(path))
         with contextlib.closing(connection.cursor()) as cursor:
+            query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+            if path and run(cursor, query) == [(None,)]:
+                connection.close()
+                raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: {_OTHERWISE}")
             alone = _connections(cursor) <= 2  # this one and its cursor
             return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
     except (duckdb.Error, OSError) as error:
-        text, shown = str(error), safe_text(name)
-        if re.search(r"\block\b|used by another process", text):
-            holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
-            by = f" ({safe_text(holder[1])})" if holder else ""
-            raise DatabaseError(
-                f"{shown} is open in another process{by}: close it there, such as by a restart of that kernel"
-            ) from None
-        if "different configuration" in text:
-            raise DatabaseError(
-                f"{shown} is open in this process by a connection with settings of its own, such as read_only: "
-                "close it first"
-            ) from None
-        raise DatabaseError(
-            f"{shown} cannot be opened: {safe_text(text)}: pass another database=, or put back a copy of the file"
-        ) from None
+        raise DatabaseError(f"{name} {_why_not(str(error))}") from None
+
+
+def _what_is_no_database(path: Path) -> str | None:
+    with contextlib.suppress(OSError):  # DuckDB meets it as well, and says what it is
+        return what_is_no_database(path)
+    return None
+
+
+def _why_not(text: str) -> str:
+    """Say why a database cannot be opened, and what to do, from what DuckDB says of it."""
+    if re.search(r"\block\b|used by another process", text):
+        holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
+        by = f" ({safe_text(holder[1])})" if holder else ""
+        return f"is open in another process{by}: close it there, such as by a restart of that kernel"
+    if "different configuration" in text:
+        return "is open in this process by a connection with settings of its own, such as read_only: close it first"
+    if found := re.search(r"version number (\d+), but we can only read .*?between \d+ and (\d+)", text):
+        is_newer = int(found[1]) > int(found[2])
+        way = "pip install -U duckdb" if is_newer else "EXPORT DATABASE there, IMPORT DATABASE here"
+        age = "a newer" if is_newer else "an older"
+        return f"cannot be opened: {age} DuckDB than this one, {duckdb.__version__}, wrote it: {way}, or {_OTHERWISE}"
+    if "encrypted" in text:
+        return (
+            "cannot be opened: it is encrypted: ATTACH it with its ENCRYPTION_KEY on a connection of your own, USE it, "
+            "and pass the connection as database="
+        )
+    return f"cannot be opened: {safe_text(text)}: {_OTHERWISE}"
 
 
 def _create(path: Path) -> DuckDBPyConnection:

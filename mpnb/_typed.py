@@ -47,6 +47,8 @@ log = logging.getLogger("mpnb")
 
 SCHEMA = "mpnb_typed"
 STAGE = "temp.mpnb_stage"
+# A table by its name, and by its schema where that is not the database's own: schemas share these tables.
+KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END || ?"
 # Of JSON, at 1 kB a row.
 STAGED_ROWS = 250_000
 # Of duplicates, the one with the most of it stays.
@@ -146,7 +148,9 @@ def forget_typed(self: ExportResult) -> None:
             raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
         try:
             with transaction(cursor):
-                mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower(?)", [self.table])
+                mine = run(
+                    cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [self.table]
+                )
                 for (number,) in mine:
                     run(cursor, f"DROP TABLE {_table(number)}")
                     run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
@@ -228,7 +232,7 @@ def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> 
     columns = json.dumps([[c.property, c.name, c.type, c.fixed] for c in known.columns], ensure_ascii=False)
     run(
         cursor,
-        f"INSERT INTO {SCHEMA}.events VALUES (?, ?, ?, ?::BIGINT[], ?)",
+        f"INSERT INTO {SCHEMA}.events VALUES (?, {KEY}, ?, ?::BIGINT[], ?)",
         [known.number, table, name, sorted(known.covers), columns],
     )
 
@@ -239,7 +243,7 @@ def _known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = T
         return None
     found = run(
         cursor,
-        f"SELECT id, batches, columns FROM {SCHEMA}.events WHERE lower(table_name) = lower(?) AND event_name = ?",
+        f"SELECT id, batches, columns FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY}) AND event_name = ?",
         [table, name],
     )
     if not found:

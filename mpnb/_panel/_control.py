@@ -320,5 +320,7 @@ def _table_of(asked: dict[str, Any]) -> object:
     database = asked.get("database")
     if database == MEMORY:
         return object()  # each of them is another one
-    where = os.path.abspath(database) if isinstance(database, str | os.PathLike) else id(database)
+    where: object = id(database)
+    if isinstance(database, str | os.PathLike):
+        where = os.path.realpath(os.path.expanduser(database))
     return where, str(asked.get("table")).lower()
