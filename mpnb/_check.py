@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb import _ledger as ledger
 from mpnb._clock import utc_now
 from mpnb._ledger import HELD, of_table
+from mpnb._offset import TimeOffset, time_offset
 from mpnb._plan import DAY, Batch, Calendar, HeldBatch, in_words, ranges_of
 from mpnb._selection import Selection
 from mpnb._store import EVENT_COLUMNS, LEDGER, REJECTED, columns_of, quoted, run
 
-# An event is sent seconds after it happened, most often; zones are whole quarters of an hour.
-QUARTER = 900
-NEAR_SECONDS = 60
-# Offsets that fewer events have are mobile events that came late by chance.
-LEAST_SHARE = 0.05
 NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in EVENT_COLUMNS)} WHERE false"
 
 
@@ -48,8 +43,8 @@ class Check:
 
     Attributes:
         findings: one for each check, always the same ones in the same order: ``days held``, ``days missing``,
-            ``days provisional``, ``duplicates``, ``rejected lines``, ``ledger against table``, ``outside their days``,
-            ``time offset``.
+            ``days provisional``, ``days without events``, ``duplicates``, ``rejected lines``,
+            ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``.
     """
 
     def __init__(self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> None:
@@ -97,7 +92,9 @@ def check(
         relate: makes a relation of a query.
     """
     table, mine, days = selection.table, selection.batches(), selection.days
-    held = [h for h in ledger.compared_batches(cursor, table) if not h.is_gone]
+    now = utc_now()
+    held = selection.held(cursor)
+    offset = time_offset(cursor, table, held)
     if days is None:
         [(first, last)] = run(cursor, f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {mine}")
         days = (first, last) if first else None
@@ -110,19 +107,20 @@ def check(
     )
     return Check(
         (
-            *_days(held, days, late_days),
+            *_days(held, days, Calendar(now, late_days, offset.lag)),
+            _without_events(cursor, events, mine, days),
             _duplicates(cursor, events),
             _rejected(cursor, table, mine),
             _ledger(cursor, table, every, mine),
-            _outside(cursor, events),
-            _offset(cursor, events),
+            _unusable(cursor, events, now),
+            _outside(cursor, events, now),
+            _offset(offset, sum(batch.rows for batch in held)),
         ),
         relate,
     )
 
 
-def _days(held: list[HeldBatch], asked: tuple[date, date] | None, late_days: int) -> Iterable[Finding]:
-    calendar = Calendar(utc_now(), late_days)
+def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: Calendar) -> Iterable[Finding]:
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     wanted = _between(*asked) if asked else []
     covered = [day for day in wanted if day in there]
@@ -130,8 +128,30 @@ def _days(held: list[HeldBatch], asked: tuple[date, date] | None, late_days: int
     provisional = [day for day in covered if calendar.is_provisional(there[day], day)]
     yield Finding("days held", "ok", len(covered), _ranges(covered))
     yield Finding("days missing", "problem" if missing else "ok", len(missing), _ranges(missing))
-    late = f"fetched before all their events had come: {_ranges(provisional)}" if provisional else ""
+    late = ""
+    if provisional:
+        due = [day for day in provisional if calendar.is_due(there[day])]
+        late = (
+            f"fetched before all their events had come: {_ranges(provisional)}; an export of these days fetches them"
+            " once more when their late days are over" + (f", and now {_ranges(due)}" if due else "")
+        )
     yield Finding("days provisional", "note" if provisional else "ok", len(provisional), late)
+
+
+def _without_events(cursor: DuckDBPyConnection, events: str, mine: str, asked: tuple[date, date] | None) -> Finding:
+    """Look for days without events in batches that have some: an answer that is whole can still lack a day."""
+    first, last = asked or (date.max, date.min)
+    rows = run(
+        cursor,
+        "SELECT day FROM (SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE)"
+        f" AS day FROM {LEDGER} WHERE {mine} AND status IN {HELD} AND rows > 0) AS days"
+        f" ANTI JOIN (SELECT DISTINCT batch_id, time::DATE AS day FROM {events}) AS there USING (batch_id, day)"
+        " WHERE day BETWEEN ? AND ? ORDER BY day",
+        [first, last],
+    )
+    days = [day for (day,) in rows]
+    detail = f"nothing happened on them, or the answer lacked them, which mode='refresh' would show: {_ranges(days)}"
+    return Finding("days without events", "note" if days else "ok", len(days), detail if days else "")
 
 
 def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
@@ -184,11 +204,28 @@ def _ledger(cursor: DuckDBPyConnection, table: str, every: str, mine: str) -> Fi
     return Finding("ledger against table", "problem", len(differing), detail)
 
 
-def _outside(cursor: DuckDBPyConnection, events: str) -> Finding:
+def _usable(now: datetime) -> str:
+    """Return the condition for a ``time`` that can be meant: since 1970, and not after tomorrow."""
+    return f"time >= TIMESTAMP '1970-01-01' AND time <= TIMESTAMP '{now + DAY}'"
+
+
+def _unusable(cursor: DuckDBPyConnection, events: str, now: datetime) -> Finding:
+    """Look for events that no analysis by time has, or has in the wrong place."""
+    [(missing, out)] = run(
+        cursor,
+        f"SELECT count(*) FILTER (time IS NULL), count(*) FILTER (NOT ({_usable(now)})) FROM {events}",
+    )
+    parts = [f"{missing:,} have none, or none that is a number"] if missing else []
+    parts += [f"in {out:,} it lies before 1970 or after tomorrow"] if out else []
+    detail = f"events without a usable time: {', '.join(parts)}; properties has it as it came" if parts else ""
+    return Finding("unusable times", "note" if parts else "ok", missing + out, detail)
+
+
+def _outside(cursor: DuckDBPyConnection, events: str, now: datetime) -> Finding:
     [(before, after, count)] = run(
         cursor,
         "SELECT max(date_diff('second', time, from_date::TIMESTAMP)), max(date_diff('second', to_date + 1, time)),"
-        f" count(*) FROM {events} WHERE time < from_date OR time >= to_date + 1",
+        f" count(*) FROM {events} WHERE (time < from_date OR time >= to_date + 1) AND {_usable(now)}",
     )
     if not count:
         return Finding("outside their days", "ok", 0, "")
@@ -196,23 +233,16 @@ def _outside(cursor: DuckDBPyConnection, events: str) -> Finding:
     return Finding("outside their days", "note", count, f"events whose time lies {' and '.join(parts)} their batch")
 
 
-def _offset(cursor: DuckDBPyConnection, events: str) -> Finding:
-    """Find whole quarters of an hour between the exported time and the true one, which old projects have."""
-    found = run(
-        cursor,
-        f"SELECT quarters, count(*) FROM (SELECT round(s / {QUARTER})::BIGINT AS quarters, s FROM (SELECT"
-        " epoch(time) - TRY_CAST(properties->>'/$mp_api_timestamp_ms' AS DOUBLE) / 1000 AS s"
-        f" FROM {events})) WHERE abs(s - quarters * {QUARTER}) <= {NEAR_SECONDS} GROUP BY 1 ORDER BY 2 DESC, 1",
-    )
-    total = sum(n for _, n in found)
-    often = [(quarters, n) for quarters, n in found if n >= LEAST_SHARE * total]
-    shifted = [(quarters, n) for quarters, n in often if quarters]
-    count = sum(n for _, n in shifted)
-    if not total or count * 2 <= total:
-        return Finding("time offset", "ok", 0, "")
-    offsets = ", ".join(f"{_zone(quarters)} in {n / total:.0%}" for quarters, n in shifted)
-    detail = f"time is not UTC but {offsets} of the events: the project is older than 2023, and its times are local"
-    return Finding("time offset", "note", count, detail)
+def _offset(offset: TimeOffset, rows: int) -> Finding:
+    name = "time offset"
+    if offset.is_local:
+        shares = ", ".join(f"{_zone(quarters)} in {share:.0%}" for quarters, share in offset.shares if quarters)
+        detail = f"time is not UTC but {shares} of the events: the project is older than 2023, and its times are local"
+        return Finding(name, "note", offset.shifted, detail)
+    if rows and not offset.is_known:
+        detail = f"whether time is UTC, these events do not tell: {offset.why_unknown()}"
+        return Finding(name, "note", 0, detail)
+    return Finding(name, "ok", 0, "")
 
 
 def _between(first: date, last: date) -> list[date]:

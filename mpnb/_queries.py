@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duckdb import DuckDBPyRelation
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import PlanError
+from mpnb._offset import time_offset
 from mpnb._properties import literal
+from mpnb._selection import Selection
 from mpnb._store import run
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
-
-# Of the events that say when they arrived, how many must agree on an offset for it to be a time zone's.
-AGREE = 0.5
-SAMPLE = 100_000
 
 
 def deduplicated(self: ExportResult) -> DuckDBPyRelation:
@@ -75,16 +73,17 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
     Give the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP. ``time`` stays as it is.
 
     ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer does
-    not say which. What says it is when events arrived, ``$mp_api_timestamp_ms``, which is UTC in both: where that is
-    off by the same whole quarter-hours in most events, this asks for ``project_timezone``. The hour that a wall clock
-    shows twice in autumn cannot be told apart.
+    not say which. What says it is when events arrived, ``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``, which is
+    UTC in both: where that is off by whole quarter-hours, or is missing, this asks for ``project_timezone``, as
+    ``check()`` finds it under ``time offset``. The hour that a wall clock shows twice in autumn cannot be told apart.
 
     Args:
         zone: whose wall clock ``local_time`` shows, such as ``"Europe/Berlin"``.
         project_timezone: of a project made before 2023; ``"UTC"`` for a newer one, without a look at the data.
 
     Raises:
-        PlanError: there is no such zone, or ``time`` looks like a wall clock and no ``project_timezone`` is given.
+        PlanError: there is no such zone; or no ``project_timezone`` is given, and ``time`` looks like a wall clock or
+            does not show what it is.
         ClosedError: the result was closed.
     """
     events = self._selection.events
@@ -93,22 +92,26 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
             if not run(cursor, "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1", [each]):
                 raise PlanError(f"no time zone is called {each!r}; their names are like 'Europe/Berlin'")
         if project_timezone is None:
-            quarters = run(
-                cursor,
-                "SELECT quarters, count(*) / sum(count(*)) OVER () AS share FROM ("
-                " SELECT round((epoch_ms(time) - TRY_CAST(properties->>'/$mp_api_timestamp_ms' AS BIGINT)) / 900000)"
-                f" AS quarters FROM (SELECT * FROM ({events}) LIMIT {SAMPLE}))"
-                " WHERE quarters IS NOT NULL GROUP BY quarters ORDER BY share DESC, quarters LIMIT 1",
-            )
-            # From the Line Islands to Baker Island; what is further off was imported long after.
-            if quarters and quarters[0][0] and quarters[0][1] > AGREE and -48 <= quarters[0][0] <= 56:
-                hours = quarters[0][0] / 4
-                raise PlanError(
-                    f"time is {hours:+g} h off from UTC in {quarters[0][1]:.0%} of the events, as in projects made"
-                    " before 2023: pass project_timezone= as in the project's settings, or 'UTC' if it is UTC after all"
-                )
+            _check_is_utc(cursor, self._selection)
     utc = f"time AT TIME ZONE {literal(project_timezone or 'UTC')}"
     return self._relation(
         f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS utc_time, ({utc}) AT TIME ZONE {literal(zone)} AS local_time"
         f" FROM ({events})"
     )
+
+
+def _check_is_utc(cursor: DuckDBPyConnection, selection: Selection) -> None:
+    """Raise ``PlanError`` where the events show that ``time`` is not UTC, or do not show that it is."""
+    held = selection.held(cursor)
+    offset = time_offset(cursor, selection.table, held)
+    if offset.is_local:
+        shares = ", ".join(f"{q / 4:+g} h off from UTC in {share:.0%}" for q, share in offset.shares if q)
+        raise PlanError(
+            f"time is {shares} of the events, as in projects made before 2023: pass project_timezone= as in the"
+            " project's settings, or 'UTC' if it is UTC after all"
+        )
+    if not offset.is_known and any(batch.rows for batch in held):
+        raise PlanError(
+            f"whether time is UTC, these events do not tell: {offset.why_unknown()}. Pass project_timezone='UTC' for a"
+            " project made since 2023, for an older one the time zone of its settings"
+        )

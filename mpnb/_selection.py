@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb import _ledger as ledger
 from mpnb._ledger import HELD, UNMET
-from mpnb._plan import DAY
+from mpnb._plan import DAY, HeldBatch
 from mpnb._store import LEDGER, quoted, run
 
 # What the failure table says of batches whose export has ended and could not note how they did.
@@ -44,6 +44,14 @@ class Selection:
         if statuses is not None:
             parts.append(f"status IN {statuses}")
         return " AND ".join(parts)
+
+    def held(self, cursor: DuckDBPyConnection) -> list[HeldBatch]:
+        """Return the batches that the table has, with one of these days at least, in date order."""
+        batches = [batch for batch in ledger.compared_batches(cursor, self.table) if not batch.is_gone]
+        if self.days is None:
+            return batches
+        first, last = self.days
+        return [batch for batch in batches if batch.from_date <= last and batch.to_date >= first]
 
     @property
     def inside(self) -> str:

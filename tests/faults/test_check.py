@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
@@ -16,14 +17,17 @@ from mpnb._check import Check, Finding
 from mpnb.sandbox import BAD_LINES, Fault, serve
 from tests.campaign._clients import QUOTA
 
+DAY = timedelta(days=1)
 FIRST, LAST = date(2025, 10, 1), date(2025, 10, 6)
 NAMES = [
     "days held",
     "days missing",
     "days provisional",
+    "days without events",
     "duplicates",
     "rejected lines",
     "ledger against table",
+    "unusable times",
     "outside their days",
     "time offset",
 ]
@@ -48,7 +52,7 @@ def table(tmp_path: Path) -> Iterator[Callable[..., mpnb.ExportResult]]:
             result = mpnb.export(
                 FIRST,
                 last,
-                chunk_days=1,
+                chunk_days=options.pop("chunk_days", 1),
                 credentials=server.credentials,
                 quota=QUOTA,
                 database=tmp_path / "a.duckdb",
@@ -166,26 +170,204 @@ def test_events_outside_their_days_are_measured(table: Callable[..., mpnb.Export
     assert finding.detail == "events whose time lies up to 8.0 h before and up to 5.5 h after their batch"
 
 
-@pytest.mark.parametrize(("hours", "zone"), [(-8, "UTC−8"), (5.75, "UTC+5:45"), (1, "UTC+1")])
-def test_local_times_are_revealed(hours: float, zone: str, table: Callable[..., mpnb.ExportResult]) -> None:
-    """A constant offset against Mixpanel's own clock tells a project older than 2023, and its zone."""
+def test_times_that_cannot_be_meant_are_counted(table: Callable[..., mpnb.ExportResult]) -> None:
+    """No analysis by time has them, or has them in the wrong place: missing, before 1970, and after tomorrow."""
+    now = datetime.now(UTC).timestamp()
 
     def lines(day: date) -> list[bytes]:
-        late = line(day, hour=1, received=40.123)
-        return [late, *(line(day, hour=h, received=-hours + 0.002) for h in range(1, 20))]
+        missing = [line(day, time=time) for time in (None, "2026-01-01T00:00:00", "", [1], 1e300)]
+        out = [line(day, time=time) for time in (-1, -1e12, 1767225600 * 10**6, now + 90_000)]
+        usable = [line(day, time=time) for time in (0, "1767225600", 1767225600000, now + 80_000)]
+        return [*quiet(day), *missing, *out, *usable]
+
+    check = table(lines).check()
+    finding = found(check, "unusable times")
+    assert (finding.status, finding.count) == ("note", 54)
+    assert "30 have none, or none that is a number, in 24 it lies before 1970 or after tomorrow" in finding.detail
+    # The usable ones are of other days, but of days that there are.
+    assert found(check, "outside their days").count == 24
+
+
+@pytest.mark.parametrize("chunk_days", [2, 7])
+def test_days_without_events_beside_others_are_noted(
+    table: Callable[..., mpnb.ExportResult], tmp_path: Path, chunk_days: int
+) -> None:
+    """A batch that has some and lacks a day may have been answered in part; a batch without any is empty."""
+    empty = {FIRST, FIRST + DAY, FIRST + DAY * 3}
+    result = table(lambda day: [] if day in empty else quiet(day), chunk_days=chunk_days)
+    finding = found(result.check(), "days without events")
+    if chunk_days == 2:  # the first two days are a batch
+        assert (finding.status, finding.count) == ("note", 1)
+        assert finding.detail.endswith("2025-10-04")
+    else:
+        assert finding.count == 3
+        assert finding.detail.endswith("2025-10-01 – 2025-10-02, 2025-10-04")
+    result.close()
+    with mpnb.open(tmp_path / "a.duckdb") as db:
+        assert found(db.check(), "days without events") == finding
+
+
+def test_events_of_other_days_do_not_make_up_for_a_day_without(table: Callable[..., mpnb.ExportResult]) -> None:
+    """A batch of a day whose events all lie elsewhere is noted as well."""
+    assert found(table(lambda day: [line(day, hour=30)]).check(), "days without events").count == 6
+
+
+# --- the time offset ---------------------------------------------------------------------------------------------
+
+
+def test_times_in_the_zone_of_the_project_are_revealed(table: Callable[..., mpnb.ExportResult]) -> None:
+    """A constant offset against Mixpanel's own clock tells a project older than 2023, and its zone."""
+    for number, (hours, zone) in enumerate([(-8, "UTC−8"), (5.75, "UTC+5:45"), (1, "UTC+1"), (-1, "UTC−1")]):
+
+        def lines(day: date, hours: float = hours) -> list[bytes]:
+            late = line(day, hour=1, received=40.123)
+            return [late, *(line(day, hour=h, received=-hours + 0.002) for h in range(1, 20))]
+
+        result = table(lines, table=f"t{number}")
+        finding = found(result.check(), "time offset")
+        assert (finding.status, finding.count) == ("note", 114)
+        assert f"{zone} in 100%" in finding.detail
+        asks(result, f"{hours:+g} h off from UTC in 100%")
+
+
+def asks(result: mpnb.ExportResult, why: str) -> None:
+    """See that local times want the project's zone, and are there with it."""
+    with pytest.raises(mpnb.PlanError, match=f"{re.escape(why)}.*project_timezone="):
+        result.local_time("UTC")
+    assert len(result.local_time("UTC", project_timezone="UTC").fetchall()) == result.total_rows
+
+
+def tells(result: mpnb.ExportResult) -> None:
+    """See that the events show that their time is UTC."""
+    assert found(result.check(), "time offset") == Finding("time offset", "ok", 0, "")
+    assert len(result.local_time("UTC").fetchall()) == result.total_rows
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "last", "offsets"),
+    [
+        ("America/New_York", "2026-03-04", "2026-03-11", ["UTC−5 in 50%", "UTC−4 in 50%"]),
+        ("America/New_York", "2026-03-01", "2026-03-10", ["UTC−5 in 70%", "UTC−4 in 30%"]),
+        # In winter, London's wall clock is UTC.
+        ("Europe/London", "2026-03-22", "2026-03-30", ["UTC+1 in"]),
+        ("Atlantic/Azores", "2026-10-22", "2026-10-27", ["UTC−1 in"]),
+        ("Australia/Lord_Howe", "2026-04-02", "2026-04-07", ["UTC+11 in 50%", "UTC+10:30 in 50%"]),
+    ],
+)
+def test_summer_time_makes_two_offsets_of_one_project(
+    tmp_path: Path, zone: str, first: str, last: str, offsets: list[str]
+) -> None:
+    """Whatever share of the days either has, and also where one of them is 0."""
+    with (
+        serve(legacy_timezone=zone, events_per_day=300) as mp,
+        mpnb.export(first, last, credentials=mp.credentials, quota=QUOTA, database=tmp_path / "a.duckdb") as result,
+    ):
+        finding = found(result.check(), "time offset")
+        assert finding.status == "note"
+        for offset in offsets:
+            near = [f"{offset[:-3]}{int(offset[-3:-1]) + n}%" for n in range(-3, 4)] if "%" in offset else [offset]
+            assert any(each in finding.detail for each in near), finding.detail
+        asks(result, "h off from UTC in")
+
+
+def stamped(*kinds: str) -> Callable[[date], list[bytes]]:
+    """Make days of an old project 5 hours behind whose events have only these stamps of when they arrived."""
+
+    def lines(day: date) -> list[bytes]:
+        start = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+        stamps = [{kind: round((start + h * 3600 + 5 * 3600 + 9) * 1000) for kind in kinds} for h in range(24)]
+        return [line(day, hour=h, **stamps[h]) for h in range(24)]
+
+    return lines
+
+
+def test_without_the_first_stamp_the_second_tells(table: Callable[..., mpnb.ExportResult]) -> None:
+    """Exports of 2020–21 have no ``$mp_api_timestamp_ms``; they say when each event was processed."""
+    result = table(stamped("mp_processing_time_ms"))
+    assert "UTC−5 in 100%" in found(result.check(), "time offset").detail
+    asks(result, "-5 h off from UTC in 100%")
+
+
+def test_the_second_stamp_stands_in_event_by_event(table: Callable[..., mpnb.ExportResult]) -> None:
+    """A table may hold both: the first stamp counts where it can be read."""
+
+    def lines(day: date) -> list[bytes]:
+        odd = [line(day, hour=h + 0.5, **{"$mp_api_timestamp_ms": "soon"}) for h in range(10)]
+        both = [line(day, hour=h, received=5, mp_processing_time_ms=5) for h in range(9)]
+        return [*odd, *both, *stamped("mp_processing_time_ms")(day)]
 
     finding = found(table(lines).check(), "time offset")
+    assert (finding.count, "UTC−5 in 100%" in finding.detail) == (33 * 6, True)
+
+
+def test_without_any_stamp_both_say_that_it_cannot_be_told(table: Callable[..., mpnb.ExportResult]) -> None:
+    """The report has a note, and local times are not made up: they ask for the project's zone."""
+    result = table(stamped())
+    finding = found(result.check(), "time offset")
     assert finding.status == "note"
-    assert f"{zone} in 100%" in finding.detail
+    assert "none of them says when it arrived" in finding.detail
+    asks(result, "none of them says when it arrived")
 
 
-def test_late_events_of_a_utc_project_reveal_nothing(table: Callable[..., mpnb.ExportResult]) -> None:
-    """Where most events come at once, those that come hours late are no zone."""
+def test_no_events_raise_no_question(table: Callable[..., mpnb.ExportResult]) -> None:
+    """Where nothing is there, nothing can be wrong by hours."""
+    tells(table(lambda day: []))
+
+
+def live(day: date, number: int = 24) -> list[bytes]:
+    """Make events of a project in UTC that arrive at once, some of them by a clock that is not exact."""
+    return [line(day, hour=24 * n / number, received=0.01 * ((n % 5) - 1)) for n in range(number)]
+
+
+def nightly(day: date) -> list[bytes]:
+    # The day before, as it was on the hour, at two in the morning.
+    return [line(day, hour=0, received=2.001, n=n) for n in range(400)]
+
+
+def on_the_hour(day: date) -> list[bytes]:
+    # Each hour's events at five past.
+    return [line(day, hour=h + n / 60, received=(65 - n) / 60) for h in range(24) for n in range(60)]
+
+
+def from_phones(day: date) -> list[bytes]:
+    return [line(day, hour=h, received=3.0, n=h) for h in range(16)]
+
+
+def from_the_past(day: date) -> list[bytes]:
+    return [line(day, hour=h, received=24 * 500 - 0.02 * n) for h in range(24) for n in range(50)]
+
+
+def wrong_by_two(day: date) -> list[bytes]:
+    return [line(day, hour=h + 2, received=-2.0) for h in range(12)]
+
+
+@pytest.mark.parametrize("others", [nightly, from_phones, from_the_past, wrong_by_two, on_the_hour])
+def test_what_is_sent_at_once_tells_utc_whatever_else_there_is(
+    table: Callable[..., mpnb.ExportResult], others: Callable[[date], list[bytes]]
+) -> None:
+    """Imports of thousands, phones that were offline, a server whose clock is wrong: none of them is a time zone."""
+    tells(table(lambda day: [*others(day), *live(day, 96 if others is on_the_hour else 24)]))
+
+
+@pytest.mark.parametrize("others", [on_the_hour, from_the_past])
+def test_imports_alone_tell_nothing(
+    table: Callable[..., mpnb.ExportResult], others: Callable[[date], list[bytes]]
+) -> None:
+    """Each event has a delay of its own, of which some are whole hours by chance."""
+    result = table(others)
+    finding = found(result.check(), "time offset")
+    assert (finding.status, finding.count) == ("note", 0)
+    assert "arrived long after they happened" in finding.detail
+    asks(result, "arrived long after they happened")
+
+
+def test_imports_do_not_hide_the_zone_of_an_old_project(table: Callable[..., mpnb.ExportResult]) -> None:
+    """What comes at once decides there, too."""
 
     def lines(day: date) -> list[bytes]:
-        return [*quiet(day), *(line(day, hour=h, received=2.0) for h in range(4))]
+        return [*from_the_past(day), *stamped("$mp_api_timestamp_ms")(day)]
 
-    assert found(table(lines).check(), "time offset").status == "ok"
+    assert "UTC−5 in 100%" in found(table(lines).check(), "time offset").detail
 
 
 def test_a_report_outlives_its_result(table: Callable[..., mpnb.ExportResult]) -> None:
