@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from mpnb._interrupt import interrupts_later
 from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
+from mpnb._offset import day_lag
 from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, whole_number
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import entering, registration, running
@@ -56,11 +57,13 @@ class Known:
         held: batches that are there, if perhaps not all their rows.
         gone: batches that were there, and have no row left.
         unmet: first and last days of what failed and has not come since.
+        lag: how long after midnight in UTC the project's days end, as far as its events tell.
     """
 
     held: tuple[HeldBatch, ...] = ()
     gone: tuple[HeldBatch, ...] = ()
     unmet: tuple[tuple[date, date], ...] = ()
+    lag: timedelta = timedelta(0)
 
 
 def plan(
@@ -279,10 +282,12 @@ def _known(cursor: DuckDBPyConnection, asked: Asked) -> Known:
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
         return Known()
     batches = ledger.compared_batches(cursor, asked.table)
+    held = tuple(h for h in batches if not h.is_gone)
     return Known(
-        tuple(h for h in batches if not h.is_gone),
+        held,
         tuple(h for h in batches if h.is_gone),
         tuple(Selection(asked.table).unmet_ranges(cursor)),
+        day_lag(cursor, asked.table, held),
     )
 
 
@@ -293,7 +298,7 @@ def _plan(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
         known.held,
         unmet=known.unmet,
         mode=asked.mode,
-        calendar=Calendar(utc_now(), asked.late_days),
+        calendar=Calendar(utc_now(), asked.late_days, known.lag),
         chunk_days=asked.chunk_days,
         quota_left=limiter.left(),
         per_hour=limiter.quota.per_hour,

@@ -18,11 +18,15 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._plan import HeldBatch
 from mpnb._properties import in_batches
-from mpnb._store import quoted, run
+from mpnb._store import EVENT_COLUMNS, columns_of, quoted, run
 
 # Looked at, of all events: whole vectors of DuckDB's, spread evenly.
 SAMPLE = 200_000
 VECTOR = 2_048
+# To plan, the first events of so many batches say enough.
+LATEST = 7
+LATEST_SAMPLE = 20_000
+STAMPS = "['/$mp_api_timestamp_ms', '/mp_processing_time_ms']"
 
 QUARTER_MS = 900_000
 # What can be the moment of an arrival: 2001 to 5138.
@@ -77,24 +81,26 @@ class TimeOffset:
         return "none of them says when it arrived ($mp_api_timestamp_ms or mp_processing_time_ms)"
 
 
-def time_offset(
-    cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch], *, sample: int = SAMPLE
-) -> TimeOffset:
-    """
-    Find out how far ``time`` is from UTC in some batches.
-
-    Args:
-        sample: how many events to look at, about.
-    """
+def time_offset(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> TimeOffset:
+    """Find out how far ``time`` is from UTC in some batches."""
     rows = sum(batch.rows for batch in batches)
     if not rows:
         return TimeOffset()
-    apart = max(1, rows // sample)
-    events = (
-        f"SELECT time, properties->>['/$mp_api_timestamp_ms', '/mp_processing_time_ms'] AS p FROM {quoted(table)}"
-        f" WHERE {in_batches([batch.batch_id for batch in batches], 'batch_id')} AND (rowid // {VECTOR}) % {apart} = 0"
-    )
-    return _judged(run(cursor, _votes(events)))
+    apart = max(1, rows // SAMPLE)
+    return _judged(run(cursor, _votes(f"{_events(table, batches)} AND (rowid // {VECTOR}) % {apart} = 0")))
+
+
+def day_lag(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> timedelta:
+    """Return the lag of ``TimeOffset`` by the latest of some batches, in date order: a look that costs little."""
+    latest = [batch for batch in batches if batch.rows][-LATEST:]
+    if not latest or columns_of(cursor, table) != list(EVENT_COLUMNS):
+        return timedelta(0)
+    return _judged(run(cursor, _votes(f"{_events(table, latest)} LIMIT {LATEST_SAMPLE}"))).lag
+
+
+def _events(table: str, batches: Sequence[HeldBatch]) -> str:
+    mine = in_batches([batch.batch_id for batch in batches], "batch_id")
+    return f"SELECT time, properties FROM {quoted(table)} WHERE {mine}"
 
 
 def _votes(events: str) -> str:
@@ -105,7 +111,7 @@ def _votes(events: str) -> str:
     arrived = ", ".join(f"CASE WHEN {ms} BETWEEN {FIRST_MS} AND {LAST_MS} THEN {ms}::BIGINT END" for ms in stamps)
     moments = (
         "SELECT CASE WHEN time >= TIMESTAMP '1970-01-01' THEN epoch_ms(time) END AS shown,"
-        f" coalesce({arrived}) AS arrived FROM ({events})"
+        f" coalesce({arrived}) AS arrived FROM (SELECT time, properties->>{STAMPS} AS p FROM ({events}))"
     )
     first, last, half = FIRST * QUARTER_MS, LAST * QUARTER_MS, QUARTER_MS // 2
     offs = (

@@ -153,6 +153,38 @@ def test_a_day_that_leaves_the_window_stays_provisional_and_check_says_so(sandbo
     assert max(day_counts(asked(mp)).values()) == 1
 
 
+# --- projects whose days end later ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("late_days", "most"), [(5, 3), (0, 2)])
+def test_a_day_of_an_older_project_ends_with_its_own_zone_s_day(
+    sandbox, export, clock: WallClock, late_days: int, most: int
+) -> None:
+    """At 6 in the morning in UTC it is still yesterday in Los Angeles: that day is fetched again the next morning."""
+    behind = timedelta(hours=7)
+
+    def lines(day: date) -> list[bytes]:
+        start = datetime(day.year, day.month, day.day)
+        times = [start + timedelta(hours=h, seconds=1) for h in range(24)]
+        stamp = lambda t: round((t + behind).replace(tzinfo=UTC).timestamp() * 1000)  # noqa: E731
+        return [
+            event("A", time=int(t.replace(tzinfo=UTC).timestamp()), **{"$mp_api_timestamp_ms": stamp(t) + 2_000})
+            for t in times
+            if t + behind < clock.now
+        ]
+
+    mp = sandbox(lines=lines, legacy_timezone="America/Los_Angeles")
+    for _ in range(9):
+        with export(mp, "8 days ago", "yesterday", chunk_days=7, late_days=late_days) as result:
+            of_day = dict(result.sql("SELECT time::DATE, count(*) FROM events GROUP BY ALL").fetchall())
+            yesterday = clock.now.date() - DAY
+            assert of_day[yesterday] == 23
+            assert all(count == 24 for day, count in of_day.items() if day < yesterday - DAY)
+            assert of_day[yesterday - DAY] == 24
+        clock.now += DAY
+    assert max(day_counts(asked(mp)).values()) == most
+
+
 # --- the time of fetching ------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from datetime import date, datetime
 from types import TracebackType
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from mpnb import _clock
 from mpnb._credentials import Credentials
@@ -120,7 +121,7 @@ def serve(
     Args:
         seed: any whole number; the same seed makes the same bytes of a day.
         events_per_day: events on an average day, 0 or more; weekends have fewer.
-        today: the last day that may be asked for; ``None`` for today in UTC.
+        today: the last day that may be asked for; ``None`` for today, in UTC or in ``legacy_timezone``.
         quota: how often it may be asked, enforced with 429s as Mixpanel's limits are; ``None`` for no limits.
         retry_after: whether its 429s carry Retry-After, in ``"seconds"`` or as an HTTP ``"date"``.
         latency: seconds before the first byte of an export, 0 or more.
@@ -172,10 +173,16 @@ def serve(
         days=Days(made_up, lines),
         faults=book,
         limiter=Limiter(quota, number),
-        today=lambda: last_day or _clock.today(),
+        today=lambda: last_day or _today(legacy_timezone),
         retry_after=retry_after,
         latency=latency,
         bytes_per_second=bytes_per_second,
         gzip_members=gzip_members,
     )
     return Sandbox(server, world)
+
+
+def _today(zone: str | None) -> date:
+    if zone is None:
+        return _clock.today()
+    return datetime.fromtimestamp(_clock.epoch_seconds(), ZoneInfo(zone)).date()
