@@ -19,7 +19,7 @@ from mpnb import _layout as layout
 from mpnb import _ledger as ledger
 from mpnb import _plan as planning
 from mpnb import _progress
-from mpnb._asked import MAX_WORKERS, Asked, Database, OnBatch, check
+from mpnb._asked import MAX_WORKERS, Asked, Database, OnBatch, check, check_helpers
 from mpnb._board import BatchBoard
 from mpnb._clock import today, utc_now
 from mpnb._credentials import Credentials
@@ -31,12 +31,13 @@ from mpnb._job import Events, ExportJob
 from mpnb._ledger import Source
 from mpnb._limits import Quota, RateLimiter, limiter_for
 from mpnb._offset import day_lag
-from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode, whole_number
+from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._running import entering, registration, running
+from mpnb._scalars import brief, whole_number
 from mpnb._selection import Selection
 from mpnb._spool import Spool, SpoolFolder
-from mpnb._store import MEMORY, Store, check_database, check_path, run, transaction
+from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run, transaction
 from mpnb._warn import warn
 
 # Between two looks at the whole while an export runs in the caller's thread.
@@ -210,6 +211,9 @@ def open_database(
         DatabaseError: there is no database, or another process holds it.
         TableError: it has no such table of events, or several to choose from.
     """
+    if table is not None:
+        check_table_name(table)
+    check_helpers(credentials=credentials)
     store = Store(database, create=False)
     try:
         _bring_up_to_date(store)
@@ -222,7 +226,7 @@ def open_database(
         names = {name.lower(): name for name in there}
         name = names.get((table or there[0]).lower())
         if name is None:
-            raise TableError(f"{store.label} has no table {table!r} of events, but {', '.join(map(repr, there))}")
+            raise TableError(f"{store.label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
         return ExportResult(
             store=store,
             selection=Selection(name),
@@ -407,7 +411,9 @@ def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
     try:
         return SpoolFolder(asked.spool, beside, export_id)
     except OSError as error:
-        raise PlanError(f"the spool folder cannot be made: {error}: pass spool=mpnb.Spool(folder)") from None
+        raise PlanError(
+            f"the spool folder cannot be made: {safe_text(str(error))}: pass spool=mpnb.Spool(folder)"
+        ) from None
 
 
 def _admitted(
@@ -540,6 +546,7 @@ def _retry(
         if name not in allowed:
             raise TypeError(f"retry() takes {', '.join(allowed)}, not {name!r}")
     given = {name: value for name, value in options.items() if value is not None}
+    check_helpers(**{name: value for name, value in given.items() if name != "workers"})
     store = result.share_store()
     try:
         with store.reading() as cursor:

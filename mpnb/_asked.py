@@ -18,7 +18,8 @@ from mpnb._credentials import Credentials, missing_variables
 from mpnb._errors import CredentialsError, PlanError
 from mpnb._ledger import Source
 from mpnb._limits import Quota
-from mpnb._plan import MAX_LATE_DAYS, Mode, whole_number
+from mpnb._plan import MAX_LATE_DAYS, Mode
+from mpnb._scalars import brief, is_text, whole_number
 from mpnb._spool import Spool
 from mpnb._store import check_table_name
 
@@ -95,26 +96,17 @@ def check(
         warnings.warn(notes[0], UserWarning, stacklevel=3)
         last = now
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
-    if chunk_days != "auto":
+    if not isinstance(chunk_days, str) or chunk_days != "auto":
         chunk_days = planning.check_chunk_days(chunk_days)
     late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
-    if mode not in MODES:
-        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
-    if on_batch is not None and not callable(on_batch):
-        raise PlanError(f"on_batch is a function of a BatchProgress, not {on_batch!r}")
-    if quota is not None and not isinstance(quota, Quota):
-        raise PlanError(f"quota is an mpnb.Quota, not {quota!r}")
-    if spool is not None and not isinstance(spool, Spool):
-        raise PlanError(f"spool is an mpnb.Spool, not {spool!r}")
-    if where is not None and (not isinstance(where, str) or not where.strip()):
-        raise PlanError(f"where is a filter expression of Mixpanel's, not {where!r}")
+    check_mode(mode)
+    check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
+    if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
+        raise PlanError(f"where is a filter expression of Mixpanel's, not {brief(where)}")
     names = _check_events(events)
     name = check_table_name(table)
-    if credentials is None:
-        if needs_credentials or not missing_variables():
-            credentials = Credentials.from_environment()
-    elif not isinstance(credentials, Credentials):
-        raise CredentialsError("credentials is an mpnb.Credentials")
+    if credentials is None and (needs_credentials or not missing_variables()):
+        credentials = Credentials.from_environment()
     source = Source(credentials.project_id, names, where) if credentials else None
     return Asked(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
@@ -122,10 +114,36 @@ def check(
     )  # fmt: skip
 
 
+def check_mode(mode: object) -> None:
+    """Raise ``PlanError`` unless it is one of ``MODES``."""
+    if not isinstance(mode, str) or mode not in MODES:
+        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {brief(mode)}")
+
+
+def check_helpers(
+    *, on_batch: object = None, credentials: object = None, quota: object = None, spool: object = None
+) -> None:
+    """
+    Check what is passed as an object of its own kind, or as ``None``.
+
+    Raises:
+        PlanError: it is of another kind.
+        CredentialsError: so are the credentials. The message does not show them: there may be a secret in them.
+    """
+    if credentials is not None and not isinstance(credentials, Credentials):
+        raise CredentialsError(f"credentials is an mpnb.Credentials, not a {type(credentials).__name__}")
+    if on_batch is not None and not callable(on_batch):
+        raise PlanError(f"on_batch is a function of a BatchProgress, not {brief(on_batch)}")
+    if quota is not None and not isinstance(quota, Quota):
+        raise PlanError(f"quota is an mpnb.Quota, not {brief(quota)}")
+    if spool is not None and not isinstance(spool, Spool):
+        raise PlanError(f"spool is an mpnb.Spool, not {brief(spool)}")
+
+
 def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if events is None:
         return None
     names = (events,) if isinstance(events, str) else tuple(events) if isinstance(events, Iterable) else ()
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise PlanError(f"events is a list of names of events, or None for all, not {events!r}")
+    if not names or not all(isinstance(name, str) and name and is_text(name) for name in names):
+        raise PlanError(f"events is a list of names of events, or None for all, not {brief(events)}")
     return tuple(dict.fromkeys(names))

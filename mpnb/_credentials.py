@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mpnb._errors import CredentialsError
+from mpnb._failures import safe_text
+from mpnb._scalars import as_int, brief, is_text
 
 # Hosts per region: https://developer.mixpanel.com/reference/raw-event-export
 HOSTS = {
@@ -28,7 +30,8 @@ class Credentials:
 
     Args:
         username: name of the service account, ``"….mp-service-account"``.
-        secret: its secret. Never part of a repr.
+        secret: its secret. Never part of a repr. Blanks around it are left out, as around all the others: none has any,
+            and what is pasted often does.
         project_id: number of the project, as text or integer.
         region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data lives.
         base_url: scheme and host that stand in for the region's, for proxies and the sandbox.
@@ -49,15 +52,17 @@ class Credentials:
     def __init__(
         self, username: str, secret: str, project_id: str | int, region: str = "us", base_url: str | None = None
     ) -> None:
-        object.__setattr__(self, "username", username)
-        object.__setattr__(self, "secret", secret)
-        object.__setattr__(self, "project_id", str(project_id).strip())
-        object.__setattr__(self, "region", region.strip().lower() if isinstance(region, str) else region)
-        object.__setattr__(self, "base_url", base_url)
+        number = as_int(project_id)
+        is_whole = number is not None and 0 <= number < 10**20
+        object.__setattr__(self, "username", _stripped(username))
+        object.__setattr__(self, "secret", _stripped(secret))
+        object.__setattr__(self, "project_id", str(number) if is_whole else _stripped(project_id))
+        object.__setattr__(self, "region", _stripped(region).lower() if isinstance(region, str) else region)
+        object.__setattr__(self, "base_url", _stripped(base_url))
         fault = _fault_of(self)
         # Many tools show the variables of every frame in a traceback. This frame, unlike one that a dataclass would
-        # generate, can drop those that must not show before it raises.
-        del self, secret, base_url
+        # generate, can drop them before it raises: the secret may be any of them, where their order was mixed up.
+        del self, username, secret, project_id, region, base_url
         if fault:
             raise CredentialsError(fault)
 
@@ -74,6 +79,10 @@ class Credentials:
         Raises:
             CredentialsError: one of the first three is missing; the message names each.
         """
+        if environ is not None and not isinstance(environ, Mapping):
+            kind = type(environ).__name__
+            del environ
+            raise CredentialsError(f"environ is a mapping such as os.environ, not a {kind}")
         missing, fault = missing_variables(environ), ""
         if not missing:
             try:
@@ -92,50 +101,70 @@ class Credentials:
 def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Name the variables that credentials need and the environment does not have."""
     env = os.environ if environ is None else environ
-    return [name for name in REQUIRED_VARIABLES if not env.get(name, "").strip()]
+    return [name for name in REQUIRED_VARIABLES if not _word(env, name)]
 
 
 def _arguments(environ: Mapping[str, str] | None) -> dict[str, Any]:
     """Return what the environment says of each argument of ``Credentials``."""
     env = os.environ if environ is None else environ
-    username, secret, project_id = (env[name].strip() for name in REQUIRED_VARIABLES)
+    username, secret, project_id = (_word(env, name) for name in REQUIRED_VARIABLES)
     return {
         "username": username,
         "secret": secret,
         "project_id": project_id,
-        "region": env.get("MP_REGION", "").strip() or "us",
-        "base_url": env.get("MP_API_BASE_URL", "").strip() or None,
+        "region": _word(env, "MP_REGION") or "us",
+        "base_url": _word(env, "MP_API_BASE_URL") or None,
     }
+
+
+def _word(env: Mapping[str, Any], name: str) -> str:
+    value = env.get(name)
+    return "" if value is None else str(value).strip()
 
 
 def _fault_of(credentials: Credentials) -> str:
     """Return what is wrong with credentials, nothing where they are sound. It raises nothing: its frame has them."""
     for name in ("username", "secret"):
         value = getattr(credentials, name)
+        if not isinstance(value, str):
+            return f"{name} is a text, not {'None' if value is None else f'a {type(value).__name__}'}"
+        if not value:
+            return f"{name} is empty"
         # A control character would end the header, or fold into it.
-        if not isinstance(value, str) or not value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
-            return f"{name} is empty or holds control characters"
+        if re.search(r"[\x00-\x1f\x7f]", value) or not is_text(value):
+            return f"{name} holds a line break or another character that none has: copy it once more"
     if ":" in credentials.username:
         return "username holds a colon, which HTTP Basic cannot carry"
-    if not credentials.project_id.isascii() or not credentials.project_id.isdigit():
-        return f"project_id is the number of the project, not {credentials.project_id!r}"
+    if not isinstance(credentials.project_id, str) or not re.fullmatch("[0-9]{1,20}", credentials.project_id):
+        return f"project_id is the number of the project, not {_no_secret(credentials.project_id)}"
     if not isinstance(credentials.region, str) or credentials.region not in HOSTS:
-        return f"region {credentials.region!r} is none of {', '.join(HOSTS)}"
+        return f"region is {', '.join(map(repr, HOSTS))}, not {_no_secret(credentials.region)}"
     return _fault_of_base_url(credentials.base_url) if credentials.base_url is not None else ""
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _no_secret(value: object) -> str:
+    """Show a value, but no long text: who mixes up the order of the arguments passes the secret as another one."""
+    is_long = isinstance(value, str) and len(value) > 16
+    return f"a text of {len(str(value)):,} characters" if is_long else brief(value)
 
 
 def _fault_of_base_url(url: object) -> str:
     if not isinstance(url, str):
-        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {url!r}"
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
     if "@" in url:  # before any message that quotes it
         return "base_url must not hold a user name or password"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        return f"base_url {url!r} is no address: {error}"
-    if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query or parts.fragment:
-        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {url!r}"
+        return f"base_url {brief(url)} is no address: {safe_text(str(error))}"
+    is_more = parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url)
+    if parts.scheme not in ("http", "https") or not host or is_more or not is_text(url):
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
     if parts.scheme == "http" and host not in LOOPBACK:
-        return f"base_url {url!r} would send the secret in clear: plain http is for loopback only"
+        return f"base_url {brief(url)} would send the secret in clear: plain http is for loopback only"
     return ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mpnb._clock import epoch_seconds
 from mpnb._fork import free_in_child, in_child
 from mpnb._history import History, Times
-from mpnb._scalars import as_int
+from mpnb._scalars import whole_number
 
 HOUR = 3600.0
 # Requests that leave a second apart may arrive less apart, where the first one had to connect and the other had not, or
@@ -37,6 +37,9 @@ class Quota:
         per_second: requests started in any second, 1 or more.
         concurrent: requests in flight at once, 1 or more.
 
+    Raises:
+        PlanError: one of them is no whole number of at least 1.
+
     The defaults are Mixpanel's for the raw export API; pass others only for a project that was granted more:
     https://developer.mixpanel.com/reference/raw-event-export#rate-limits
     """
@@ -47,10 +50,7 @@ class Quota:
 
     def __post_init__(self) -> None:
         for name in ("per_hour", "per_second", "concurrent"):
-            number = as_int(getattr(self, name))
-            if number is None or number < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, not {getattr(self, name)!r}")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
 
 
 class Cancelled(Exception):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from mpnb._clock import today
 from mpnb._errors import PlanError
-from mpnb._scalars import as_day, as_int, as_moment
+from mpnb._scalars import as_day, as_moment, brief, whole_number
 
 Mode = Literal["resume", "refresh", "new"]
 DAY = timedelta(days=1)
@@ -224,15 +224,7 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
                 return date.fromisoformat(text)
             except ValueError as error:
                 raise PlanError(f"{name} {value!r} is no day of the calendar: {error}") from None
-    raise PlanError(f"{name} is a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {value!r}")
-
-
-def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return a whole number from ``least`` to ``most``. Raises ``PlanError`` for anything else."""
-    number = as_int(value)
-    if number is None or not least <= number <= most:
-        raise PlanError(f"{name} is a whole number from {least} to {most:,}, not {value!r}")
-    return number
+    raise PlanError(f"{name} is a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {brief(value)}")
 
 
 def check_chunk_days(chunk_days: object) -> int:

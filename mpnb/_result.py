@@ -19,7 +19,8 @@ from mpnb._check import Check, check
 from mpnb._errors import ExportError, TableError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, ended_exports
-from mpnb._plan import MAX_LATE_DAYS, whole_number
+from mpnb._plan import MAX_LATE_DAYS
+from mpnb._scalars import whole_number
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, REJECTED, Store, columns_of, run
 

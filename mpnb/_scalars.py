@@ -1,10 +1,43 @@
-"""Whole numbers and days as callers have them: Python's own, and numpy's and pandas' without importing either."""
+"""Values as callers pass them: whole numbers and days, also numpy's and pandas', and any value in a message."""
 
 from __future__ import annotations
 
 import operator
+import reprlib
 from datetime import date, datetime, timedelta
 from typing import Any
+
+from mpnb._errors import PlanError
+from mpnb._failures import safe_text
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def brief(value: object) -> str:
+    """Return a value as one short line for a message, whatever it is."""
+    try:
+        return safe_text(_SHORT.repr(value))
+    except Exception:  # an integer of more digits than Python writes, or what cannot show itself
+        return f"<{type(value).__name__}>"
+
+
+def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return a whole number from ``least`` to ``most``, both included. Raises ``PlanError`` for anything else."""
+    number = as_int(value)
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise PlanError(f"{name} is a whole number {bounds}, not {brief(value)}")
+    return number
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_int(value: object) -> int | None:

@@ -20,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from mpnb._errors import PlanError
 from mpnb._limits import Cancelled
 from mpnb._paths import local_path
-from mpnb._scalars import as_int
+from mpnb._scalars import whole_number
 
 if sys.platform == "win32":
     import msvcrt
@@ -56,6 +55,9 @@ class Spool:
             folder, or the system's temporary one for a database in memory.
         max_bytes: 1 or more; one batch may go over it, so that a batch larger than the budget still passes.
             ``None`` is half of the free disk, at most 10 GB.
+
+    Raises:
+        PlanError: one of them cannot be meant.
     """
 
     folder: str | os.PathLike[str] | None = None
@@ -64,12 +66,8 @@ class Spool:
     def __post_init__(self) -> None:
         if self.folder is not None:
             self.path_of(self.folder)
-        if self.max_bytes is None:
-            return
-        number = as_int(self.max_bytes)
-        if number is None or number < 1:
-            raise PlanError(f"max_bytes is a whole number of at least 1, not {self.max_bytes!r}")
-        object.__setattr__(self, "max_bytes", number)
+        if self.max_bytes is not None:
+            object.__setattr__(self, "max_bytes", whole_number("max_bytes", self.max_bytes, 1))
 
     @staticmethod
     def path_of(folder: str | os.PathLike[str]) -> Path:

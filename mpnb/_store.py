@@ -25,6 +25,7 @@ from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
 from mpnb._fork import SPAWN, free_in_child, is_inherited, keep_alive
 from mpnb._paths import local_path, shown, what_is_no_database
+from mpnb._scalars import brief, is_text
 from mpnb._settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -389,10 +390,10 @@ def check_table_name(table: object) -> str:
     Raises:
         TableError: it is empty, no text, or one of mpnb's own.
     """
-    if not isinstance(table, str) or not table.strip() or "\0" in table:
-        raise TableError(f"table is the name of a table, not {table!r}")
+    if not isinstance(table, str) or not table.strip() or "\0" in table or not is_text(table):
+        raise TableError(f"table is the name of a table, not {brief(table)}")
     if table.lower().startswith("mpnb_"):
-        raise TableError(f"table {table!r}: names that begin with mpnb_ are mpnb's own")
+        raise TableError(f"table {brief(table)}: names that begin with mpnb_ are mpnb's own")
     return table
 
 

@@ -35,7 +35,8 @@ def panel(**options: Any) -> Panel:
 
     Raises:
         TypeError: there is no such argument; the message names the closest.
-        PlanError: a date cannot be read.
+        PlanError: an argument cannot work that the form has no field for, or cannot show; the others show beside their
+            fields what is wrong with them.
     """
     from mpnb._panel._control import Panel
 

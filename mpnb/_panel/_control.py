@@ -14,6 +14,7 @@ from typing import Any, Literal
 import ipywidgets
 
 from mpnb import _api as api
+from mpnb._asked import check_helpers
 from mpnb._board import BatchProgress
 from mpnb._errors import MpnbError
 from mpnb._job import ExportJob
@@ -25,8 +26,9 @@ from mpnb._panel._feed import UNMET, Frame, Track, plan_frame
 from mpnb._panel._form import Form, in_labels, place_of, planned
 from mpnb._panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._panel._pump import TICK_SECONDS, pump
-from mpnb._plan import ExportPlan
+from mpnb._plan import MAX_LATE_DAYS, ExportPlan
 from mpnb._result import ExportResult
+from mpnb._scalars import whole_number
 from mpnb._store import MEMORY
 
 NAMES = tuple(inspect.signature(api.start).parameters)
@@ -49,7 +51,10 @@ class Panel:
                 close = difflib.get_close_matches(name, NAMES, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(NAMES)}"
                 raise TypeError(f"panel() has no argument {name!r}: {hint}")
-        self._given = {name: value for name, value in options.items() if value is not None}
+        self._given = given = {name: value for name, value in options.items() if value is not None}
+        # What a field can hold stands there, right or wrong, for a person to change it.
+        check_helpers(**{name: given.get(name) for name in ("on_batch", "credentials", "quota", "spool")})
+        whole_number("late_days", given.get("late_days", 0), 0, MAX_LATE_DAYS)
         self._credentials, said = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
         # Before the start: what the fields say, and what that would take.

@@ -9,13 +9,16 @@ from html import escape
 from typing import Any
 
 import ipywidgets as w
+from duckdb import DuckDBPyConnection
 
 from mpnb import _api as api
 from mpnb import _plan as planning
-from mpnb._asked import MODES
+from mpnb._asked import MODES, check_mode
 from mpnb._clock import today
-from mpnb._errors import CredentialsError, DatabaseError, PlanError, TableError
+from mpnb._errors import CredentialsError, DatabaseError, TableError
 from mpnb._plan import ExportPlan
+from mpnb._scalars import as_int, brief
+from mpnb._store import check_database
 
 DAY = timedelta(days=1)
 CUSTOM = "custom"
@@ -103,6 +106,12 @@ def in_labels(error: Exception) -> str:
     return text
 
 
+def _text(value: object) -> str:
+    """Return what a field shows of an argument."""
+    number = as_int(value)
+    return value if isinstance(value, str) else brief(value if number is None else number)
+
+
 def _number(text: str) -> int | str:
     """Read a whole number; what is none is left to those who say what is wrong with it."""
     try:
@@ -125,25 +134,26 @@ class Form:
         events = given.get("events", ())
         names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
         database = given.get("database", "mixpanel.duckdb")
-        self._connection = None if isinstance(database, str | os.PathLike) else database
+        self._connection = database if isinstance(database, DuckDBPyConnection) else None
+        if self._connection is None:
+            check_database(database)
         path = os.fspath(database) if self._connection is None else "the open connection"
         mode = given.get("mode", "resume")
-        if mode not in MODES:
-            raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
+        check_mode(mode)
         self.preset = w.Dropdown(description="Days", options=PRESETS, value=preset)
         self.first = w.DatePicker(description="First day", value=first)
         self.last = w.DatePicker(description="Last day", value=last)
         self.events = w.Textarea(
-            description="Events", value="\n".join(map(str, names)), placeholder="all, or one name a line", rows=1
+            description="Events", value="\n".join(map(_text, names)), placeholder="all, or one name a line", rows=1
         )
         self.where = w.Text(
-            description="Where", value=str(given.get("where", "")), placeholder='properties["$os"] == "iOS"'
+            description="Where", value=_text(given.get("where", "")), placeholder='properties["$os"] == "iOS"'
         )
         self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
-        self.table = w.Text(description="Table", value=str(given.get("table", "events")))
-        self.workers = w.Text(description="Workers", value=str(given.get("workers", 10)), placeholder="1–100")
+        self.table = w.Text(description="Table", value=_text(given.get("table", "events")))
+        self.workers = w.Text(description="Workers", value=_text(given.get("workers", 10)), placeholder="1–100")
         self.chunk_days = w.Text(
-            description="Days a batch", value=str(given.get("chunk_days", 7)), placeholder="1–100, or auto"
+            description="Days a batch", value=_text(given.get("chunk_days", 7)), placeholder="1–100, or auto"
         )
         self.mode = w.Dropdown(description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode)
         self._range = w.HTML()

@@ -37,14 +37,7 @@ class Login(anywidget.AnyWidget):
 
 
 def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]]:
-    """
-    Give the credentials that were passed in or that the environment has, and what to say about them.
-
-    Raises:
-        CredentialsError: what was passed in is none.
-    """
-    if given is not None and not isinstance(given, Credentials):
-        raise CredentialsError("credentials is an mpnb.Credentials")
+    """Return the credentials that were passed in or that the environment has, and what to say about them."""
     try:
         credentials = given or Credentials.from_environment()
     except CredentialsError as error:
