@@ -118,10 +118,7 @@ def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
     for name, (kind, parts) in PARTS.items():
         given = {parts[option]: typed[option] for option in parts if option in typed}
         if given:
-            try:
-                arguments[name] = kind(**given)
-            except ValueError as error:
-                raise PlanError(str(error)) from None
+            arguments[name] = kind(**given)
     return arguments
 
 

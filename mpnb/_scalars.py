@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import reprlib
 from datetime import date, datetime, timedelta
+from numbers import Real
 from typing import Any
 
 from mpnb._errors import PlanError
@@ -28,6 +30,17 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     if number is None or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
         raise PlanError(f"{name} is a whole number {bounds}, not {brief(value)}")
+    return number
+
+
+def real_number(name: str, value: object, least: float, most: float) -> float:
+    """Return a number from ``least`` to ``most``, both included. Raises ``PlanError`` for anything else, nan too."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not least <= number <= most:
+        raise PlanError(f"{name} is a number from {least:,} to {most:,}, not {brief(value)}")
     return number
 
 

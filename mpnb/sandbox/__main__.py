@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import re
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Sequence
 from datetime import date
+from typing import NoReturn
 
+import mpnb.sandbox
+from mpnb._errors import PlanError
 from mpnb._limits import Quota
-from mpnb.sandbox._faults import Fault
+from mpnb.sandbox._days import checked_day
+from mpnb.sandbox._faults import KINDS, Fault
 from mpnb.sandbox._sandbox import Sandbox, serve
 
 
@@ -31,8 +38,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
     options = parser.parse_args(argv)
     try:
         mp = _serve(options)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    except PlanError as error:
+        parser.error(re.sub(r"^\w+(?= is )", lambda name: "--" + name[0].replace("_", "-"), str(error)))
+    except OSError as error:
+        parser.error(f"port {options.port} cannot be had: {error.strerror}")
     with mp:
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -92,25 +101,55 @@ def fault(text: str) -> Fault:
     Raises:
         argparse.ArgumentTypeError: with what is wrong about it.
     """
-    kind, _, day = text.partition(":")
+    kind, colon, day = text.partition(":")
     try:
-        if kind.isdigit():
-            return Fault("status", day or None, status=int(kind))
-        return Fault(kind, day or None)
-    except ValueError as error:
+        if re.fullmatch("[0-9]{1,9}", kind):
+            return Fault("status", day if colon else None, status=int(kind))
+        return Fault(kind, day if colon else None)
+    except PlanError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _day(text: str) -> date:
+    try:
+        return checked_day("a day", text)
+    except PlanError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _kinds() -> str:
+    """Return what the package says of the kinds of faults, without markup: from here, they strike halfway."""
+    places = {"up to *at*": "up to the middle", ", *at*": "", "*at*": "halfway", "`": ""}
+    rows = re.findall(r"^\| (\w+) +\| (.+?) *\|$", mpnb.sandbox.__doc__ or "", re.MULTILINE)[1:]
+    told = {
+        kind: functools.reduce(lambda text, place: text.replace(*place), places.items(), what) for kind, what in rows
+    }
+    lines = [
+        textwrap.fill(f"  {kind:<18} {told.get(kind, '')}", 100, subsequent_indent=" " * 21).rstrip()
+        for kind in told or sorted(KINDS)
+    ]
+    return "\n".join(["kinds of --fault, each for a request of any day or of that DAY alone:", *lines])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line."""
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Serve made-up events as Mixpanel's raw export API does, on loopback, until Ctrl-C.",
+        epilog=_kinds(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
     add("--seed", type=int, default=0, help="the same seed makes the same events (default: 0)")
     add("--events-per-day", type=int, default=1000, metavar="N", help="on an average day (default: 1000)")
-    add("--today", type=date.fromisoformat, metavar="DAY", help="last day that may be asked for (default: today, UTC)")
+    add("--today", type=_day, metavar="DAY", help="last day that may be asked for (default: today, UTC)")
     add("--retry-after", choices=("seconds", "date"), help="send Retry-After with refusals (default: no)")
     add("--latency", type=float, default=0.0, metavar="SECONDS", help="before the first byte (default: 0)")
     add("--bytes-per-second", type=float, metavar="N", help="pace of each connection (default: no limit)")
@@ -118,7 +157,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--project-id", metavar="N", help="number of the project (default: a new one)")
     add("--legacy-timezone", metavar="ZONE", help="zone of times and days, as in projects made before 2023")
     add("--quota", action=argparse.BooleanOptionalAction, default=True, help="enforce Mixpanel's limits (default: yes)")
-    add("--fault", action="append", type=fault, default=[], metavar="KIND:DAY", help="what goes wrong once; repeatable")
+    add(
+        "--fault",
+        action="append",
+        type=fault,
+        default=[],
+        metavar="KIND[:DAY]",
+        help="what goes wrong once: a kind of those below, or a status such as 503; repeatable",
+    )
     add("--json", action="store_true", help="print the environment variables as one line of JSON")
     return parser
 

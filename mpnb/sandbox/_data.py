@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from mpnb._errors import PlanError
+from mpnb._scalars import brief
 from mpnb.sandbox._stories import PLACES, PLATFORMS, SCRIPTS, own_properties
 
 # Monday to Sunday; the mean is 1, so that a long range has events_per_day on average.
@@ -63,7 +65,7 @@ class MadeUp:
             before 2023; ``None`` for UTC.
 
     Raises:
-        ValueError: there is no such zone.
+        PlanError: there is no such zone.
     """
 
     seed: int
@@ -72,10 +74,13 @@ class MadeUp:
 
     def __post_init__(self) -> None:
         if self.legacy_timezone is not None:
+            zone = self.legacy_timezone
             try:
-                ZoneInfo(self.legacy_timezone)
-            except ZoneInfoNotFoundError:
-                raise ValueError(f"no time zone is called {self.legacy_timezone!r}") from None
+                if isinstance(zone, str) and ZoneInfo(zone):
+                    return
+            except (ZoneInfoNotFoundError, ValueError, OSError):  # it looks for a file of that name
+                pass
+            raise PlanError(f"no time zone is called {brief(zone)}; their names are like 'Europe/Berlin'")
 
     def count(self, day: date) -> int:
         """Tell how many lines the day has, without making them up."""

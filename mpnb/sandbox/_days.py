@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import threading
 from collections import OrderedDict
@@ -12,7 +14,8 @@ from itertools import pairwise
 
 from isal import isal_zlib
 
-from mpnb._scalars import as_day
+from mpnb._errors import PlanError
+from mpnb._scalars import as_day, brief
 from mpnb.sandbox._data import MadeUp
 
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -149,10 +152,18 @@ class Days:
 
 
 def checked_day(name: str, value: object) -> date:
-    """Return a day as a ``date``: a pandas ``Timestamp`` is one at midnight. Raises ``ValueError`` for others."""
+    """
+    Return a day as a ``date``: a pandas ``Timestamp`` is one at midnight, and so is ``"YYYY-MM-DD"``.
+
+    Raises:
+        PlanError: it is none.
+    """
     day = as_day(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        with contextlib.suppress(ValueError):
+            day = date.fromisoformat(value)
     if day is None:
-        raise ValueError(f"{name} is a date, not {value!r}")
+        raise PlanError(f"{name} is a date or 'YYYY-MM-DD', not {brief(value)}")
     return day
 
 

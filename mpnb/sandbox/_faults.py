@@ -8,7 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
+from mpnb._errors import PlanError
+from mpnb._scalars import as_int, brief, real_number, whole_number
 from mpnb.sandbox._days import checked_day
 
 TRANSPORT = frozenset(
@@ -25,6 +28,8 @@ KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE
 COMBINE = frozenset({"bad_lines", "charset"})
 # These are detectable, or possible at all, only in a gzip body.
 NEED_GZIP = GZIP | {"cut_close", "bomb", "long_line"}
+
+DAY_SECONDS = 86_400
 
 BAD_LINES: tuple[bytes, ...] = (
     b'{"event": "Malformed", "properties": {"time": 1767225600, ',
@@ -56,6 +61,39 @@ BODIES: dict[int, str | Mapping[str, object]] = {
 TOO_LARGE = {"request": "/api/2.0/export", "error": "your data export may be too large, please request fewer days"}
 
 
+def _a(what: str, is_one: Callable[[Any], bool]) -> Callable[[str, Any], Any]:
+    def checked(name: str, value: Any) -> Any:
+        if not is_one(value):
+            raise PlanError(f"{name} is {what}, not {brief(value)}")
+        return value
+
+    return checked
+
+
+def _are(items: Iterable[object], kind: type) -> bool:
+    return all(isinstance(each, kind) for each in items)
+
+
+# What an argument of a fault becomes, by its name. Each raises PlanError.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "day": checked_day,
+    "times": lambda name, value: whole_number(name, value, 1),
+    "status": lambda name, value: whole_number(name, value, 200, 599),
+    "body": _a("a text, or an object that is sent as JSON", lambda v: isinstance(v, str | Mapping)),
+    "retry_after": _a("a number of seconds or a text", lambda v: isinstance(v, int | float | str)),
+    "seconds": lambda name, value: real_number(name, value, 0, DAY_SECONDS),
+    "lines": _a("a list of bytes", lambda v: isinstance(v, list | tuple) and _are(v, bytes)),
+    "headers": _a("a mapping of texts", lambda v: isinstance(v, Mapping) and _are([*v, *v.values()], str)),
+    "size": lambda name, value: whole_number(name, value, 1),
+}
+
+
+def _check_at(at: object) -> None:
+    whole = as_int(at)
+    if not (0 <= at <= 1 if isinstance(at, float) else whole is not None and whole >= 0):
+        raise PlanError(f"at is a share from 0.0 to 1.0 or a whole number of bytes or lines, not {brief(at)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
@@ -76,7 +114,7 @@ class Fault:
         size: plain bytes of ``"bomb"`` (4 GiB if not said) and ``"long_line"`` (2 GiB).
 
     Raises:
-        ValueError: an unknown kind, with the closest one in the message, or a value out of range.
+        PlanError: an unknown kind, with the closest one in the message, or a value out of range or of another type.
     """
 
     kind: str
@@ -92,23 +130,15 @@ class Fault:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            close = difflib.get_close_matches(self.kind, sorted(KINDS), n=1, cutoff=0.0)
-            raise ValueError(f"no fault is called {self.kind!r}; the closest is {close[0]!r}")
-        if isinstance(self.day, str):
-            object.__setattr__(self, "day", date.fromisoformat(self.day))
-        elif self.day is not None:
-            object.__setattr__(self, "day", checked_day("day", self.day))
-        if self.times is not None and self.times < 1:
-            raise ValueError(f"times is 1 or more, or None for always, not {self.times!r}")
-        if self.at < 0 or (isinstance(self.at, float) and not self.at <= 1):
-            raise ValueError(f"at is a share from 0.0 to 1.0 or a whole number of bytes or lines, not {self.at!r}")
-        if self.kind == "status" and not (self.status is not None and 200 <= self.status <= 599):
-            raise ValueError(f"the fault 'status' wants status=200–599, not {self.status!r}")
-        if self.seconds is not None and self.seconds < 0:
-            raise ValueError(f"seconds is 0 or more, not {self.seconds!r}")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is 1 byte or more, not {self.size!r}")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            close = difflib.get_close_matches(brief(self.kind), sorted(KINDS), n=1, cutoff=0.0)
+            raise PlanError(f"no fault is called {brief(self.kind)}; the closest is {close[0]!r}")
+        for name, checked in _CHECKS.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked(name, value))
+        _check_at(self.at)
+        if self.kind == "status" and self.status is None:
+            raise PlanError("the fault 'status' wants status=200–599")
 
     def offset(self, total: int) -> int:
         """Tell how many of ``total`` bytes or lines come before the fault."""
@@ -171,6 +201,8 @@ class FaultBook:
 
     def add(self, fault: Fault) -> None:
         """Add a fault behind those that are there."""
+        if not isinstance(fault, Fault):
+            raise PlanError(f"a fault is a Fault, such as Fault('reset'), not {brief(fault)}")
         with self._lock:
             self._faults.append(fault)
             self._left.append(fault.times)

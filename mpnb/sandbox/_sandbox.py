@@ -13,10 +13,12 @@ from zoneinfo import ZoneInfo
 
 from mpnb import _clock
 from mpnb._credentials import Credentials
+from mpnb._errors import PlanError
 from mpnb._limits import Quota
+from mpnb._scalars import brief, real_number, whole_number
 from mpnb.sandbox._data import MadeUp
 from mpnb.sandbox._days import Days, checked_day, days_between
-from mpnb.sandbox._faults import Fault, FaultBook
+from mpnb.sandbox._faults import DAY_SECONDS, Fault, FaultBook
 from mpnb.sandbox._limiter import Limiter
 from mpnb.sandbox._record import Request
 from mpnb.sandbox._server import Server, World
@@ -75,7 +77,7 @@ class Sandbox:
         return sum(self._world.days.count(day) for day in days_between(first, last))
 
     def add_fault(self, fault: Fault) -> None:
-        """Add a fault behind those that are there."""
+        """Add a fault behind those that are there. Raises ``PlanError`` for anything else."""
         self._world.faults.add(fault)
 
     def clear_faults(self) -> None:
@@ -138,26 +140,30 @@ def serve(
         The running server. Use it in a ``with`` statement, or call its ``close()``.
 
     Raises:
-        ValueError: an argument is out of its range, or there is no such zone.
+        PlanError: an argument is out of its range or of another type, or there is no such zone.
         OSError: the port is taken.
     """
-    if (
-        events_per_day < 0
-        or latency < 0
-        or gzip_members < 1
-        or (bytes_per_second is not None and bytes_per_second <= 0)
-    ):
-        raise ValueError(
-            "events_per_day and latency are 0 or more, gzip_members is 1 or more, bytes_per_second above 0"
-        )
-    if retry_after not in (None, "seconds", "date"):
-        raise ValueError(f"retry_after is None, 'seconds' or 'date', not {retry_after!r}")
+    seed = whole_number("seed", seed, -(2**63), 2**63)
+    events_per_day = whole_number("events_per_day", events_per_day, 0, 10**7)
+    gzip_members = whole_number("gzip_members", gzip_members, 1, 10**6)
+    port = whole_number("port", port, 0, 65_535)
+    latency = real_number("latency", latency, 0, DAY_SECONDS)
+    if bytes_per_second is not None:
+        bytes_per_second = real_number("bytes_per_second", bytes_per_second, 0.001, 10**15)
+    if retry_after is not None and (not isinstance(retry_after, str) or retry_after not in ("seconds", "date")):
+        raise PlanError(f"retry_after is None, 'seconds' or 'date', not {brief(retry_after)}")
+    if quota is not None and not isinstance(quota, Quota):
+        raise PlanError(f"quota is an mpnb.Quota, or None for no limits, not {brief(quota)}")
+    if lines is not None and not callable(lines):
+        raise PlanError(f"lines is a function of a day, not {brief(lines)}")
     last_day = None if today is None else checked_day("today", today)
     made_up = MadeUp(seed, events_per_day, legacy_timezone)
+    if not isinstance(faults, Iterable):
+        raise PlanError(f"faults are Faults in a list, not {brief(faults)}")
     book = FaultBook(faults)
     server = Server(port)
     # Twelve digits, so that it is never taken for a real project's seven.
-    number = str(project_id) if project_id is not None else str(10**11 + secrets.randbelow(9 * 10**11))
+    number = project_id if project_id is not None else 10**11 + secrets.randbelow(9 * 10**11)
     try:
         credentials = Credentials(
             f"sandbox.{secrets.token_hex(3)}.mp-service-account",
@@ -172,7 +178,7 @@ def serve(
         credentials=credentials,
         days=Days(made_up, lines),
         faults=book,
-        limiter=Limiter(quota, number),
+        limiter=Limiter(quota, credentials.project_id),
         today=lambda: last_day or _today(legacy_timezone),
         retry_after=retry_after,
         latency=latency,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from datetime import date
 import httpx
 import pytest
 
+import mpnb.sandbox
 from mpnb import _credentials
 from mpnb.sandbox import Fault, serve
 from mpnb.sandbox import _days as days_module
@@ -151,10 +154,56 @@ def test_faults_are_read_from_text():
 
 
 @pytest.mark.parametrize(
-    "options", [["--fault", "rest"], ["--events-per-day", "-1"], ["--legacy-timezone", "Mars"], ["--today", "soon"]]
+    ("options", "words"),
+    [
+        ("--fault rest", "no fault is called 'rest'; the closest is 'reset'"),
+        ("--fault \u00b2", "no fault is called '\u00b2'"),
+        ("--fault 700", "status is a whole number from 200 to 599, not 700"),
+        ("--fault status", "the fault 'status' wants status="),
+        ("--fault reset:", "day is a date or 'YYYY-MM-DD', not ''"),
+        ("--fault reset:2026-02-30", "day is a date or 'YYYY-MM-DD', not '2026-02-30'"),
+        ("--events-per-day -1", "--events-per-day is a whole number from 0 to 10,000,000, not -1"),
+        ("--events-per-day 99999999999", "--events-per-day is a whole number from 0 to 10,000,000"),
+        ("--legacy-timezone Mars", "no time zone is called 'Mars'"),
+        ("--legacy-timezone ../etc/passwd", "no time zone is called '../etc/passwd'"),
+        ("--today soon", "'YYYY-MM-DD', not 'soon'"),
+        ("--port 99999", "--port is a whole number from 0 to 65,535, not 99999"),
+        ("--port -1", "--port is a whole number from 0 to 65,535, not -1"),
+        ("--port x", "argument --port: invalid int value: 'x'"),
+        ("--latency nan", "--latency is a number from 0 to 86,400, not nan"),
+        ("--bytes-per-second 0", "--bytes-per-second is a number from 0.001"),
+        ("--gzip-members 0", "--gzip-members is a whole number from 1"),
+        ("--project-id abc", "--project-id is the number of the project, not 'abc'"),
+        ("--prot 1", "unrecognized arguments: --prot 1"),
+    ],
 )
-def test_a_wrong_option_is_told(options, capsys):
-    """Exit status 2, and a message."""
+def test_a_wrong_option_is_told(options, words, capsys):
+    """Exit status 2, and one line that says what is right."""
     with pytest.raises(SystemExit, match="2"):
-        main(options)
-    assert "error:" in capsys.readouterr().err
+        main(options.split(), prog="mpnb sandbox")
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("mpnb sandbox: ")
+    assert words in err
+
+
+def test_a_port_that_is_taken_is_told(capsys):
+    """In one line that names it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match="2"):
+            main(["--port", str(port)])
+    assert f": port {port} cannot be had: " in capsys.readouterr().err
+
+
+def test_the_kinds_of_faults_are_in_the_help(capsys):
+    """Each with what it does, in words for those who cannot say where it strikes."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    told = capsys.readouterr().out.partition("kinds of --fault")[2]
+    assert (
+        re.findall(r"^  (\w+)  ", told, re.MULTILINE)
+        == re.findall(r"^\| (\w+) ", mpnb.sandbox.__doc__, re.MULTILINE)[1:]
+    )
+    assert not set("*`|") & set(told)
+    assert max(map(len, told.splitlines())) <= 100
