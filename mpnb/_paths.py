@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mpnb._errors import PlanError
 from mpnb._failures import safe_text
+from mpnb._scalars import brief, is_text
 
 # What DuckDB, or whoever else opens files by URL, would look for elsewhere. One letter is a drive.
 _ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)
@@ -35,20 +36,26 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
         what: it may be.
 
     Raises:
-        PlanError: it is no path, or that of something elsewhere.
+        PlanError: it is no path, that of something elsewhere, or one that the system refuses.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise error(f"{name} is {what}, not {value!r}")
+    if not isinstance(text, str) or not text.strip() or "\0" in text or not is_text(text):
+        raise error(f"{name} is {what}, not {brief(value)}")
     if text.lower().startswith("file:"):
-        raise error(f"{name} {text!r} is a URL: pass the path alone, {_FILE.sub('', text)!r}")
+        raise error(f"{name} {brief(text)} is a URL: pass the path alone, {brief(_FILE.sub('', text))}")
     if found := _ELSEWHERE.match(text):
-        called_so = "" if found[0].endswith(("//", ":memory:")) else f"; what is called so here is {'./' + text!r}"
-        raise error(f"{name} {text!r} is nothing on this machine: {advice}{called_so}")
+        called_so = "" if found[0].endswith(("//", ":memory:")) else f"; what is called so here is {brief('./' + text)}"
+        raise error(f"{name} {brief(text)} is nothing on this machine: {advice}{called_so}")
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        os.stat(path)
+        return path
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except OSError as why:  # its name is too long, or is not for this user to look at
+        raise error(f"{name} {brief(text)} cannot be used: {why.strerror}") from None
     except RuntimeError:
-        raise error(f"{name} {text!r}: there is no such home folder, pass the whole path") from None
+        raise error(f"{name} {brief(text)}: there is no such home folder, pass the whole path") from None
 
 
 def what_is_no_database(path: Path) -> str | None:

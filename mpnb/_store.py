@@ -409,7 +409,7 @@ def check_database(database: object) -> str:
     Raises:
         DatabaseError: it is neither, or a URL.
     """
-    if database == MEMORY:
+    if isinstance(database, str) and database == MEMORY:
         return MEMORY
     advice = "pass a path such as 'mixpanel.duckdb', ':memory:' or an open DuckDB connection"
     kinds = "a path, ':memory:' or a DuckDB connection"

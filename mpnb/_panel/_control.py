@@ -323,7 +323,7 @@ class Panel:
 def _table_of(asked: dict[str, Any]) -> object:
     """Give what is the same for two panels where they write the same table."""
     database = asked.get("database")
-    if database == MEMORY:
+    if isinstance(database, str) and database == MEMORY:
         return object()  # each of them is another one
     where: object = id(database)
     if isinstance(database, str | os.PathLike):
