@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._events import rows_condition
-from mpnb._properties import Column, Seen, drift_of, merged, sql_type
+from mpnb._properties import REPEATED, Column, Seen, drift_of, merged, sql_type
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, quoted, run
 from mpnb._typed import Typed, scan_event, typed
@@ -32,7 +33,8 @@ def catalog(
     Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values that
     the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of them are a
     JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON, lists and structs),
-    ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no other type holds it).
+    ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no other type holds it),
+    ``repeated`` (how many events have the key twice or more: the column has the first value, ``properties`` all).
 
     It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it takes
     to read all JSON three times.
@@ -70,6 +72,7 @@ def catalog(
             ("maximum", pa.string()),
             ("examples", pa.list_(pa.string())),
             ("drift", pa.string()),
+            ("repeated", pa.int64()),
         ]
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
@@ -79,14 +82,23 @@ def catalog(
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
     """Return what was seen in the events of the result alone: of some batches it has not all rows."""
-    ids = {batch_id for (batch_id,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {selection.inside}")}
-    across = run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0")
-    some, _ = scan_event(cursor, selection.table, found.event, dict(across), rows=selection.in_days)
-    return [each for each in found.seen if each.batch_id in ids] + some
+    inside = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.inside}"))
+    across = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0"))
+    some, _ = scan_event(cursor, selection.table, found.event, across, rows=selection.in_days)
+    # Typed tables of an older mpnb do not know what is repeated.
+    known = {each.batch_id for each in found.seen if not each.path}
+    unknown = {each.batch_id for each in found.seen} - known
+    again = {batch_id: rows for batch_id, rows in inside.items() if batch_id in unknown}
+    more, _ = scan_event(cursor, selection.table, found.event, again)
+    return [each for each in found.seen if each.batch_id in inside.keys() - again.keys()] + some + more
 
 
 def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[Seen]) -> list[tuple[Any, ...]]:
     everywhere, here = merged(found.seen), merged(seen)
+    repeated = Counter[str]()
+    for each in seen:
+        if each.kind == REPEATED and each.path:
+            repeated[str(each.path[0])] += each.rows
     rows: list[tuple[Any, ...]] = []
     for start in range(0, len(found.columns), AT_ONCE):
         columns = found.columns[start : start + AT_ONCE]
@@ -107,6 +119,7 @@ def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[S
                     figure["most"],
                     [example for example in figure["examples"] or [] if example is not None],
                     drift_of(everywhere, column),
+                    repeated[column.property],
                 )
             )
     return rows

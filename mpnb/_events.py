@@ -9,7 +9,7 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
 from mpnb._ledger import HELD, of_table
-from mpnb._properties import BATCH_ID, FIXED, Column, columns_of, converted, in_batches, literal, merged
+from mpnb._properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, in_batches, literal, merged
 from mpnb._store import LEDGER, quoted, run
 from mpnb._typed import PROCESSED, Typed, closest, typed
 
@@ -84,7 +84,7 @@ def event_query(
     parts = []
     for each in events:
         own = {c.property: c for c in each.columns}
-        there = {seen.path[0] for seen in each.seen if seen.kind != "null"}
+        there = {seen.path[0] for seen in each.seen if seen.kind not in ("null", REPEATED)}
         values = [f"{literal(each.event)} AS event_name", *FIXED.values()]
         for column in chosen:
             value = "NULL"

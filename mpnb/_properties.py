@@ -9,8 +9,8 @@ value that occurs: where none holds all of them, it is JSON.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,6 +62,11 @@ Path = tuple[str | int, ...]
 Kinds = dict[Path, dict[tuple[str, str | None], int]]
 
 
+# No kind of a value: how many events have a property twice or more, of which a value is the first. At the root it says
+# that a batch was looked at for that.
+REPEATED = "repeated"
+
+
 class Seen(NamedTuple):
     """Count the values of one kind at one place of one batch. ``keys`` are an object's, as JSON, in order."""
 
@@ -85,9 +90,42 @@ class Column:
 # --- what occurs -------------------------------------------------------------------------------------------------
 
 
-def names_query(rows: str) -> str:
-    """Give the query for the names of all properties. ``rows`` is a query with a column ``properties``."""
-    return f"SELECT DISTINCT unnest(json_keys(properties)) FROM ({rows})"
+def names_query(table: str) -> str:
+    """Return the query for ``batch_id``, the names of all properties, and how often each occurs, in a table of rows."""
+    names = f"SELECT batch_id, unnest(json_keys(properties)) AS name FROM {table}"
+    return f"SELECT batch_id, name, count(*) FROM ({names}) GROUP BY ALL"
+
+
+def repeated_query(table: str) -> str:
+    """Return the query for ``batch_id``, the names that some event has twice or more, and how many events do."""
+    names = f"SELECT batch_id, rowid AS event, unnest(json_keys(properties)) AS name FROM {table}"
+    twice = f"SELECT batch_id, name FROM ({names}) GROUP BY batch_id, event, name HAVING count(*) > 1"
+    return f"SELECT batch_id, name, count(*) FROM ({twice}) GROUP BY ALL"
+
+
+def repeated(
+    run: Callable[[str], list[Any]], table: str, occurrences: Mapping[tuple[int, str], int], seen: Iterable[Seen]
+) -> Iterator[Seen]:
+    """
+    Count the events that have a property twice or more.
+
+    It costs something only where there are any: where a name occurs more often than events have a value of it.
+
+    Args:
+        occurrences: of the names that were scanned, how often they occur.
+        seen: what the scan found.
+    """
+    values: Counter[tuple[int, str]] = Counter()
+    for each in seen:
+        if len(each.path) == 1:
+            values[each.batch_id, str(each.path[0])] += each.rows
+    some = {place for place, count in occurrences.items() if count > values[place]}
+    for batch_id in {batch_id for batch_id, _ in occurrences}:
+        yield Seen(batch_id, (), REPEATED, None, 0)
+    if some:
+        for batch_id, name, events in run(repeated_query(table)):
+            if (batch_id, name) in some:
+                yield Seen(batch_id, (name,), REPEATED, None, events)
 
 
 def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> Iterator[Seen]:
@@ -170,7 +208,8 @@ def merged(seen: Iterable[Seen]) -> Kinds:
     """Add up what several batches or events hold."""
     kinds: Kinds = defaultdict(lambda: defaultdict(int))
     for _, path, kind, keys, rows in seen:
-        kinds[path][kind, keys] += rows
+        if kind != REPEATED:
+            kinds[path][kind, keys] += rows
     return kinds
 
 

@@ -34,6 +34,7 @@ from mpnb._properties import (
     literal,
     merged,
     names_query,
+    repeated,
     scan,
     typed_query,
 )
@@ -129,7 +130,7 @@ def _may_be(name: str, asked: Sequence[str]) -> bool:
 
 
 def _properties(seen: Iterable[Seen]) -> set[str]:
-    return {str(each.path[0]) for each in seen}
+    return {str(each.path[0]) for each in seen if each.path}
 
 
 def forget_typed(self: ExportResult) -> None:
@@ -303,10 +304,12 @@ def scan_event(
         # A scan reads its rows many times, and reading them from the events unpacks those of all other events as well.
         staged = f"SELECT batch_id, properties FROM ({_events(table, name, some)}) WHERE {rows}"
         run(cursor, f"CREATE OR REPLACE TEMP TABLE {STAGE} AS {staged}")
-        here = [each for (each,) in run(cursor, names_query(f"FROM {STAGE}"))]
-        asked = [each for each in here if only is None or _may_be(each, only)]
-        seen += scan(lambda query: run(cursor, query), f"FROM {STAGE}", asked)
-        names.update(here)
+        here = {(batch_id, each): count for batch_id, each, count in run(cursor, names_query(STAGE))}
+        asked = {place: count for place, count in here.items() if only is None or _may_be(place[1], only)}
+        query = lambda text: run(cursor, text)  # noqa: E731
+        found = list(scan(query, f"FROM {STAGE}", sorted({each for _, each in asked})))
+        seen += [*found, *repeated(query, STAGE, asked, found)]
+        names.update(each for _, each in here)
         run(cursor, f"DROP TABLE {STAGE}")
     return seen, names
 

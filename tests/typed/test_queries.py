@@ -31,9 +31,9 @@ def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) ->
         found = {row[1]: row[2:] for row in result.catalog().fetchall()}
         assert result.catalog().columns == [
             "event_name", "property", "column_name", "type", "share", "nulls", "distinct_values", "minimum", "maximum",
-            "examples", "drift",
+            "examples", "drift", "repeated",
         ]  # fmt: skip
-    assert found["n"] == ("n", "BIGINT", 1.0, 1, 2, "1", "2", ["2", "1"], None)
+    assert found["n"] == ("n", "BIGINT", 1.0, 1, 2, "1", "2", ["2", "1"], None, 0)
     assert found["time"][:4] == ("time", "TIMESTAMP", 1.0, 0)
     assert found["time"][5:7] == ("2026-01-01 00:00:00", "2026-01-01 00:00:03")
     assert found["mixed"][1:7] == ("JSON", 1.0, 0, 4, None, None)
@@ -41,7 +41,7 @@ def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) ->
     assert found["shape"][8] == "lists or objects that are not all alike"
     assert found["ids"][:2] == ("ids", "HUGEINT")
     assert found["ids"][2:7] == (0.5, 0, 2, "1", str(2**63))
-    assert found["none"] == ("none", "VARCHAR", 0.5, 2, 0, None, None, [], None)
+    assert found["none"] == ("none", "VARCHAR", 0.5, 2, 0, None, None, [], None, 0)
     assert found["big"][8] == "numbers that no type holds together"
 
 
@@ -49,7 +49,52 @@ def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None
     """Without events the catalog is empty, and a relation all the same."""
     with exported([]) as result:
         assert result.catalog().fetchall() == []
-        assert len(result.catalog().columns) == 11
+        assert len(result.catalog().columns) == 12
+
+
+def twice(number: int) -> bytes:
+    """Make an event with a key twice, one three times, and one twice in an object within."""
+    properties = f'"time":{1767225600 + number},"k":{number},"k":"b","z/~":1,"z/~":2,"z/~":3,"o":{{"x":1,"x":2}}'
+    return f'{{"event":"E","properties":{{{properties}}}}}'.encode()
+
+
+def repeats(result: mpnb.ExportResult, **options: object) -> dict[str, int]:
+    """Give the properties that some event has twice or more, and how many events do."""
+    return dict(result.catalog(**options).filter("repeated > 0").project("property, repeated").fetchall())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_the_catalog_counts_events_with_a_key_twice(
+    export: Export, sandbox: Callable[..., Sandbox], materialize: bool
+) -> None:
+    """The column has the first value, ``properties`` all of them; an object within is kept whole."""
+    plain = b'{"event":"E","properties":{"time":1767225600,"k":7,"o":{"x":1,"x":2}}}'
+    mp = sandbox(lines=lambda d: [plain, *map(twice, range(d.day))])
+    result = export(mp, day(1), day(3), chunk_days=1)
+    assert repeats(result, materialize=materialize) == {"k": 6, "z/~": 6}
+    assert sorted(result.event("E", columns=["k", "z/~"]).project('k, "z/~"').fetchall()) == sorted(
+        [*[(7, None)] * 3, *[(n, 1) for d in (1, 2, 3) for n in range(d)]]
+    )
+    assert {o for (o,) in result.event("E", columns=["o"]).project("o::VARCHAR").fetchall()} == {'{"x":1,"x":2}'}
+    assert result.sql('SELECT count(*) FROM events WHERE properties LIKE \'%"k":"b"%\'').fetchall() == [(6,)]
+    assert repeats(export(mp, day(2), day(2)), materialize=materialize) == {"k": 2, "z/~": 2}
+
+
+def test_the_catalog_counts_in_the_days_that_were_asked_for(export: Export, sandbox: Callable[..., Sandbox]) -> None:
+    """Of a batch with other days as well, the rows of those days alone."""
+    mp = sandbox(lines=lambda d: [twice((d - day(1)).days * 86400 + n) for n in range(d.day)])
+    export(mp, day(1), day(3), chunk_days=7)
+    assert repeats(export(mp, day(2), day(3))) == {"k": 5, "z/~": 5}
+
+
+def test_typed_tables_of_an_older_mpnb_are_looked_through_again(
+    export: Export, sandbox: Callable[..., Sandbox]
+) -> None:
+    """They do not know what is repeated; the catalog does not take that for nothing."""
+    result = export(sandbox(lines=lambda d: [twice(1)]), day(1), day(2), chunk_days=1)
+    result.event("E")
+    result.con.execute("DELETE FROM mpnb_typed.kinds WHERE kind = 'repeated'").fetchall()
+    assert repeats(result) == {"k": 2, "z/~": 2}
 
 
 def test_names_differ_by_a_stated_rule(exported: values.Exporter) -> None:
