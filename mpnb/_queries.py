@@ -71,6 +71,7 @@ def event_names(self: ExportResult) -> DuckDBPyRelation:
 def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = None) -> DuckDBPyRelation:
     """
     Give the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP. ``time`` stays as it is.
+    Both are null where ``time`` is missing, or lies out of the years 1 to 9999.
 
     ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer does
     not say which. What says it is when events arrived, ``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``, which is
@@ -93,7 +94,9 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
                 raise PlanError(f"no time zone is called {each!r}; their names are like 'Europe/Berlin'")
         if project_timezone is None:
             _check_is_utc(cursor, self._selection)
-    utc = f"time AT TIME ZONE {literal(project_timezone or 'UTC')}"
+    # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.
+    meant = "time BETWEEN TIMESTAMP '0001-01-02' AND TIMESTAMP '9999-12-30'"
+    utc = f"CASE WHEN {meant} THEN time END AT TIME ZONE {literal(project_timezone or 'UTC')}"
     return self._relation(
         f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS utc_time, ({utc}) AT TIME ZONE {literal(zone)} AS local_time"
         f" FROM ({events})"

@@ -13,7 +13,7 @@ import pytest
 
 import mpnb
 from mpnb.sandbox import Sandbox
-from tests._helpers import day
+from tests._helpers import day, event
 from tests.typed import _values as values
 
 Export = Callable[..., mpnb.ExportResult]
@@ -163,6 +163,21 @@ def test_local_time_of_an_old_project(export: Export, sandbox: Callable[..., San
     late = rows.project("epoch_ms(utc_time) - (properties->>'/$mp_api_timestamp_ms')::BIGINT").fetchall()
     assert sorted(abs(ms) for (ms,) in late)[len(late) // 2] < 900_000
     assert len(result.local_time("UTC", project_timezone="UTC").fetchall()) == result.total_rows
+
+
+def test_times_that_cannot_be_meant_have_no_local_time(export: Export, sandbox: Callable[..., Sandbox]) -> None:
+    """They stay as they are, and keep no other event from having one."""
+    times = [2**63 // 1000 - 1, -(2**63) // 1000, "soon", 1767225600]
+    mp = sandbox(lines=lambda d: [event("E", time=time, n=n) for n, time in enumerate(times)])
+    result = export(mp, day(1), day(1))
+    rows = result.local_time("Asia/Tokyo", project_timezone="America/Los_Angeles")
+    found = rows.order("properties->>'/n'").project("local_time - utc_time, time IS NULL, utc_time").fetchall()
+    assert found == [
+        (None, False, None),
+        (None, False, None),
+        (None, True, None),
+        (timedelta(hours=9), False, datetime(2026, 1, 1, 8)),
+    ]
 
 
 def test_frames_have_types_that_hold_the_values(exported: values.Exporter) -> None:
