@@ -379,6 +379,7 @@ def _launch(
                         outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
                         retry=lambda result, options, background: _retry(result, asked, options, background),
                         call="db" if whole else "result",
+                        late_days=asked.late_days,
                     )
 
                 job = ExportJob(

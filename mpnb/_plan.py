@@ -17,7 +17,7 @@ Mode = Literal["resume", "refresh", "new"]
 DAY = timedelta(days=1)
 MAX_CHUNK_DAYS = 100
 SHOWN_RANGES = 8
-MAX_LATE_DAYS = 36_500
+LATE_DAYS, MAX_LATE_DAYS = 5, 36_500
 # Mixpanel began in that year.
 FIRST_DAY = date(2009, 1, 1)
 
@@ -133,6 +133,7 @@ class ExportPlan:
         batches: what would be fetched, in date order.
         held: the ledger's batches that overlap the range and would be left as they are.
         days_held: the days of the range that are in the table and would not be fetched.
+        days_provisional: those of them that are fetched once more when their late days are over.
         widened: days outside the range, or outside what it needs, that are fetched again
             because a batch of the ledger is replaced whole.
         quota_left: requests that the rolling hour still has.
@@ -144,6 +145,7 @@ class ExportPlan:
     batches: tuple[Batch, ...]
     held: tuple[HeldBatch, ...] = field(repr=False)
     days_held: tuple[date, ...] = field(repr=False)
+    days_provisional: tuple[date, ...] = field(repr=False)
     widened: tuple[date, ...]
     quota_left: int
     per_hour: int
@@ -181,6 +183,9 @@ class ExportPlan:
             )
         if self.days_held:
             lines.append(("held", f"{len(self.days_held):,} of these days are in the table and are not fetched again"))
+        if self.days_provisional:
+            count = len(self.days_provisional)
+            lines.append(("late", f"{count:,} of those held may lack late events, and are fetched once more later"))
         if self.widened:
             lines.append(("widened", f"{len(self.widened):,} more days are fetched, since a batch is replaced whole"))
         return lines + [("note", note) for note in self.notes]
@@ -347,12 +352,14 @@ def make_plan(
         for day in _days(h.from_date, h.to_date)
         if not from_date <= day <= to_date or not (is_wanted(h) or calendar.is_provisional(h, day))
     ]
+    days_held = [(h, day) for h in kept for day in _days(max(h.from_date, from_date), min(h.to_date, to_date))]
     return ExportPlan(
         from_date=from_date,
         to_date=to_date,
         batches=tuple(batches),
         held=tuple(kept),
-        days_held=tuple(day for h in kept for day in _days(max(h.from_date, from_date), min(h.to_date, to_date))),
+        days_held=tuple(day for _, day in days_held),
+        days_provisional=tuple(day for h, day in days_held if calendar.is_provisional(h, day)),
         widened=tuple(sorted(widened)),
         quota_left=quota_left,
         per_hour=per_hour,

@@ -19,7 +19,7 @@ from mpnb._check import Check, check
 from mpnb._errors import ExportError, TableError
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, ended_exports
-from mpnb._plan import MAX_LATE_DAYS
+from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
 from mpnb._scalars import whole_number
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, REJECTED, Store, columns_of, run
@@ -77,11 +77,13 @@ class ExportResult:
         outcome: Outcome,
         retry: Retry,
         call: str,
+        late_days: int = LATE_DAYS,
     ) -> None:
         self._store = store
         self._selection = selection
         self._retry = retry
         self._call = call
+        self._late_days = late_days
         self._con: DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self.table = selection.table
@@ -276,12 +278,13 @@ class ExportResult:
         if self.has_failures:
             raise ExportError(self.failed_line(None), self)
 
-    def check(self, *, late_days: int = 5) -> Check:
+    def check(self, *, late_days: int | None = None) -> Check:
         """
         Check the table against its ledger: days, duplicates, rejected lines, counts, times. It reads all events.
 
         Args:
-            late_days: for how long after a day events of it may still arrive: days fetched sooner are provisional.
+            late_days: for how many days after a day events of it may still arrive: days asked for sooner are
+                provisional. Without it, as many as the call said that made this result, 5 for ``mpnb.open()``.
 
         Returns:
             The report: its text shows by itself, ``.relation`` has one row a check, ``.ok`` says whether no check
@@ -291,12 +294,12 @@ class ExportResult:
             PlanError: ``late_days`` is no whole number of 0 or more.
             ClosedError: the result was closed.
         """
-        late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
+        given = self._late_days if late_days is None else late_days
         with self._store.reading() as cursor:
             return check(
                 cursor,
                 selection=self._selection,
-                late_days=late_days,
+                late_days=whole_number("late_days", given, 0, MAX_LATE_DAYS),
                 relate=self._relation,
             )
 

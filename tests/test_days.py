@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import mpnb
 from mpnb._plan import Calendar, HeldBatch, make_plan
 from mpnb.sandbox import Fault, Sandbox
-from tests._helpers import MORNING, WallClock, as_served, as_stored, days_of, event
+from tests._helpers import MORNING, WIDE, WallClock, as_served, as_stored, days_of, event
 
 DAY = timedelta(days=1)
 
@@ -151,6 +152,19 @@ def test_a_day_that_leaves_the_window_stays_provisional_and_check_says_so(sandbo
     assert finding.count == 15
     assert f"{day - DAY * 2} – {day + DAY * 12}" in finding.detail
     assert max(day_counts(asked(mp)).values()) == 1
+
+
+def test_a_report_goes_by_the_late_days_of_its_call(sandbox, export, clock: WallClock, database: Path) -> None:
+    """What an export takes for settled, its check does not call provisional, and the plan says the same of both."""
+    mp = sandbox(events_per_day=5)
+    asked: dict[str, Any] = {"chunk_days": 7, "credentials": mp.credentials, "database": database, "quota": WIDE}
+    for late_days in (5, 0, 2, 7):
+        result = export(mp, "9 days ago", "yesterday", chunk_days=7, late_days=late_days)
+        found = next(f for f in result.check().findings if f.name == "days provisional")
+        plan = mpnb.plan("9 days ago", "yesterday", late_days=late_days, **asked)
+        assert (found.count, len(plan.days_provisional), plan.requests) == (late_days, late_days, 0)
+        assert (f"{late_days} of those held may lack late events" in str(plan)) == (late_days > 0)
+        result.close()
 
 
 # --- projects whose days end later ------------------------------------------------------------------------------------
