@@ -12,7 +12,7 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -139,9 +139,26 @@ def _state_broken(folder: Path, rng: random.Random) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted(folder: Path, rng: random.Random) -> Iterator[None]:
-    """Press Ctrl-C, and press it again where the first was not for the export."""
-    os.kill(os.getpid(), signal.SIGINT)
-    yield
+    """Press Ctrl-C some time later, once or more often."""
+    over = threading.Event()
+    waits = [rng.uniform(0, 0.3) for _ in range(rng.choice((1, 1, 2, 5)))]
+
+    def press() -> None:
+        for seconds in waits:
+            if over.wait(seconds):
+                return
+            os.kill(os.getpid(), signal.SIGINT)
+
+    finger = threading.Thread(target=press, name="campaign-finger")
+    finger.start()
+    try:
+        yield
+    finally:
+        # What comes now is for the campaign.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        over.set()
+        finger.join()
+        signal.signal(signal.SIGINT, before)
 
 
 SURROUNDINGS: dict[str, Surrounding] = {
@@ -186,7 +203,9 @@ class Moments:
         self._stack.close()
 
 
-def run(seed: int, number: int, figures: Figures, *, faults: int = 1) -> None:
+def run(
+    seed: int, number: int, figures: Figures, *, faults: int = 1, kinds: Collection[str] = tuple(SURROUNDINGS)
+) -> None:
     """Do one run: steps that something surrounds, and one that nothing does."""
     rng = generator("surroundings", seed, number)
     case = draw(rng, hand(seed, number, faults, KINDS))
@@ -196,20 +215,21 @@ def run(seed: int, number: int, figures: Figures, *, faults: int = 1) -> None:
         served(case, here.folder / FILE) as table,
     ):
         oracle = Oracle(table.database, [table], figures, here.name)
-        names = hand(seed, number, 3, SURROUNDINGS)
+        names = hand(seed, number, 3, kinds)
         for step, name in zip(("export", *rng.choices(STEPS, k=2)), names, strict=True):
             table.change(step)
             _step(here, step, name, table, oracle, rng)
             if rng.random() < 0.3:
                 _whole(here, table, oracle)
         table.server.clear_faults()
-        _whole(here, table, oracle)
+        with patient():
+            _whole(here, table, oracle)
         figures.faults += table.server.injected
 
 
 def _step(here: Stage, step: str, name: str, table: Table, oracle: Oracle, rng: random.Random) -> None:
     """Export while something surrounds it, and judge."""
-    begin = rng.choice((0, 0, *range(1, 24)))
+    begin = rng.choice((0, 0, *range(1, 16)))
     moments = Moments(lambda: SURROUNDINGS[name](here.folder, rng), begin, begin + rng.choice((5, 20, 10**6)))
     what = f"{step} with {name} from change {begin}"
     said = Said()
@@ -227,9 +247,10 @@ def _step(here: Stage, step: str, name: str, table: Table, oracle: Oracle, rng: 
 
 
 def _whole(here: Stage, table: Table, oracle: Oracle) -> None:
-    """Export with nothing in the way: the table is complete."""
+    """Export with nothing in the way but faults that are left: without any, the table is complete."""
     faults = table.server.injected
-    with here.step("retry"), patient():
+    with here.step("retry"):
         said = real("retry", table.case, table.server.credentials, table.database)
-        here.heard("retry", said, may_refuse=table.server.injected != faults)
-    oracle.judge("retry", said={table.name: said}, complete=table.server.injected == faults)
+    unhurt = table.server.injected == faults
+    here.heard("retry", said, may_refuse=not unhurt)
+    oracle.judge("retry", said={table.name: said}, complete=unhurt)
