@@ -7,7 +7,7 @@ import json
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,7 @@ class Said:
         has_result: whether there was one; what follows is of it.
         failed_days: all days of ``failed_date_ranges``, where ``has_failures``.
         problems: what ``check()`` found, missing days left out.
+        told: first and last day and rows of the batches that ``on_batch`` was told are there, fetched by this call.
         refused: the error of a call that began nothing, or ended without a result.
         raised: the traceback of an exception that is none of mpnb's.
     """
@@ -42,6 +43,7 @@ class Said:
     events: int = 0
     failed_days: tuple[date, ...] = ()
     problems: tuple[str, ...] = ()
+    told: tuple[tuple[date, date, int], ...] = ()
     refused: str = ""
     raised: str = ""
 
@@ -69,6 +71,21 @@ class Client(Protocol):
 
 def real(step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None = None) -> Said:
     """Export with mpnb. ``hook`` is called with every progress."""
+    latest: dict[int, mpnb.BatchProgress] = {}
+
+    def note(progress: mpnb.BatchProgress) -> None:
+        latest[progress.index] = progress
+        if hook:
+            hook(progress)
+
+    said = _said(step, case, credentials, database, note)
+    if step == "retry":  # two exports, with indexes of their own
+        return said
+    told = tuple((p.from_date, p.to_date, p.rows) for p in latest.values() if p.status in ("done", "empty"))
+    return replace(said, told=told)
+
+
+def _said(step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch) -> Said:
     try:
         return Said.of(_result(step, case, credentials, database, hook))
     except (mpnb.ExportError, mpnb.ExportCancelled) as error:
@@ -88,17 +105,14 @@ def _said_of_rest(result: mpnb.ExportResult) -> Said:
         return Said(raised=traceback.format_exc())
 
 
-def _result(
-    step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch | None
-) -> mpnb.ExportResult:
+def _result(step: str, case: Case, credentials: mpnb.Credentials, database: Path, hook: OnBatch) -> mpnb.ExportResult:
     jobs: list[mpnb.ExportJob] = []
     seen = 0
 
     def on_batch(progress: mpnb.BatchProgress) -> None:
         nonlocal seen
         seen += 1
-        if hook:
-            hook(progress)
+        hook(progress)
         if step == "cancel" and seen >= case.cancel_after and jobs:
             jobs[0].cancel()
 

@@ -154,6 +154,9 @@ class Oracle:
             total = sum(rows.get(batch.batch_id, Counter()).total() for batch in mine if batch.status in HELD)
             if table.name in said:
                 self._compare(said[table.name], table, held[table.name], total)
+                there_now = {(batch.first, batch.last, batch.rows) for batch in mine if batch.status in HELD}
+                for first, last, count in set(said[table.name].told) - there_now:
+                    self._violation(f"{first} – {last} of {table.name} was told to be there with {count} rows")
         return held
 
     def _rows(self, con: duckdb.DuckDBPyConnection, table: Table) -> dict[int, Counter[str]]:
