@@ -22,7 +22,7 @@ from tests.campaign._clients import Said, real
 from tests.campaign._figures import Figures
 from tests.campaign._oracle import Oracle
 from tests.campaign._pace import quick
-from tests.campaign._shim import MARK, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE, mark, recorded
+from tests.campaign._shim import LINK, MARK, OPEN, RENAME, SYNC, TRUNCATE, UNLINK, WRITE, mark, recorded
 from tests.campaign._stage import FILE, Stage, stage
 from tests.campaign._tables import Table, served
 
@@ -98,6 +98,8 @@ def _rename(files: dict[str, bytearray], change: Change) -> None:
         del file[change.offset :]
     elif change.call == RENAME and change.path in files:
         files[change.data.decode()] = files.pop(change.path)
+    elif change.call == LINK and change.path in files:
+        files[change.data.decode()] = files[change.path]
     elif change.call == UNLINK:
         files.pop(change.path, None)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
 # As in shim.c. A disk that is full fails all of the first five; to delete still works.
-WRITE, SYNC, TRUNCATE, RENAME, OPEN, UNLINK, MARK = (1 << n for n in range(7))
-CALLS = {"write": WRITE, "sync": SYNC, "truncate": TRUNCATE, "rename": RENAME, "open": OPEN}
+WRITE, SYNC, TRUNCATE, RENAME, OPEN, UNLINK, MARK, LINK = (1 << n for n in range(8))
+CALLS = {"write": WRITE, "sync": SYNC, "truncate": TRUNCATE, "rename": RENAME | LINK, "open": OPEN}
 ERRORS = {"full": errno.ENOSPC, "broken": errno.EIO}
 FOR_EVER = -1
 

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, RENAME = 8, OPEN = 16, UNLINK = 32, MARK = 64 };
+enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, RENAME = 8, OPEN = 16, UNLINK = 32, MARK = 64, LINK = 128 };
 enum { PATH = 4096 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -168,6 +168,8 @@ BY_HANDLE(ftruncate64, TRUNCATE, (int fd, off_t size), (fd, size), size)
     }
 
 BY_NAME(rename, RENAME, (const char *path, const char *to), (path, to), to)
+BY_NAME(link, LINK, (const char *path, const char *to), (path, to), to)
+BY_NAME(linkat, LINK, (int from, const char *path, int in, const char *to, int flags), (from, path, in, to, flags), to)
 BY_NAME(unlink, UNLINK, (const char *path), (path), "")
 BY_NAME(remove, UNLINK, (const char *path), (path), "")
 
