@@ -33,6 +33,7 @@ from mpnb._limits import Quota, RateLimiter, limiter_for
 from mpnb._offset import day_lag
 from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
 from mpnb._result import ExportResult, Outcome, outcome_of
+from mpnb._route import Route, route_to
 from mpnb._running import entering, registration, running
 from mpnb._scalars import brief, whole_number
 from mpnb._selection import Selection
@@ -96,6 +97,8 @@ def plan(
         from_date, to_date, events, where, database, table, workers, chunk_days, mode, late_days, on_batch,
         credentials, quota, spool, needs_credentials=False,
     )  # fmt: skip
+    if asked.credentials is not None:
+        route_to(asked.credentials.host)
     limiter = _limiter(asked)
     with _existing(asked.database) as store:
         if store is None:
@@ -345,6 +348,7 @@ def _launch(
     assert asked.source is not None
     export_id = uuid.uuid4().hex[:12]
     limiter = _limiter(asked)
+    route = route_to(asked.credentials.host)
     with contextlib.ExitStack() as undo:
         store = open_store()
         undo.callback(store.close)
@@ -368,7 +372,9 @@ def _launch(
                 if not whole:
                     days, fetched = (asked.from_date, asked.to_date), planning.ranges_of(batches)
                     selection = Selection(asked.table, days, fetched, since=min(ids, default=0))
-                engine = _engine(asked, store, spool, board, limiter, export_id, zip(batches, ids, strict=True), kept)
+                engine = _engine(
+                    asked, store, spool, board, limiter, route, export_id, zip(batches, ids, strict=True), kept
+                )
 
                 def make_result() -> ExportResult:
                     p = board.progress()
@@ -456,6 +462,7 @@ def _engine(
     spool: SpoolFolder,
     board: BatchBoard,
     limiter: RateLimiter,
+    route: Route,
     export_id: str,
     to_fetch: Iterable[tuple[Batch, int]],
     kept: Sequence[HeldBatch],
@@ -475,6 +482,7 @@ def _engine(
         table=asked.table,
         source=asked.source,
         credentials=asked.credentials,
+        route=route,
         limiter=limiter,
         spool=spool,
         board=board,

@@ -5,31 +5,51 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
-import ssl
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-import httpx
+import httpcore
 from isal import isal_zlib
 
+from mpnb._belongs import is_for_other_days
 from mpnb._clock import epoch_seconds, today
-from mpnb._credentials import LOOPBACK, Credentials
-from mpnb._failures import Failure, failure, from_answer, from_os_error, safe_text
+from mpnb._credentials import Credentials, forms_of
+from mpnb._failures import Failure, failure, from_answer, from_os_error
 from mpnb._limits import Cancelled
+from mpnb._reach import unreached
+from mpnb._route import Route
 from mpnb._spool import PlainCopy, SpoolFolder
-from mpnb._verify import GZIP_ERROR, Body, BodyError, Verifier
+from mpnb._verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, Verifier
 from mpnb._version import __version__
+from mpnb._wire import TooSlow, Wire
 
 CONNECT_SECONDS = 10.0
+# A proxy may have to find the server first.
+PROXY_SECONDS = 30.0
 # Between two reads, not for the whole: minutes can pass before Mixpanel's first byte, and silent gaps occur.
 IDLE_SECONDS = 300.0
+# Bytes a second, over twice that: a drip would hold a worker for ever. Ten workers share a line of a thousand bytes a
+# second with it, and a silence as long as is allowed is made up for by the hundred bytes a second of the other half.
+LEAST_SPEED = 100.0
 MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_HOST = 253
+# What the target of a request may hold as it is, %-sequences included.
+TARGET = "/?&=%+:;,@!$'()*~[]"
+# All that httpcore raises.
+HTTP_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+)
 MAX_ERROR_BODY = 64 << 10
 # Compressed bytes that are verified and written at once. What arrives comes in pieces of 16 kB (TLS) to 64 kB, and ten
 # threads that take turns for each of them cost a quarter more CPU than the same work in such blocks.
@@ -67,83 +87,106 @@ class Request:
         return params
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    Hold an answer whose body is still to come.
+
+    Attributes:
+        headers: by their names in small letters.
+    """
+
+    status_code: int
+    headers: dict[str, str]
+    iter_raw: Callable[[], Iterator[bytes]]
+
+
 class Connection:
     """
-    Send one worker's requests, one at a time, over one connection that is kept alive.
+    Send one worker's requests, one at a time, each over a connection of its own.
 
-    All methods are the worker's, but for ``abort`` and ``connecting``, which any thread may call.
+    A connection that is used again costs less, by half a millisecond on loopback; but what an odd server or proxy sends
+    after an answer would be taken for the next one, and no check can be sure to see it first.
+
+    All methods are the worker's, but for ``abort`` and the properties, which any thread may call.
     """
 
-    def __init__(self, credentials: Credentials, tls: ssl.SSLContext) -> None:
-        self._url = f"{credentials.host}/api/2.0/export"
-        basic = b64encode(f"{credentials.username}:{credentials.secret}".encode()).decode()
-        self._secrets = (basic, credentials.secret)
-        self.connecting = False
-        self._aborted = False
-        self._socket: socket.socket | None = None
-        host = urlsplit(self._url).hostname
-        self._client = httpx.Client(
-            auth=(credentials.username, credentials.secret),
-            headers={"Accept-Encoding": "gzip", "User-Agent": f"mpnb/{__version__}"},
-            timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-            verify=tls,
-            # A proxy of the environment has no way to a server on this machine.
-            trust_env=host not in LOOPBACK,
-            # Only ours decides where the credentials go: see _answer().
-            follow_redirects=False,
-        )
+    def __init__(self, credentials: Credentials, route: Route) -> None:
+        self._credentials = credentials
+        self._route = route
+        self._wire = Wire()
+        self._pool = route.pool(self._wire)
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made, which nobody can wake."""
+        return self._wire.connecting
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything of the latest request left this machine."""
+        return self._wire.sent
 
     def abort(self) -> None:
-        """
-        Wake a thread that waits for this connection, and let no new one be made. Any thread may call it.
-
-        ``httpx.Client.close()`` does not wake a reader; shutting its socket down does. ``socket.socket.shutdown`` and
-        not the TLS socket's own: that would take the session away from under the reader.
-        """
-        self._aborted = True
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        """Wake a thread that waits for this connection, and let no new one be made. Any thread may call it."""
+        self._wire.abort()
 
     def close(self) -> None:
         """Close the connection. The worker's own, or anyone's when the worker has ended."""
-        self._client.close()
+        self._pool.close()
 
-    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith("connect_tcp.started"):
-            self.connecting = True
-        elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
-            self.connecting = False
-            if self._aborted:
-                self.abort()
-        elif event.endswith("connect_tcp.failed"):
-            self.connecting = False
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        login = b64encode(f"{self._credentials.username}:{self._credentials.secret}".encode())
+        host = urlsplit(self._credentials.host).netloc
+        return [
+            (b"Host", host.encode("idna")),
+            (b"Accept", b"*/*"),
+            (b"Accept-Encoding", b"gzip"),
+            (b"User-Agent", f"mpnb/{__version__}".encode()),
+            (b"Authorization", b"Basic " + login),
+        ]
 
     @contextlib.contextmanager
-    def _answer(self, request: Request) -> Iterator[httpx.Response]:
+    def _answer(self, request: Request) -> Iterator[Answer]:
         """Send the request, and follow redirects that stay on the same scheme, host and port: nobody else is asked."""
-        url, params = httpx.URL(self._url), request.params()
-        target = url.copy_merge_params(params)
+        target = f"/api/2.0/export?{urlencode(request.params(), quote_via=quote)}"
         for _ in range(MAX_REDIRECTS + 1):
-            with self._client.stream("GET", target, extensions={"trace": self._trace}) as response:
-                if not response.has_redirect_location:
-                    yield response
+            with self._send(target) as answer:
+                location = answer.headers.get("location")
+                if answer.status_code not in REDIRECTS or location is None:
+                    yield answer
                     return
-                target = target.join(response.headers["location"])
-                if (target.scheme, target.host, target.port) != (url.scheme, url.host, url.port):
-                    where = safe_text(f"{target.scheme}://{target.host}")
-                    raise FetchError(
-                        failure(
-                            "http",
-                            f"redirected to {where}, which was not asked",
-                            http_status=response.status_code,
-                            retryable=False,
-                            hint="Something between here and Mixpanel redirects: a proxy, or a wrong MP_API_BASE_URL.",
-                        )
-                    )
-        raise FetchError(failure("http", "redirected in a circle", http_status=response.status_code, retryable=False))
+                target = self._redirected(target, location, answer.status_code)
+        raise FetchError(failure("http", "redirected in a circle", http_status=answer.status_code, retryable=False))
+
+    @contextlib.contextmanager
+    def _send(self, target: str) -> Iterator[Answer]:
+        route = self._route
+        times = {"connect": CONNECT_SECONDS, "read": IDLE_SECONDS, "write": IDLE_SECONDS, "pool": CONNECT_SECONDS}
+        url = httpcore.URL(scheme=route.scheme, host=route.host, port=route.port, target=target)
+        with self._pool.stream("GET", url, headers=self._headers(), extensions={"timeout": times}) as response:
+            headers: dict[str, str] = {}
+            for name, value in response.headers:
+                key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+            yield Answer(response.status, headers, response.iter_stream)
+
+    def _redirected(self, target: str, location: str, status: int) -> str:
+        """Return the target of a redirect, which must be on the server that was asked."""
+        route = self._route
+        try:
+            to = urlsplit(urljoin(f"{route.scheme}://{route.host}:{route.port}{target}", location))
+            port = to.port or DEFAULT_PORTS[to.scheme]
+            if not to.hostname or len(to.hostname) > MAX_HOST or not location.isprintable():
+                raise ValueError(location)
+        except (ValueError, KeyError):
+            message = f"redirected to an invalid URL: {location}"
+            raise FetchError(failure("connection", message, http_status=status)) from None
+        if (to.scheme, to.hostname, port) != (route.scheme, route.host, route.port):
+            hint = "Something between here and Mixpanel redirects: a proxy, or a wrong MP_API_BASE_URL."
+            message = f"redirected to {to.scheme}://{to.hostname}, which was not asked"
+            raise FetchError(failure("http", message, http_status=status, retryable=False, hint=hint))
+        return quote(f"{to.path or '/'}?{to.query}" if to.query else to.path or "/", safe=TARGET)
 
     def fetch(
         self,
@@ -172,82 +215,117 @@ class Connection:
             FetchError: there is no whole body. What ``path`` holds is of no use then.
             Cancelled: the export ended first.
         """
+        self._wire.begin(proxy_seconds=PROXY_SECONDS, least=LEAST_SPEED, window=2 * IDLE_SECONDS)
         try:
-            with self._answer(request) as response:
-                on_answer(response.status_code)
-                if response.status_code != 200:
-                    raise FetchError(self._refusal(response, request))
-                return _keep(response, spool, path, is_cancelled, on_bytes)
-        except httpx.HTTPError as error:
+            with self._answer(request) as answer:
+                on_answer(answer.status_code)
+                if answer.status_code != 200:
+                    raise FetchError(_refusal(answer, request))
+                return _keep(answer, request, spool, path, is_cancelled, on_bytes)
+        except Cancelled:
+            raise
+        except Exception as error:
             if is_cancelled():
                 raise Cancelled from None
-            raise FetchError(_from_httpx(error)) from None
-        except httpx.InvalidURL as error:
-            # No HTTPError: httpx reads the address of a redirect even where it is told not to follow it.
-            raise FetchError(failure("connection", safe_text(f"redirected to an invalid URL: {error}"))) from None
-        except BodyError as error:
-            raise FetchError(failure(error.kind, safe_text(str(error)), http_status=200)) from None
-        except OSError as error:
-            raise FetchError(from_os_error(error)) from None
+            why = self._judged(error)
+        # Out of the handler: what was met there has the request in its frames, and with it the secret.
+        raise FetchError(why.without(self._hidden()))
 
-    def _refusal(self, response: httpx.Response, request: Request) -> Failure:
-        body = b""
-        with contextlib.suppress(httpx.HTTPError):
-            for chunk in response.iter_raw():
-                body += chunk
-                if len(body) >= MAX_ERROR_BODY:
-                    break
-        if response.headers.get("content-encoding", "").lower() == "gzip":
-            with contextlib.suppress(GZIP_ERROR):
-                body = isal_zlib.decompressobj(wbits=31).decompress(body, MAX_ERROR_BODY)
-        for secret in self._secrets:
-            body = body.replace(secret.encode(), b"***")
-        return from_answer(
-            response.status_code,
-            body[:MAX_ERROR_BODY],
-            response.headers.get("retry-after"),
-            where=request.where,
-            asks_for_today=request.to_date >= today().isoformat(),
-            now=epoch_seconds(),
-        )
+    def _hidden(self) -> list[str]:
+        """Return all that no text may show: the secret, and the proxy's password."""
+        logins = [(self._credentials.username, self._credentials.secret)]
+        if self._route.proxy and self._route.proxy.auth:
+            logins.append(self._route.proxy.auth)
+        return [form for login in logins for form in forms_of(*login)]
+
+    def _judged(self, error: Exception) -> Failure:
+        """Make a failure of whatever ended a request. Raises what is no fault of the network or the disk."""
+        if isinstance(error, FetchError):
+            return error.failure
+        if not self._wire.sent:
+            return unreached(error, self._wire, self._route, connect_seconds=CONNECT_SECONDS)
+        if isinstance(error, BodyError):
+            return failure(error.kind, str(error), http_status=200)
+        if isinstance(error, HTTP_ERRORS):
+            return _from_httpcore(error)
+        if isinstance(error, OSError):
+            return from_os_error(error)
+        raise error
+
+
+def _refusal(answer: Answer, request: Request) -> Failure:
+    body = b""
+    with contextlib.suppress(*HTTP_ERRORS):
+        for chunk in answer.iter_raw():
+            body += chunk
+            if len(body) >= MAX_ERROR_BODY:
+                break
+    if answer.headers.get("content-encoding", "").lower() == "gzip":
+        with contextlib.suppress(GZIP_ERROR):
+            body = isal_zlib.decompressobj(wbits=31).decompress(body, MAX_ERROR_BODY)
+    return from_answer(
+        answer.status_code,
+        body[:MAX_ERROR_BODY],
+        answer.headers.get("retry-after"),
+        where=request.where,
+        asks_for_today=request.to_date >= today().isoformat(),
+        now=epoch_seconds(),
+    )
 
 
 def _keep(
-    response: httpx.Response,
+    answer: Answer,
+    request: Request,
     spool: SpoolFolder,
     path: Path,
     is_cancelled: Callable[[], bool],
     on_bytes: Callable[[int], object],
 ) -> tuple[Path, Body]:
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("gzip", "x-gzip", "identity", ""):
-        raise BodyError("decode", f"the body comes as {encoding!r}, which was not asked for")
-    if "content-length" not in response.headers and "transfer-encoding" not in response.headers:
+        raise FetchError(_unasked(f"as {encoding!r}, which was not asked for"))
+    if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
         # RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between
         # two lines.
         raise BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
+    gzip = "gzip" in encoding
     with PlainCopy(spool, path.with_name(path.name + ".plain")) as copy:
-        verifier = Verifier(gzip="gzip" in encoding, on_unpacked=copy.write)
+        verifier = Verifier(gzip=gzip, on_unpacked=copy.write)
+        begun = False
         with spool.new_file(path) as file:
-            for block in _blocks(response, is_cancelled, on_bytes):
+            for block in _blocks(answer, is_cancelled, on_bytes):
+                if not begun and not gzip and block.startswith(GZIP_MAGIC):
+                    raise FetchError(_unasked("as gzip, and its headers do not say so"))
+                begun = True
                 spool.grow(path, len(block), is_cancelled)
                 with _unpacking:
                     verifier.feed(block)
                     file.write(block)
         body = verifier.finish()
+        if is_for_other_days(
+            path, verifier.last_line, request.from_date, request.to_date, gzip=gzip, is_cancelled=is_cancelled
+        ):
+            hint = "A proxy, or a cache, mixes answers up: retry, and without it if this goes on."
+            raise FetchError(
+                failure("decode", "the answer is for other days", http_status=200, once_more=True, hint=hint)
+            )
         if copy.keep():
             spool.remove(path)
             return copy.path, replace(body, gzip=False)
         return path, body
 
 
-def _blocks(
-    response: httpx.Response, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]
-) -> Iterator[bytes]:
+def _unasked(how: str) -> Failure:
+    """Judge a body in an encoding that was not asked for. The next one would come alike."""
+    hint = "Something between here and Mixpanel packs answers anew, a proxy perhaps: go without it, then retry."
+    return failure("decode", f"the body comes {how}", http_status=200, retryable=False, hint=hint)
+
+
+def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:
     """Gather what arrives to blocks, and tell of it at once."""
     pieces: list[bytes] = []
     size = told = 0
-    for piece in response.iter_raw():
+    for piece in answer.iter_raw():
         if is_cancelled():
             raise Cancelled
         pieces.append(piece)
@@ -261,23 +339,13 @@ def _blocks(
         yield b"".join(pieces)
 
 
-def _from_httpx(error: httpx.HTTPError) -> Failure:
-    """Map every error of httpx to a kind of failure."""
-    text = safe_text(str(error)) or type(error).__name__
-    if isinstance(error, httpx.ConnectTimeout):
-        return failure("timeout", f"no connection within {CONNECT_SECONDS:.0f} s")
-    if isinstance(error, httpx.TimeoutException):
+def _from_httpcore(error: Exception) -> Failure:
+    """Map every error of httpcore, once a request was sent, to a kind of failure."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, TooSlow):
+        return failure("timeout", text)
+    if isinstance(error, httpcore.TimeoutException):
         return failure("timeout", f"nothing arrived for {IDLE_SECONDS:.0f} s")
-    if isinstance(error, httpx.RemoteProtocolError) and "complete message body" in text:
-        return failure("truncated", f"the body ended early: {text}", http_status=200)
-    if isinstance(error, httpx.RemoteProtocolError) and "incomplete chunked read" in text:
+    if isinstance(error, httpcore.RemoteProtocolError) and ("message body" in text or "chunked read" in text):
         return failure("truncated", f"the body ended early: {text}", http_status=200)
     return failure("connection", text)
-
-
-def tls_context(credentials: Credentials) -> ssl.SSLContext:
-    """Make the TLS settings that all connections of an export share: loading the roots takes tens of milliseconds."""
-    if credentials.host.startswith("https:"):
-        return httpx.create_ssl_context()
-    # Never used on plain http, where httpx would load the roots for every connection; it trusts nobody.
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

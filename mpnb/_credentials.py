@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from mpnb._errors import CredentialsError
 from mpnb._failures import safe_text
@@ -96,6 +99,18 @@ class Credentials:
             or f"no credentials: set {', '.join(missing)} in the environment, or pass "
             "credentials=mpnb.Credentials(username, secret, project_id)"
         )
+
+
+def forms_of(username: str, secret: str) -> list[str]:
+    """Return the forms in which a text from outside may say a secret back."""
+    both = f"{username}:{secret}".encode()
+    raw = secret.encode()
+    encoded = [encode(each).decode().rstrip("=") for each in (raw, both) for encode in (b64encode, urlsafe_b64encode)]
+    percent = [quote(secret), quote(secret, safe=""), quote_plus(secret)]
+    percent += [re.sub("%..", lambda code: code[0].lower(), form) for form in percent]
+    escaped = [json.dumps(secret)[1:-1], html.escape(secret), repr(raw)[2:-1], repr(secret)[1:-1]]
+    escaped += [form.replace("/", "\\/") for form in (secret, json.dumps(secret)[1:-1], *encoded)]
+    return list(dict.fromkeys([secret, *encoded, *percent, *escaped, raw.hex(), raw.hex().upper()]))
 
 
 def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -23,7 +23,7 @@ import tenacity
 
 from mpnb import _ledger as ledger
 from mpnb._board import BatchBoard
-from mpnb._client import Connection, FetchError, Request, tls_context
+from mpnb._client import Connection, FetchError, Request
 from mpnb._clock import epoch_seconds, utc_now
 from mpnb._credentials import Credentials
 from mpnb._errors import MpnbError
@@ -31,6 +31,7 @@ from mpnb._failures import HINTS, Failure, failure, from_os_error, safe_text
 from mpnb._ledger import Source
 from mpnb._limits import HOUR, Cancelled, RateLimiter
 from mpnb._plan import Batch
+from mpnb._route import Route
 from mpnb._spool import SpoolFolder
 from mpnb._store import Store, run
 from mpnb._verify import Body
@@ -61,6 +62,7 @@ class _Task:
     size: int = 0
     started_at: datetime | None = None
     group: Group | None = None
+    asked_once_more: bool = False
 
 
 class Engine:
@@ -80,6 +82,7 @@ class Engine:
         table: str,
         source: Source,
         credentials: Credentials,
+        route: Route,
         limiter: RateLimiter,
         spool: SpoolFolder,
         board: BatchBoard,
@@ -99,11 +102,14 @@ class Engine:
         self._tasks = {index: _Task(batch, batch_id) for index, batch, batch_id in tasks}
         self._ready = deque(self._tasks)  # indexes of those that no worker has taken yet
         self._active: set[Connection] = set()
-        self._tls = tls_context(credentials)
+        self._route = route
         self._cancelled_at: float | None = None
         self._stopping = threading.Event()  # no further request: it was cancelled, or a fault would hit every batch
         self._halted_by: Failure | None = None
         self._lost_database: str | None = None
+        self._has_reached = False  # any request has left this machine
+        self._trying: set[int] = set()  # batches with a request under way
+        self._unreached: set[int] = set()  # batches whose request did not leave, since the last one that did
         self._aborting = False
         self._go = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
@@ -379,7 +385,7 @@ class Engine:
             return connection
         try:
             if connection is None:
-                connection = Connection(self._credentials, self._tls)
+                connection = Connection(self._credentials, self._route)
             with self._changed:
                 if self._stopping.is_set():  # nobody would abort it any more
                     return connection
@@ -408,7 +414,7 @@ class Engine:
 
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
-            retry=tenacity.retry_if_exception(_is_worth_another),
+            retry=lambda state: _is_worth_another(task, state),
             wait=self._seconds_until_next,
             sleep=self._sleep,
             before_sleep=before_sleep,
@@ -428,6 +434,8 @@ class Engine:
             self._lose(index, task, why)
             if why.hits_all:
                 self._halt(why, abort=why.kind == "write")
+            elif why.unreached:
+                self._count_unreached(index, why, is_last=True)
             return
         except BaseException:
             self._spool.remove(path)
@@ -455,7 +463,7 @@ class Engine:
         except OSError as error:
             raise FetchError(from_os_error(error)) from None
         tell = lambda until: self._board.set(index, "waiting", until=until)  # noqa: E731
-        with self._limiter.slot(self._stopping.is_set, tell):
+        with self._limiter.slot(self._stopping.is_set, tell) as start:
             task.attempts += 1
             task.started_at = utc_now()
             self._board.set(index, "fetching", attempt=task.attempts, bytes=0)
@@ -471,14 +479,48 @@ class Engine:
                 task.size = size
                 self._board.received(index, size)
 
-            return connection.fetch(
-                request,
-                self._spool,
-                self._path(task),
-                is_cancelled=self._is_aborting,
-                on_answer=lambda status: self._board.set(index, "fetching", http_status=status),
-                on_bytes=received,
-            )
+            with self._changed:
+                self._trying.add(index)
+            try:
+                return connection.fetch(
+                    request,
+                    self._spool,
+                    self._path(task),
+                    is_cancelled=self._is_aborting,
+                    on_answer=lambda status: self._board.set(index, "fetching", http_status=status),
+                    on_bytes=received,
+                )
+            except FetchError as error:
+                if error.failure.unreached:
+                    self._count_unreached(index, error.failure, is_last=False)
+                raise
+            finally:
+                self._note_tried(index, connection.sent)
+                if not connection.sent:
+                    self._limiter.withdraw(start)
+
+    def _note_tried(self, index: int, sent: bool) -> None:
+        with self._changed:
+            self._trying.discard(index)
+            if sent:
+                self._has_reached = True
+                self._unreached.clear()
+
+    def _count_unreached(self, index: int, why: Failure, *, is_last: bool) -> None:
+        """
+        End the export where two batches met what keeps every request here.
+
+        Before the first request got through, one attempt of each is enough: an address, a proxy or a certificate is
+        wrong. But batches that are about to get through, or not, have their say first. Later, last attempts alone
+        count: networks come and go.
+        """
+        with self._changed:
+            has_reached = self._has_reached or any(connection.sent for connection in self._active)
+            if is_last or not has_reached:
+                self._unreached.add(index)
+            decided = len(self._unreached) > 1 and (has_reached or self._trying <= self._unreached)
+        if decided:
+            self._halt(replace(why, hits_all=True), abort=not has_reached)
 
     def _path(self, task: _Task) -> Path:
         return self._spool.path / f"{task.batch_id}.jsonl"
@@ -588,5 +630,11 @@ def _failure_of(state: tenacity.RetryCallState) -> Failure:
     return error.failure
 
 
-def _is_worth_another(error: BaseException) -> bool:
-    return isinstance(error, FetchError) and error.failure.retryable and not error.failure.hits_all
+def _is_worth_another(task: _Task, state: tenacity.RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, FetchError) or not error.failure.retryable or error.failure.hits_all:
+        return False
+    if error.failure.once_more:
+        first, task.asked_once_more = not task.asked_once_more, True
+        return first
+    return True

@@ -7,12 +7,16 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import groupby
 
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
 MAX_MESSAGE = 500
+# Shorter pieces of a secret occur in any text, and a secret that is shorter itself is none.
+PIECE = 8
+SHORTEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Failure:
         too_large: fewer days at once may get through.
         wait: seconds to wait before the next attempt as the server asked, ``None`` for a backoff.
         queries_over: of a 429, by how many queries the rolling hour was over its limit, 0 where it was not.
+        unreached: no request left this machine. Nothing is charged for it, and others are likely to meet the same.
+        once_more: a second answer of its kind ends the batch, since more of them would cost requests for nothing.
     """
 
     kind: str
@@ -41,11 +47,17 @@ class Failure:
     too_large: bool = False
     wait: float | None = None
     queries_over: int = 0
+    unreached: bool = False
+    once_more: bool = False
 
     def __str__(self) -> str:
         """Say it in one line."""
         status = f"HTTP {self.http_status}: " if self.http_status else ""
         return f"{status}{self.message}"
+
+    def without(self, secrets: Iterable[str]) -> Failure:
+        """Return it with a message that is safe to show: see ``safe_text``."""
+        return replace(self, message=safe_text(self.message, secrets))
 
 
 HINTS = {
@@ -59,6 +71,9 @@ HINTS = {
     "auth": "Mixpanel refused the credentials: check the service account, its project and MP_REGION.",
     "cancelled": "It was stopped before this batch was done: retry to go on.",
 }
+
+# What Mixpanel's messages call a filter and its parts; where= is a request's address that is said back.
+ABOUT_FILTER = re.compile(r"\b(where(?!=)|selector|filter|expression|operators?|operands?|syntax)\b", re.IGNORECASE)
 
 
 def failure(kind: str, message: str, **more: object) -> Failure:
@@ -75,7 +90,7 @@ def from_answer(
     Args:
         body: its first kilobytes, decompressed.
         retry_after: the header, in seconds or as an HTTP date.
-        where: the filter of the export: a 400 that is not about dates or size is then about the filter.
+        where: the filter of the export, which a 400 may be about.
         asks_for_today: whether the request's last day is today in UTC.
         now: seconds since the epoch.
 
@@ -86,6 +101,9 @@ def from_answer(
     if status == 429 or (status == 504 and "too many requests" in lower):
         wait, over = _seconds(retry_after, now), _queries_over(lower)
         return failure("rate_limit", message, http_status=status, wait=wait, queries_over=over)
+    if status == 400 and "invalid project id for cluster" in lower:
+        hint = "The project lives in another region: set MP_REGION (or region= of the credentials) to us, eu or in."
+        return failure("auth", message, http_status=status, retryable=False, hits_all=True, hint=hint)
     if status in (401, 403) or (status == 400 and "authenticate" in lower):
         return failure("auth", message, http_status=status, retryable=False, hits_all=True)
     if status == 402:
@@ -101,13 +119,18 @@ def from_answer(
         hint = "The day has not begun in the project's time zone: retry later."
         return failure("http", message, http_status=status, hint=hint, retryable=False, too_large=asks_for_today)
     if status == 400:
-        about_filter = where is not None and "date" not in lower
+        about_filter = where is not None and _speaks_of(where, message)
         hint = "Check the where= expression." if about_filter else HINTS["http"]
         return failure("http", message, http_status=status, retryable=False, hits_all=about_filter, hint=hint)
     if status >= 500 or status in (408, 425) or 200 <= status < 300:
         hint = "Mixpanel had a problem of its own: retry in some minutes."
         return failure("http", message, http_status=status, hint=hint, wait=_seconds(retry_after, now))
     return failure("http", message, http_status=status, retryable=False)
+
+
+def _speaks_of(where: str, message: str) -> bool:
+    """Whether a message is about the filter: it calls it by name, or says it back."""
+    return ABOUT_FILTER.search(message) is not None or (len(where) >= 8 and where in message)
 
 
 def from_os_error(error: OSError) -> Failure:
@@ -148,12 +171,25 @@ def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
 
     A terminal would obey an escape sequence, and a right-to-left mark turns a message around.
     """
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "•••")
-    text = " ".join(text.split())
+    text = " ".join(_masked(text, secrets).split())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+def _masked(text: str, secrets: Iterable[str]) -> str:
+    """Mask every piece of a secret that has ``PIECE`` characters or more: what is quoted may be cut in its middle."""
+    pieces: dict[int, set[str]] = {}
+    for secret in secrets:
+        size = min(PIECE, len(secret))
+        if size >= SHORTEST:
+            pieces.setdefault(size, set()).update(secret[i : i + size] for i in range(len(secret) - size + 1))
+    hidden = bytearray(len(text))
+    for size, known in pieces.items():
+        for i in range(len(text) - size + 1):
+            if text[i : i + size] in known:
+                hidden[i : i + size] = b"x" * size
+    runs = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
+    return "".join("***" if is_hidden else "".join(letter for _, letter in run) for is_hidden, run in runs)
 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,10 +47,13 @@ class Times:
     Attributes:
         starts: when requests started, in order.
         cool_until: no request starts before.
+        withdrawn: starts that no request followed. They stay known, since another process may still hold them for
+            starts and write them again.
     """
 
     starts: tuple[float, ...] = ()
     cool_until: float = 0.0
+    withdrawn: tuple[float, ...] = ()
 
 
 class History:
@@ -103,7 +106,7 @@ class History:
                 _remove_old(path.parent)
             fresh = path.with_suffix(f".{os.getpid()}")
             with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-                json.dump({"host": self._host, "starts": times.starts, "cool_until": times.cool_until}, file)
+                json.dump({"host": self._host, **asdict(times)}, file)
             fresh.replace(path)
         except (OSError, RuntimeError, ValueError) as error:
             self._give_up(error)
@@ -138,10 +141,17 @@ def _given_folder(given: str) -> Path:
 def _parse(data: bytes) -> Times:
     """Read a file's content. Raises ``ValueError`` where it is none of ours."""
     value: Any = json.loads(data)
-    if not isinstance(value, dict) or not isinstance(value.get("starts"), list):
+    if not isinstance(value, dict):
         raise ValueError("the file holds something else")
-    starts = sorted(_moment(start) for start in value["starts"])
-    return Times(tuple(starts), _moment(value.get("cool_until", 0.0)))
+    # A file of an older version has no "withdrawn".
+    starts, withdrawn = (_moments(value.get(name, default)) for name, default in (("starts", None), ("withdrawn", [])))
+    return Times(starts, _moment(value.get("cool_until", 0.0)), withdrawn)
+
+
+def _moments(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError("the file holds something else")
+    return tuple(sorted(_moment(each) for each in value))
 
 
 def _moment(value: Any) -> float:

@@ -6,7 +6,7 @@ import math
 import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from mpnb._clock import epoch_seconds
@@ -23,6 +23,8 @@ HOUR_WINDOW = HOUR + 2.0
 MOST_SHARED = 1000
 # As long as the longest Retry-After that is believed: a moment later than that is of a clock that was set back.
 MOST_COOL = 2 * HOUR + 1.0
+# How often those who wait look at the file again: another process may have given a start back.
+LOOK_AGAIN = 60.0
 # Waits shorter than this are the pace of three a second, not news.
 WORTH_TELLING = 1.0
 
@@ -86,33 +88,47 @@ class RateLimiter:
         self._wait = wait
         self._changed = threading.Condition()
         self._starts: list[float] = []  # in order
+        self._withdrawn: set[float] = set()
         self._in_flight = 0
         self._cool_until = 0.0
 
     @contextmanager
     def slot(
         self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None = None
-    ) -> Iterator[None]:
+    ) -> Iterator[float]:
         """
-        Wait for a place in all three, start a request there, and give the place back.
+        Wait for a place in all three, start a request there, and give the place among those in flight back.
 
         Args:
             is_cancelled: looked at whenever ``wake()`` was called.
             on_wait: told until when (seconds since the epoch, ``None`` for a place among those in flight) if the
                 wait is worth telling.
 
+        Returns:
+            The start, for ``withdraw`` where no request followed.
+
         Raises:
             Cancelled: ``is_cancelled()`` became true before the request started.
         """
-        self._start(is_cancelled, on_wait)
+        start = self._start(is_cancelled, on_wait)
         try:
-            yield
+            yield start
         finally:
             with self._changed:
                 self._in_flight -= 1
                 self._changed.notify_all()
 
-    def _start(self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None) -> None:
+    def withdraw(self, start: float) -> None:
+        """Give the hour a start back: no request left this machine, so that Mixpanel counts none."""
+        with self._changed, self._exclusive():
+            self._next_start(self._clock())
+            self._withdrawn.add(start)
+            with suppress(ValueError):  # it left the hour meanwhile
+                self._starts.remove(start)
+            self._note([])
+            self._changed.notify_all()
+
+    def _start(self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None) -> float:
         told: float | None = 0.0
         with self._changed:
             while True:
@@ -123,15 +139,15 @@ class RateLimiter:
                     until = self._next_start(now)
                     full = self._in_flight >= self.quota.concurrent
                     if until <= now and not full:
-                        self._note([now])
+                        [start] = self._note([now])
                         self._in_flight += 1
-                        return
+                        return start
                 moment = until if until > now else None
                 seconds = until - now if until > now else HOUR
                 if on_wait and seconds >= WORTH_TELLING and moment != told:
                     on_wait(moment)
                     told = moment
-                self._wait(self._changed, min(seconds, HOUR))
+                self._wait(self._changed, min(seconds, LOOK_AGAIN if self._shared else HOUR))
 
     @property
     def _shared(self) -> History | None:
@@ -140,25 +156,32 @@ class RateLimiter:
     def _exclusive(self) -> AbstractContextManager[None]:
         return self._shared.exclusive() if self._shared else nullcontext()
 
-    def _note(self, starts: list[float]) -> None:
-        """Add starts, and let other processes know. Within ``_exclusive()``."""
+    def _note(self, starts: list[float]) -> list[float]:
+        """Add starts, let other processes know, and return them as they were noted. Within ``_exclusive()``."""
+        noted = []
         for start in starts:
-            # Each is a moment of its own: the file's and ours are told apart by it.
-            while (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start:
+            # Each is a moment of its own: the file's and ours, and those that were withdrawn, are told apart by it.
+            while start in self._withdrawn or (
+                (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start
+            ):
                 start = math.nextafter(start, math.inf)
             insort(self._starts, start)
+            noted.append(start)
         if self._shared:
-            self._shared.write(Times(tuple(self._starts), self._cool_until))
+            self._shared.write(Times(tuple(self._starts), self._cool_until, tuple(sorted(self._withdrawn))))
+        return noted
 
     def _next_start(self, now: float) -> float:
         """Give the first moment at which neither window nor a cool-down stands in the way."""
         if self._shared:
             theirs = self._shared.read()
-            self._starts = sorted({*self._starts, *theirs.starts})
             self._cool_until = max(self._cool_until, theirs.cool_until)
+            self._withdrawn.update(theirs.withdrawn)
+            self._starts = sorted({*self._starts, *theirs.starts} - self._withdrawn)
         # What lies in the future is of a clock that was set back: it would block for ever.
         first, last = bisect_right(self._starts, now - HOUR_WINDOW), bisect_right(self._starts, now + 1)
         self._starts = self._starts[first:last]
+        self._withdrawn = {start for start in self._withdrawn if now - HOUR_WINDOW < start <= now + 1}
         if self._cool_until > now + MOST_COOL:
             self._cool_until = 0.0
         until = max(now, self._cool_until)

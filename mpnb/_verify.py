@@ -142,6 +142,11 @@ class Verifier:
             raise BodyError("decode", f"a line is longer than {MAX_LINE >> 20} MiB")
         self._tail = tail
 
+    @property
+    def last_line(self) -> bytes:
+        """Return the last line so far that is not blank."""
+        return self._tail.strip(BLANK)
+
     def finish(self) -> Body:
         """
         Judge the whole body, once its transfer has ended as HTTP says it must.

@@ -78,6 +78,11 @@ def event(name: object = "Sign Up", /, **properties: object) -> bytes:
     return json.dumps({"event": name, "properties": {"time": 1767225600, "distinct_id": "a"} | properties}).encode()
 
 
+def moved(line: bytes, to: date) -> bytes:
+    """Move an event of the first of January 2026 to another day: an answer for other days is refused."""
+    return line.replace(b"1767225600", b"%d" % datetime(to.year, to.month, to.day, tzinfo=UTC).timestamp())
+
+
 def zipped(*members: bytes) -> bytes:
     """Compress each into a gzip member of its own."""
     return b"".join(gzip.compress(member, mtime=0) for member in members)
@@ -200,7 +205,7 @@ class Recorded(RateLimiter):
         return limiter
 
     @contextmanager
-    def slot(self, *args: Any) -> Iterator[None]:
-        with super().slot(*args):
+    def slot(self, *args: Any) -> Iterator[float]:
+        with super().slot(*args) as start:
             self.starts.append(self.clock.mine)
-            yield
+            yield start

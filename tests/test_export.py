@@ -24,6 +24,7 @@ from tests._helpers import (
     day,
     days_of,
     event,
+    moved,
     query,
     statuses,
 )
@@ -238,10 +239,11 @@ def rows_in(result: mpnb.ExportResult, batch_id: int | None = None) -> Counter[t
 def test_an_odd_event_survives_alone(sandbox, export) -> None:
     """In a batch of its own it is one row, its properties parse to the same JSON, and nothing of it is rejected."""
     odd = {day(n): case for n, case in enumerate(ODD, 1)}
-    result = export(sandbox(lines=lambda d: [odd[d][1]]), day(1), day(len(ODD)))
+    result = export(sandbox(lines=lambda d: [moved(odd[d][1], d)]), day(1), day(len(ODD)))
     batches = {d: batch_id for d, batch_id in result.batches.select("from_date, batch_id").fetchall()}
     for d, (name, line, columns) in odd.items():
-        assert rows_in(result, batches[d]) == Counter([row_of(line, columns)]), name
+        when = {"time": columns["time"] + (d - day(1))} if columns.get("time", datetime.min).year == 2026 else {}
+        assert rows_in(result, batches[d]) == Counter([row_of(moved(line, d), columns | when)]), name
     assert result.rejected.fetchall() == []
     assert result.rejected_lines == 0
 
@@ -390,7 +392,11 @@ BAD = [
 def test_each_kind_of_bad_line_is_rejected_whole(sandbox, export, before: list[bytes], beside: list[bytes]) -> None:
     """One line in, one line among the rejected, however the counts of rows and lines may add up."""
     bad = {day(n): line for n, line in enumerate(BAD, 1)}
-    result = export(sandbox(lines=lambda d: [*before, bad[d], *beside, event()]), day(1), day(len(BAD)))
+
+    def lines(d: date) -> list[bytes]:
+        return [*(moved(line, d) for line in before), bad[d], *beside, moved(event(), d)]
+
+    result = export(sandbox(lines=lines), day(1), day(len(BAD)))
     rejected = result.rejected.select("from_date, line_number, line, in_events").fetchall()
     assert rejected == [(d, len(before) + 1, line, False) for d, line in bad.items()]
     rows = len(before) + 1
@@ -425,7 +431,7 @@ def test_keys_that_have_no_column_are_kept_with_the_whole_line(sandbox, export, 
     wider = {day(n): line for n, line in enumerate(WIDER, 1)}
 
     def lines(d: date) -> list[bytes]:
-        return [event("b")] * at + [wider[d], event("b")]
+        return [moved(event("b"), d)] * at + [wider[d], moved(event("b"), d)]
 
     result = export(sandbox(lines=lines), day(1), day(len(WIDER)), chunk_days=chunk_days)
     names = dict(result.event_names().select("event_name, events").fetchall())

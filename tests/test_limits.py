@@ -208,3 +208,18 @@ def test_a_quota_that_cannot_be_meant_is_refused(name: str, value: object) -> No
     """Each number is a whole one of at least 1, and the message names it."""
     with pytest.raises(ValueError, match=name):
         Quota(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quota", [Quota(per_hour=3, per_second=3), WIDE])
+def test_a_start_that_is_withdrawn_is_free_again(quota: Quota) -> None:
+    """It counts neither for the second nor for the hour, and whoever waits for the place gets it at once."""
+    clock = Clock()
+    limiter = RateLimiter(quota, clock=clock, wait=clock.wait)
+    before = limiter.left()
+    for _ in range(20):
+        with limiter.slot(never) as start:
+            limiter.withdraw(start)
+    assert limiter.left() == before
+    assert clock.now == 1e9
+    limiter.withdraw(start)  # twice is once
+    assert limiter.left() == before

@@ -17,6 +17,7 @@ The kinds of ``Fault``. *at* means that ``Fault.at`` says where in the body; all
 | cut_length        | Content-Length promises the whole body, FIN *at*                                                 |
 | cut_close         | ``Connection: close`` with neither length nor chunks, and the body just ends *at* (gzip only)    |
 | unframed          | the same, and the body is whole (harmless)                                                       |
+| twice             | the whole answer once more behind it, on the same connection (harmless)                          |
 | plain             | not compressed, with Content-Length, however large (harmless)                                    |
 | gzip_cut          | framed right, and the gzip stream ends *at*                                                      |
 | gzip_crc          | the last member's CRC is wrong                                                                   |
@@ -28,6 +29,7 @@ The kinds of ``Fault``. *at* means that ``Fault.at`` says where in the body; all
 | terminated_only   | the body is only ``terminated early``                                                            |
 | half_line         | lines up to *at*, then half a line; transport and gzip are right                                 |
 | error_line        | the last line is ``{"error": …}``                                                                |
+| other_days        | the answer is for as many days that end four weeks before those that were asked for              |
 | bad_lines         | ``Fault.lines`` (or ``BAD_LINES``: no JSON, or no event) among a day's lines, *at*, never last   |
 | status            | ``Fault.status`` with ``body``, ``retry_after`` and ``headers``                                  |
 | too_many_504      | 504 with ``Too many requests``, as a load balancer answers                                       |
@@ -38,9 +40,12 @@ The kinds of ``Fault``. *at* means that ``Fault.at`` says where in the body; all
 | slow_start        | silence of ``Fault.seconds`` before the first byte                                               |
 | hang              | silence *at*, until the client leaves or the server closes                                       |
 | hang_start        | the same before any answer                                                                       |
+| drip              | from *at* on a blank line every tenth of a second, until the client leaves (not compressed)      |
 | bomb              | gzip of ``Fault.size`` newlines (or ``body``'s first letter), 4 GiB if not said                  |
 | long_line         | one event of ``Fault.size`` bytes on one line, gzip, 2 GiB if not said                           |
 | encoding_br       | ``Content-Encoding: br``, and the body is nonsense                                               |
+| encoding_zstd     | the same with ``zstd``                                                                           |
+| unlabelled        | the body is gzip, and no header says so                                                          |
 | charset           | ``Content-Type: text/plain; charset=latin-1``, and the body is UTF-8 (harmless)                  |
 
 A request is struck by the first fault that fits it and is not used up. ``bad_lines`` and ``charset`` strike along

@@ -18,7 +18,7 @@ from mpnb.sandbox._wire import Framing, Strike, Wire
 GZIP_FROM = 1400
 BOMB_BLOCK = 2**20
 # Where only the end of a frame tells the loss, an empty body needs a frame too: Content-Length 0 would hide it.
-BROKEN_OFF = frozenset({"reset", "cut_chunked", "stall", "hang"})
+BROKEN_OFF = frozenset({"reset", "cut_chunked", "stall", "hang", "drip"})
 GARBAGE = b"made-up garbage after the last member"
 NONSENSE = b"this is not a brotli stream"
 MARKERS = {"terminated": b"terminated early", "export_terminated": b"export terminated early"}
@@ -33,6 +33,7 @@ class Answer:
         total: bytes of the body, or ``None`` where it is made while it is sent.
         promised: what Content-Length says, if it is not the truth.
         strike: where in the body something happens, and what: the act gets the wire.
+        copies: how often it is sent.
     """
 
     status: int
@@ -42,6 +43,7 @@ class Answer:
     framing: Framing
     promised: int | None = None
     strike: tuple[int, Callable[[Wire], None]] | None = None
+    copies: int = 1
 
     def send(self, wire: Wire, head: Callable[[int, dict[str, str]], bytes]) -> None:
         """Send it; ``head`` makes the bytes of the status line and headers."""
@@ -52,9 +54,10 @@ class Answer:
             framed["Content-Length"] = str(self.total if self.promised is None else self.promised)
         else:
             framed["Connection"] = "close"
-        wire.send(head(self.status, framed))
         strike = self.strike and Strike(self.strike[0], partial(self.strike[1], wire))
-        wire.body(self.pieces, self.framing, strike)
+        for _ in range(self.copies):
+            wire.send(head(self.status, framed))
+            wire.body(self.pieces, self.framing, strike)
 
 
 def refusal(
@@ -133,18 +136,19 @@ class Export:
         kind = fault.kind if fault else ""
         if fault and kind in ("bomb", "long_line"):
             return self._bomb(fault)
-        if kind == "encoding_br":
-            return Answer(200, self.headers | {"Content-Encoding": "br"}, [NONSENSE], len(NONSENSE), "length")
+        if kind in ("encoding_br", "encoding_zstd"):
+            encoding = {"Content-Encoding": kind.removeprefix("encoding_")}
+            return Answer(200, self.headers | encoding, [NONSENSE], len(NONSENSE), "length")
         parts = list(self.parts.values())
         if fault:
             parts = _spoil_lines(parts, fault)
         plain = sum(each.size for each in parts)
-        forced = kind in GZIP | TRANSPORT | SILENCE
-        if not self.gzip or kind == "plain" or (plain <= GZIP_FROM and not forced):
+        forced = kind in GZIP | TRANSPORT | SILENCE | {"unlabelled"}
+        if not self.gzip or kind in ("plain", "drip") or (plain <= GZIP_FROM and not forced):
             pieces = [each.plain() for each in parts]
             small = kind == "plain" or plain <= GZIP_FROM
             return self._framed(self.headers, pieces, "length" if small else "chunked", fault)
-        headers = self.headers | {"Content-Encoding": "gzip"}
+        headers = self.headers | ({} if kind == "unlabelled" else {"Content-Encoding": "gzip"})
         if kind == "gzip_header":
             pieces = [each.plain() for each in parts]
             return self._framed(headers, pieces or [b""], "chunked", fault)
@@ -183,6 +187,10 @@ class Export:
                 return replace(answer, strike=(offset, lambda wire: wire.silence(seconds)))
             case "hang":
                 return replace(answer, strike=(offset, Wire.silence))
+            case "drip":
+                return replace(answer, strike=(offset, Wire.drip))
+            case "twice":
+                return replace(answer, copies=2)
         return answer
 
     def _bomb(self, fault: Fault) -> Answer:

@@ -15,19 +15,21 @@ from mpnb._scalars import as_int, brief, real_number, whole_number
 from mpnb.sandbox._days import checked_day
 
 TRANSPORT = frozenset(
-    {"reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain"}
+    {"reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain", "twice"}
 )
 GZIP = frozenset({"gzip_cut", "gzip_crc", "gzip_size", "gzip_garbage", "gzip_header"})
-LINES = frozenset({"terminated", "export_terminated", "terminated_only", "half_line", "error_line", "bad_lines"})
+LINES = frozenset(
+    {"terminated", "export_terminated", "terminated_only", "half_line", "error_line", "bad_lines", "other_days"}
+)
 STATUS = frozenset({"status", "too_many_504", "too_large", "redirect", "redirect_same"})
-SILENCE = frozenset({"stall", "slow_start", "hang", "hang_start"})
-HOSTILE = frozenset({"bomb", "long_line", "encoding_br", "charset"})
+SILENCE = frozenset({"stall", "slow_start", "hang", "hang_start", "drip"})
+HOSTILE = frozenset({"bomb", "long_line", "encoding_br", "encoding_zstd", "unlabelled", "charset"})
 KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE
 
 # These change what is sent and leave the way of sending to another fault.
 COMBINE = frozenset({"bad_lines", "charset"})
 # These are detectable, or possible at all, only in a gzip body.
-NEED_GZIP = GZIP | {"cut_close", "bomb", "long_line"}
+NEED_GZIP = GZIP | {"cut_close", "bomb", "long_line", "unlabelled"}
 
 DAY_SECONDS = 86_400
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from functools import cache
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from mpnb._clock import utc_now
 from mpnb._credentials import Credentials
 from mpnb.sandbox._answer import Answer, Export, accepts_gzip, narrowed, refusal, refused_by
-from mpnb.sandbox._days import Days, Part, days_between
+from mpnb.sandbox._days import Days, Part, days_between, part_of_lines
 from mpnb.sandbox._faults import COMBINE, Fault, FaultBook, Target
 from mpnb.sandbox._limiter import Limiter
 from mpnb.sandbox._query import BadQuery, Query, parameters, parse
@@ -33,6 +33,8 @@ from mpnb.sandbox._wire import Gone, Wire
 
 EXPORT = "/api/2.0/export"
 NAME = "mpnb-sandbox (made-up data)"
+# How long before those that were asked for the days of "other_days" end.
+OTHER_DAYS = timedelta(days=28)
 
 
 @dataclass(slots=True)
@@ -51,6 +53,12 @@ class World:
     closing: threading.Event = field(default_factory=threading.Event)
     entries: list[Entry] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def event_at(day: date) -> bytes:
+    """Make an event of the first moment of a day."""
+    seconds = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+    return b'{"event":"Made Up","properties":{"time":%d,"distinct_id":"made up","made_up":true}}' % seconds
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         world = self.server.world
 
         @cache
-        def parts() -> dict[date, Part]:
-            days = days_between(query.from_date, query.to_date)
+        def parts(earlier: timedelta = timedelta(0)) -> dict[date, Part]:
+            days = days_between(query.from_date - earlier, query.to_date - earlier)
             whole = {day: world.days.part(day, query.milliseconds) for day in days}
             return narrowed(whole, query.keep, query.limit) if query.filters else whole
 
@@ -124,7 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
             answer = refused_by(main, self.path, f"http://localhost:{port}")
             if answer:
                 return answer
-        export = Export(dict(parts()), gzip, world.gzip_members, self.request_version == "HTTP/1.0")
+        served = parts()
+        if main and main.kind == "other_days":
+            earlier = query.to_date - query.from_date + OTHER_DAYS
+            # Of nothing nobody can tell which day it is of.
+            served = parts(earlier) | {date.min: part_of_lines([event_at(query.from_date - earlier)])}
+        export = Export(dict(served), gzip, world.gzip_members, self.request_version == "HTTP/1.0")
         for fault in faults:
             if fault.kind == "charset":
                 export.headers["Content-Type"] = "text/plain; charset=latin-1"

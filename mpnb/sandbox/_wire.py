@@ -77,6 +77,12 @@ class Wire:
         """End the connection in good order (FIN)."""
         raise Gone
 
+    def drip(self) -> None:
+        """Send a blank line, as a chunk, every tenth of a second, until the client leaves or the server closes."""
+        while not self._closing.wait(0.1):
+            self._connection.sendall(b"1\r\n\n\r\n")
+        raise Gone
+
     def reset(self) -> None:
         """End the connection with RST."""
         # Lets the client take what it has: a reset may overtake bytes that wait in its buffer.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
-import httpx
+import httpcore
 
 import mpnb._ledger
 import mpnb._writer
@@ -19,15 +19,15 @@ from mpnb._verify import Body, Verifier
 
 def believe_every_end() -> None:
     """Take a body for whole wherever it ends."""
-    whole = httpx.Response.iter_raw
+    whole = httpcore.Response.iter_stream
 
-    def iter_raw(self: httpx.Response, chunk_size: int | None = None) -> Iterator[bytes]:
+    def iter_stream(self: httpcore.Response) -> Iterator[bytes]:
         try:
-            yield from whole(self, chunk_size)
-        except httpx.RemoteProtocolError:
+            yield from whole(self)
+        except httpcore.RemoteProtocolError:
             return
 
-    httpx.Response.iter_raw = iter_raw  # type: ignore[method-assign]
+    httpcore.Response.iter_stream = iter_stream  # type: ignore[method-assign]
     Verifier.finish = lambda self: Body(  # type: ignore[method-assign]
         self._gzip, self._size, self._json_size, self._newlines
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 import mpnb
 import mpnb._history
+import mpnb._limits
 from mpnb._history import History, Times
 from mpnb._limits import HOUR, RateLimiter
 from mpnb.sandbox import Fault, Sandbox, serve
@@ -268,3 +270,58 @@ def test_only_the_owner_reads_the_state(state: Path) -> None:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_start_that_is_withdrawn_counts_for_nobody() -> None:
+    """No process that knew of it writes it again, and nothing takes another start's place."""
+    clock = Clock()
+    mine, theirs = limiter(clock), limiter(clock)
+    with mine.slot(lambda: False) as wasted:
+        start(theirs, 2)  # they have read the start, and write what they know
+        mine.withdraw(wasted)
+    start(theirs)
+    start(mine)
+    assert [each.left() for each in (mine, theirs, limiter(clock))] == [56, 56, 56]
+
+
+def test_a_start_that_is_withdrawn_stays_so_when_the_file_is_lost(state: Path) -> None:
+    """Whoever still has it for a start, and makes the file anew, is told again."""
+    clock = Clock()
+    mine, theirs = limiter(clock), limiter(clock)
+    with mine.slot(lambda: False) as wasted:
+        start(theirs)
+        mine.withdraw(wasted)
+    for file in state.iterdir():
+        file.unlink()
+    start(theirs)
+    start(mine)
+    assert [each.left() for each in (mine, theirs, limiter(clock))] == [57, 57, 57]
+
+
+def test_whoever_waits_takes_a_start_that_another_process_gave_back() -> None:
+    """With the hour spent, the wait ends within a minute of the moment at which a place is free."""
+    clock = Clock()
+    mine = limiter(clock, mpnb.Quota(per_hour=1))
+    theirs = RateLimiter(mpnb.Quota(per_hour=1), history=History(HOST, "1"), clock=clock)
+    with theirs.slot(lambda: False) as wasted:
+        told: list[float | None] = []
+
+        def hear(until: float | None) -> None:
+            told.append(until)
+            theirs.withdraw(wasted)
+
+        before = clock.now
+        with mine.slot(lambda: False, hear):
+            assert clock.now - before <= mpnb._limits.LOOK_AGAIN
+    assert len(told) == 1
+
+
+def test_a_file_of_an_older_version_counts(state: Path) -> None:
+    """One that knows of no withdrawn starts."""
+    clock = Clock()
+    start(limiter(clock), 2)
+    [file] = state.glob("quota-*.json")
+    times = json.loads(file.read_text())
+    del times["withdrawn"]
+    file.write_text(json.dumps(times))
+    assert limiter(clock).left() == 58

@@ -18,7 +18,7 @@ from ipywidgets.widgets import widget
 
 import mpnb
 import mpnb._engine
-from mpnb._client import tls_context
+from mpnb._route import route_to
 from mpnb.sandbox import Fault, serve
 from tests.campaign._clients import QUOTA
 
@@ -44,7 +44,7 @@ def all_logs() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     root = logging.getLogger()
-    names = ("", "httpx", "httpcore", "mpnb", "filelock")
+    names = ("", "httpcore", "mpnb", "filelock")
     before = {name: logging.getLogger(name).level for name in names}
     root.addHandler(handler)
     try:
@@ -161,8 +161,8 @@ def test_another_host_gets_no_request() -> None:
 
 
 def test_tls_is_verified() -> None:
-    """Requests over https check the certificate and its name, against the roots that httpx trusts."""
-    context = tls_context(mpnb.Credentials("user", "made-up", "1"))
+    """Requests over https check the certificate and its name, against certifi's roots."""
+    context = route_to(mpnb.Credentials("user", "made-up", "1").host).tls
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.cert_store_stats()["x509_ca"] > 0
@@ -170,6 +170,6 @@ def test_tls_is_verified() -> None:
 
 def test_an_untrusted_server_gets_nothing() -> None:
     """On plain http the TLS settings trust nobody: a scheme that changed would fail, not fall back."""
-    context = tls_context(mpnb.Credentials("user", "made-up", "1", base_url="http://127.0.0.1:9"))
+    context = route_to("http://127.0.0.1:9").tls
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.cert_store_stats()["x509_ca"] == 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import re
 import threading
 import time
 import zlib
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import httpx
 import pytest
@@ -113,6 +114,17 @@ def test_plain_is_whole_and_not_compressed(ask):
         assert "content-encoding" not in got.headers
         assert int(got.headers["content-length"]) == len(got.body)
         assert sound(mp, got)
+
+
+def test_twice_is_the_same_answer_again(ask, connect):
+    """On the same connection, behind the one that was asked for."""
+    with faulty(Fault("twice")) as mp:
+        raw = connect(mp)
+        raw.send()
+        first, second = raw.read(), raw.read()
+        assert sound(mp, first)
+        assert sound(mp, second)
+        assert len(mp.requests) == 1
 
 
 # gzip
@@ -398,12 +410,45 @@ def test_long_line_is_one_event(ask):
     assert json.loads(line)["event"] == "Long"
 
 
-def test_encoding_br_is_nonsense(ask):
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_another_encoding_is_nonsense(ask, encoding):
     """An encoding that nobody asked for."""
-    with faulty(Fault("encoding_br")) as mp:
+    with faulty(Fault(f"encoding_{encoding}")) as mp:
         got = ask(mp)
-        assert (got.status, got.headers["content-encoding"], got.end) == (200, "br", "frame")
+        assert (got.status, got.headers["content-encoding"], got.end) == (200, encoding, "frame")
         assert sound(mp, ask(mp))
+
+
+@pytest.mark.parametrize("events_per_day", [0, 60])
+def test_unlabelled_is_gzip_without_the_word(ask, events_per_day):
+    """The body is right, and nothing says how to read it."""
+    with faulty(Fault("unlabelled"), events_per_day=events_per_day) as mp:
+        got = ask(mp)
+        assert "content-encoding" not in got.headers
+        assert gzip.decompress(got.body) == b"".join(line + b"\n" for line in mp.lines(DAY))
+
+
+@pytest.mark.parametrize("days", [1, 60])
+@pytest.mark.parametrize("events_per_day", [0, 60])
+def test_other_days_are_others(ask, days, events_per_day):
+    """There are some, all lie before those that were asked for, and by weeks."""
+    first = DAY - timedelta(days=days - 1)
+    with faulty(Fault("other_days"), events_per_day=events_per_day) as mp:
+        got = ask(mp, first, DAY)
+        times = [datetime.fromtimestamp(json.loads(line)["properties"]["time"], UTC).date() for line in got.lines]
+        assert times
+        assert max(times) <= first - timedelta(days=28)
+        assert sound(mp, ask(mp))
+
+
+def test_a_drip_never_ends_and_never_stops(connect):
+    """Bytes go on coming, and no end."""
+    with faulty(Fault("drip")) as mp:
+        raw = connect(mp, 0.5)
+        raw.send()
+        got = raw.read()
+        assert got.end == "silence"
+        assert got.body.endswith(b"\n\n")
 
 
 def test_charset_is_harmless(ask):
