@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 import mpnb
 from mpnb import _demo, _options
+from mpnb._failures import printable, safe_text
 from mpnb._text import result_text
 from mpnb.sandbox.__main__ import main as serve_sandbox
 
@@ -46,7 +47,7 @@ class Parser(_options.Parser):
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
-        self.exit(NOTHING, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+        self.exit(NOTHING, f"{self.prog}: {safe_text(message)} ({self.prog} --help shows what there is)\n")
 
 
 def run() -> NoReturn:
@@ -149,7 +150,7 @@ def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[s
     elif result.has_failures and not result.failed_batches:
         # An earlier refresh failed: its days are there as they were before, and to resume leaves them so.
         more = ["--mode", "refresh"]
-    return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + shlex.join([*words, *more])
+    return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + printable(shlex.join([*words, *more]))
 
 
 def _plan(options: argparse.Namespace, words: list[str]) -> int:

@@ -171,8 +171,7 @@ def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
 
     A terminal would obey an escape sequence, and a right-to-left mark turns a message around.
     """
-    text = " ".join(_masked(text, secrets).split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = printable(" ".join(_masked(text, secrets).split()))
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
@@ -190,6 +189,11 @@ def _masked(text: str, secrets: Iterable[str]) -> str:
                 hidden[i : i + size] = b"x" * size
     runs = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
     return "".join("***" if is_hidden else "".join(letter for _, letter in run) for is_hidden, run in runs)
+
+
+def printable(text: str) -> str:
+    """Return a text with control and direction characters written out, and all else as it is."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:

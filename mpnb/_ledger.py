@@ -18,13 +18,16 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._clock import utc_now
 from mpnb._errors import TableError
-from mpnb._failures import HINTS, Failure
+from mpnb._failures import HINTS, Failure, safe_text
 from mpnb._plan import DAY, Batch, HeldBatch
 from mpnb._running import entering, running
+from mpnb._scalars import brief
 from mpnb._store import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
+# Names of events in the words for a source.
+SHOWN_NAMES = 8
 # When the request began that brought a batch, which is never null for what mpnb wrote.
 REQUESTED_AT = "coalesce(started_at, finished_at)"
 
@@ -53,8 +56,10 @@ class Source:
 
     def __str__(self) -> str:
         """Say it in words."""
-        events = "all events" if self.events is None else f"events {', '.join(map(repr, sorted(self.events)))}"
-        return f"project {self.project_id}, {events}" + (f", where {self.where}" if self.where else "")
+        names = sorted(self.events or ())
+        more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+        events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
+        return f"project {self.project_id}, {events}" + (f", where {safe_text(self.where)}" if self.where else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from mpnb._api import export
 from mpnb._asked import MODES
 from mpnb._errors import PlanError
 from mpnb._limits import Quota
+from mpnb._scalars import brief
 from mpnb._spool import Spool
 
 # Options that are not an argument of export() themselves, by the argument that is made of them.
@@ -136,7 +137,7 @@ def parse_range(words: Sequence[str]) -> tuple[str, str]:
     day = r"\d+ days? ago|\S+"
     if match := re.fullmatch(f"({day}) ({day})", text, re.IGNORECASE):
         return match[1], match[2]
-    asked = f", not {text!r}" if text else ""
+    asked = f", not {brief(text)}" if text else ""
     raise PlanError(f"days are FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
 
 
@@ -166,6 +167,6 @@ def _option(name: str) -> str:
 
 
 def _chunk_days(text: str) -> int | str:
-    if text != "auto" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a number of days or auto, not {text!r}")
+    if text != "auto" and not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"a number of days or auto, not {brief(text)}")
     return text if text == "auto" else int(text)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from IPython.core.error import UsageError
 
 from mpnb import _options
+from mpnb._failures import safe_text
 
 NAME = "mpexport"
 WIDTH, COLUMN = 100, 24
@@ -47,7 +48,7 @@ class Parser(_options.Parser):
 
     def error(self, message: str) -> NoReturn:
         """Raise IPython's own error, which shows as one line."""
-        raise UsageError(f"{message} (%{NAME} --help shows what there is)")
+        raise UsageError(f"{safe_text(message)} (%{NAME} --help shows what there is)")
 
 
 def make_parser() -> Parser:

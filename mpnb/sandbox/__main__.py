@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import mpnb.sandbox
 from mpnb._errors import PlanError
+from mpnb._failures import safe_text
 from mpnb._limits import Quota
 from mpnb.sandbox._days import checked_day
 from mpnb.sandbox._faults import KINDS, Fault
@@ -134,7 +135,7 @@ def _kinds() -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+        self.exit(2, f"{self.prog}: {safe_text(message)} ({self.prog} --help shows what there is)\n")
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
