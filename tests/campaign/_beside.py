@@ -44,7 +44,7 @@ def run(seed: int, number: int, figures: Figures, *, faults: int = 3) -> None:
     rng = generator("beside", seed, number)
     with (
         stage(f"beside {seed}/{number}", figures) as here,
-        quick(rng.choice((0.0, 0.25))),
+        quick(rng.choice((0.0, 0.25)), checkpoints=rng.random() < 0.5),
         contextlib.ExitStack() as serving,
     ):
         kinds = hand(seed, number, 3 * faults, KINDS)

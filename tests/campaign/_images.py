@@ -110,7 +110,7 @@ def run(seed: int, number: int, figures: Figures, *, images: int = 40) -> None:
     case = draw(rng)
     with (
         stage(f"images {seed}/{number}", figures) as here,
-        quick(rng.choice((0.0, 0.25))),
+        quick(rng.choice((0.0, 0.25)), checkpoints=rng.random() < 0.5),
         served(case, here.folder / FILE) as table,
     ):
         oracle = Oracle(table.database, [table], figures, here.name)

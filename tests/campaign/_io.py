@@ -41,7 +41,7 @@ class Failing:
 def run(seed: int, number: int, figures: Figures) -> None:
     """Do one run: up to three steps in which something fails, and after each one in which nothing does."""
     rng = generator("io", seed, number)
-    with stage(f"io {seed}/{number}", figures) as here, quick(rng.choice((0.0, 0.25))):
+    with stage(f"io {seed}/{number}", figures) as here, quick(rng.choice((0.0, 0.25)), checkpoints=rng.random() < 0.5):
         case = draw(rng)
         with served(case, here.folder / FILE) as table:
             oracle = Oracle(table.database, [table], figures, here.name)

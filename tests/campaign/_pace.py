@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import mpnb._client
 import mpnb._engine
+import mpnb._settings
 import mpnb._verify
 import mpnb._writer
 
@@ -38,10 +39,20 @@ def _set(*values: tuple[object, str, float]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quick(linger: float) -> Iterator[None]:
-    """Shorten all waits within the block, and let the writer wait so long for more."""
+def quick(linger: float, *, checkpoints: bool = False) -> Iterator[None]:
+    """
+    Shorten all waits within the block, and let the writer wait so long for more.
+
+    Args:
+        checkpoints: whether DuckDB folds its log into the file after nearly every commit, in place of at the end.
+    """
+    threshold = mpnb._settings.SETTINGS["checkpoint_threshold"]
     with _set(*_SHORT, (mpnb._writer, "LINGER_SECONDS", linger)):
-        yield
+        mpnb._settings.SETTINGS["checkpoint_threshold"] = "'10KB'" if checkpoints else threshold
+        try:
+            yield
+        finally:
+            mpnb._settings.SETTINGS["checkpoint_threshold"] = threshold
 
 
 @contextlib.contextmanager

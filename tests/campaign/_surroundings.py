@@ -211,7 +211,7 @@ def run(
     case = draw(rng, hand(seed, number, faults, KINDS))
     with (
         stage(f"surroundings {seed}/{number}", figures) as here,
-        quick(rng.choice((0.0, 0.25))),
+        quick(rng.choice((0.0, 0.25)), checkpoints=rng.random() < 0.5),
         served(case, here.folder / FILE) as table,
     ):
         oracle = Oracle(table.database, [table], figures, here.name)
