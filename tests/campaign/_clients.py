@@ -21,6 +21,8 @@ from mpnb._store import Store, run
 from tests.campaign._case import Case
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
+# What an export says whose result cannot be asked, since the disk failed for good.
+UNREADABLE = "cannot be read now"
 OnBatch = Callable[[mpnb.BatchProgress], object]
 
 
@@ -89,6 +91,8 @@ def _said(step: str, case: Case, credentials: mpnb.Credentials, database: Path, 
     try:
         return Said.of(_result(step, case, credentials, database, hook))
     except (mpnb.ExportError, mpnb.ExportCancelled) as error:
+        if UNREADABLE in str(error):
+            return Said(refused=str(error))
         return _said_of_rest(error.result)
     except mpnb.MpnbError as error:
         return Said(refused=f"{type(error).__name__}: {error}")
