@@ -72,7 +72,7 @@ def plan(
     from_date: date | str,
     to_date: date | str,
     *,
-    events: str | Sequence[str] | None = None,
+    events: str | Iterable[str] | None = None,
     where: str | None = None,
     database: Database = "mixpanel.duckdb",
     table: str = "events",
@@ -114,7 +114,7 @@ def start(
     from_date: date | str,
     to_date: date | str,
     *,
-    events: str | Sequence[str] | None = None,
+    events: str | Iterable[str] | None = None,
     where: str | None = None,
     database: Database = "mixpanel.duckdb",
     table: str = "events",
@@ -143,7 +143,7 @@ def export(
     from_date: date | str,
     to_date: date | str,
     *,
-    events: str | Sequence[str] | None = None,
+    events: str | Iterable[str] | None = None,
     where: str | None = None,
     database: Database = "mixpanel.duckdb",
     table: str = "events",
@@ -162,7 +162,7 @@ def export(
     Args:
         from_date, to_date: first and last day, both inclusive, in UTC: a ``date``, ``"YYYY-MM-DD"``, ``"today"``,
             ``"yesterday"`` or ``"30 days ago"``. A ``to_date`` after today is cut at today, with a warning.
-        events: names of the events to fetch, ``None`` for all.
+        events: a name of the events to fetch, or several, as a list, set, array or Series; ``None`` for all.
         where: Mixpanel's own filter expression, such as ``'properties["$os"] == "iOS"'``.
         database: a path, ``":memory:"``, or an open DuckDB connection, which may go on being used meanwhile.
         table: the table of events, made where it is missing. One table takes one project, ``events`` and ``where``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -16,6 +16,7 @@ from mpnb._board import BatchProgress
 from mpnb._clock import today
 from mpnb._credentials import Credentials, missing_variables
 from mpnb._errors import CredentialsError, PlanError
+from mpnb._event_names import event_names
 from mpnb._ledger import Source
 from mpnb._limits import Quota
 from mpnb._plan import MAX_LATE_DAYS, Mode
@@ -54,7 +55,7 @@ class Asked:
 def check(
     from_date: date | str,
     to_date: date | str,
-    events: str | Sequence[str] | None,
+    events: str | Iterable[str] | None,
     where: str | None,
     database: Database,
     table: str,
@@ -103,7 +104,9 @@ def check(
     check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
     if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
         raise PlanError(f"where is a filter expression of Mixpanel's, not {brief(where)}")
-    names = _check_events(events)
+    names = None if events is None else tuple(event_names(events, "events", or_all=True))
+    if names and not all(names):
+        raise PlanError("events is a list of names of events, and '' is none")
     name = check_table_name(table)
     if credentials is None and (needs_credentials or not missing_variables()):
         credentials = Credentials.from_environment()
@@ -138,12 +141,3 @@ def check_helpers(
         raise PlanError(f"quota is an mpnb.Quota, not {brief(quota)}")
     if spool is not None and not isinstance(spool, Spool):
         raise PlanError(f"spool is an mpnb.Spool, not {brief(spool)}")
-
-
-def _check_events(events: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if events is None:
-        return None
-    names = (events,) if isinstance(events, str) else tuple(events) if isinstance(events, Iterable) else ()
-    if not names or not all(isinstance(name, str) and name and is_text(name) for name in names):
-        raise PlanError(f"events is a list of names of events, or None for all, not {brief(events)}")
-    return tuple(dict.fromkeys(names))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._event_names import event_names
 from mpnb._events import rows_condition
 from mpnb._properties import REPEATED, Column, Seen, drift_of, merged, sql_type
 from mpnb._selection import Selection
-from mpnb._store import LEDGER, quoted, run
+from mpnb._store import LEDGER, interruptible, quoted, run
 from mpnb._typed import Typed, scan_event, typed
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
 
 def catalog(
-    self: ExportResult, events: str | Sequence[str] | None = None, *, materialize: bool = True
+    self: ExportResult, events: str | Iterable[str] | None = None, *, materialize: bool = True
 ) -> DuckDBPyRelation:
     """
     Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
@@ -49,10 +50,11 @@ def catalog(
     """
     import pyarrow as pa
 
-    if events is None:
-        names = [name for name, *_ in self.event_names().fetchall()]
+    if events is not None:
+        names = event_names(events, "events", or_all=True)
     else:
-        names = [events] if isinstance(events, str) else list(events)
+        with interruptible():
+            names = [name for name, *_ in self.event_names().fetchall()]
     rows: list[tuple[Any, ...]] = []
     condition = rows_condition(self)
     for name in names:

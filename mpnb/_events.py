@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
+from mpnb._event_names import closest, event_names
 from mpnb._ledger import HELD, of_table
 from mpnb._properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, in_batches, literal, merged
 from mpnb._store import LEDGER, quoted, run
-from mpnb._typed import PROCESSED, Typed, closest, typed
+from mpnb._typed import PROCESSED, Typed, typed
 
 if TYPE_CHECKING:
     from mpnb._result import ExportResult
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 def event(
     self: ExportResult,
-    name: str | Sequence[str],
+    name: str | Iterable[str],
     *,
-    columns: Sequence[str] | None = None,
+    columns: Iterable[str] | None = None,
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> DuckDBPyRelation:
@@ -43,7 +44,8 @@ def event(
     reading it raises; call ``event()`` again.
 
     Args:
-        name: of the event; several give all their rows, ``event_name`` first, with the columns of all, by property.
+        name: of the event; several, as a list, set, array or Series, give all their rows, ``event_name`` first, with
+            the columns of all, by property.
         columns: names of properties or columns to have besides the first five; all if not given.
         deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
         materialize: false writes nothing: what no table has yet is read from JSON.
@@ -58,18 +60,17 @@ def event(
 
 def event_query(
     result: ExportResult,
-    name: str | Sequence[str],
+    name: str | Iterable[str],
     *,
-    columns: Sequence[str] | None = None,
+    columns: Iterable[str] | None = None,
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> str:
     """Give the query of ``event()``."""
-    names = [name] if isinstance(name, str) else list(dict.fromkeys(name))
-    if not names or not all(isinstance(each, str) for each in names):
-        raise PlanError(f"name is the name of an event, or a list of them, not {name!r}")
+    names = event_names(name, "name")
     if isinstance(columns, str):
         raise PlanError(f"columns is a list of names, such as [{columns!r}]")
+    columns = None if columns is None else list(columns)
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
     condition = rows_condition(result)
     several = not isinstance(name, str)

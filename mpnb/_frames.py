@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from mpnb._errors import PlanError
 from mpnb._events import event_query
 from mpnb._paths import local_path, shown
 from mpnb._properties import literal
-from mpnb._store import quoted, run
+from mpnb._queries import deduplicated_query
+from mpnb._store import interruptible, quoted, run
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 # What neither Arrow nor Parquet have, by what holds it there: DuckDB itself would make HUGEINT a DOUBLE.
 STAND_INS = {"HUGEINT": "DECIMAL(38, 0)", "JSON": "VARCHAR"}
 
-Events = str | Sequence[str] | DuckDBPyRelation | None
+# Of event(), which all take that read typed events.
+OPTIONS = ("columns", "deduplicated", "materialize")
+
+Events = str | Iterable[str] | DuckDBPyRelation | None
 
 
 def arrow(self: ExportResult, events: Events = None, **options: Any) -> pyarrow.Table:
@@ -37,13 +41,14 @@ def arrow(self: ExportResult, events: Events = None, **options: Any) -> pyarrow.
     Args:
         events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
             given.
-        options: those of ``event()``.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
 
     Returns:
         HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
 
     Raises:
         PlanError: there is no such event or column.
+        TypeError: there is no such option.
         ClosedError: the result was closed.
     """
     table: pyarrow.Table = _arrow(_relation(self, events, options))
@@ -60,10 +65,11 @@ def df(self: ExportResult, events: Events = None, **options: Any) -> pandas.Data
     Args:
         events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
             given.
-        options: those of ``event()``.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
 
     Raises:
         PlanError: there is no such event or column.
+        TypeError: there is no such option.
         ClosedError: the result was closed.
     """
     import pandas
@@ -82,10 +88,11 @@ def pl(self: ExportResult, events: Events = None, **options: Any) -> polars.Data
     Args:
         events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
             given.
-        options: those of ``event()``.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
 
     Raises:
         PlanError: there is no such event or column.
+        TypeError: there is no such option.
         ClosedError: the result was closed.
     """
     import polars
@@ -99,7 +106,7 @@ def pl(self: ExportResult, events: Events = None, **options: Any) -> polars.Data
 def to_parquet(
     self: ExportResult,
     folder: str | os.PathLike[str],
-    events: str | Sequence[str] | None = None,
+    events: str | Iterable[str] | None = None,
     *,
     partition_by: str | Sequence[str] | None = None,
     **options: Any,
@@ -113,21 +120,22 @@ def to_parquet(
         events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
         partition_by: columns, of which no file has more than one combination of values. They are in the files, not
             in the names of folders: there, no two readers agree on their types.
-        options: those of ``event()``.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
 
     Returns:
         The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
 
     Raises:
         PlanError: there is no such event or column, or the folder is not empty.
+        TypeError: there is no such option.
         ClosedError: the result was closed.
     """
     path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
-    query = self._selection.events if events is None else event_query(self, events, **options)
+    query = _query(self, events, options)
     parts = [partition_by] if isinstance(partition_by, str) else list(partition_by or [])
-    with self._store.reading() as cursor:
+    with self._needing_table(), self._store.reading() as cursor:
         relation = cursor.sql(query)
         if unknown := [name for name in parts if name not in relation.columns]:
             raise PlanError(f"there is no column {unknown[0]!r} to partition by, but {', '.join(relation.columns)}")
@@ -158,11 +166,24 @@ def _private(folder: Path) -> Iterator[Path]:
 
 
 def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> DuckDBPyRelation:
-    if events is None or isinstance(events, DuckDBPyRelation):
+    if isinstance(events, DuckDBPyRelation):
         if options:
-            raise TypeError(f"{', '.join(options)}: options are for events by name")
-        return result.events if events is None else events
-    return result._relation(event_query(result, events, **options))
+            raise TypeError(f"{', '.join(options)}: options are for events by name, or for all")
+        return events
+    return result._relation(_query(result, events, options))
+
+
+def _query(result: ExportResult, events: str | Iterable[str] | None, options: dict[str, Any]) -> str:
+    """Return the query for typed events, or for all as exported; columns of all are typed as well."""
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(f"options are {', '.join(OPTIONS)}, not {unknown[0]!r}")
+    if events is not None:
+        return event_query(result, events, **options)
+    if options.get("columns") is None:
+        return deduplicated_query(result) if options.get("deduplicated") else result._selection.events
+    with result._needing_table(), result._store.reading() as cursor:
+        names = run(cursor, f"SELECT DISTINCT event_name FROM ({result._selection.events}) ORDER BY event_name")
+    return event_query(result, [name for (name,) in names], **options)
 
 
 def _huge(relation: DuckDBPyRelation) -> list[str]:
@@ -178,7 +199,8 @@ def _stand_ins(relation: DuckDBPyRelation) -> str:
 
 
 def _arrow(relation: DuckDBPyRelation) -> Any:
-    return relation.project(_stand_ins(relation)).to_arrow_table()
+    with interruptible():
+        return relation.project(_stand_ins(relation)).to_arrow_table()
 
 
 def _series(column: Any, huge: bool) -> Any:

@@ -27,8 +27,13 @@ def deduplicated(self: ExportResult) -> DuckDBPyRelation:
     Raises:
         ClosedError: the result was closed.
     """
-    return self._relation(
-        f"SELECT * FROM ({self._selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
+    return self._relation(deduplicated_query(self))
+
+
+def deduplicated_query(result: ExportResult) -> str:
+    """Return the query of ``deduplicated()``."""
+    return (
+        f"SELECT * FROM ({result._selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
         " PARTITION BY event_name, distinct_id, time, insert_id"
         " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) = 1"
     )
@@ -56,13 +61,14 @@ def event_names(self: ExportResult) -> DuckDBPyRelation:
     """
     Give one row an event name, most frequent first.
 
-    Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``), ``first``, ``last`` (of ``time``).
+    Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``; null and ``""`` are nobody), ``first``,
+    ``last`` (of ``time``).
 
     Raises:
         ClosedError: the result was closed.
     """
     return self._relation(
-        "SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS users,"
+        "SELECT event_name, count(*) AS events, count(DISTINCT nullif(distinct_id, '')) AS users,"
         f" min(time) AS first, max(time) AS last FROM ({self._selection.events})"
         " GROUP BY event_name ORDER BY events DESC, event_name"
     )

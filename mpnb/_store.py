@@ -319,14 +319,21 @@ class Store:
         return f"<Store {self.label}>"
 
 
-def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
-    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` where a Ctrl-C has ended a query within the block: DuckDB raises something else."""
     try:
-        return list(cursor.execute(query, parameters).fetchall())
+        yield
     except RuntimeError as error:
-        if str(error) == "Query interrupted":  # what DuckDB makes of a Ctrl-C
+        if str(error) == "Query interrupted":
             raise KeyboardInterrupt from None
         raise
+
+
+def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
+    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
+    with interruptible():
+        return list(cursor.execute(query, parameters).fetchall())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ on the same events. Where it cannot be written, the same rows come out of the JS
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb import _ledger as ledger
 from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._event_names import closest
 from mpnb._failures import safe_text
 from mpnb._properties import (
     BATCH_ID,
@@ -160,12 +160,6 @@ def forget_typed(self: ExportResult) -> None:
                     run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
         except duckdb.Error as error:
             raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
-
-
-def closest(name: str, names: list[str]) -> str:
-    """Ask, at the end of an error, whether some name that is there was meant."""
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f": is it {' or '.join(map(repr, close))}?" if close else ""
 
 
 # --- the tables -------------------------------------------------------------------------------------------------

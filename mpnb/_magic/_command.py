@@ -19,6 +19,7 @@ from IPython.display import display
 
 import mpnb
 from mpnb import _options
+from mpnb._event_names import event_names
 from mpnb._magic._manual import NAME, make_parser, manual, option_names
 from mpnb._magic._words import Value, WordError, expanded
 from mpnb._progress import summary_line
@@ -172,9 +173,8 @@ def _check(options: argparse.Namespace, cell: str | None) -> None:
 
 
 def _names_of(word: str) -> list[str]:
-    """Give the events that a word stands for: one, but for a list that the notebook has."""
-    given = word.value if isinstance(word, Value) else word
-    return [str(each) for each in given] if isinstance(given, list | tuple) else [str(given)]
+    """Return the events that a word stands for: one, but for a list, an array or a Series that the notebook has."""
+    return event_names(word.value if isinstance(word, Value) else word, "--events")
 
 
 @contextlib.contextmanager
