@@ -531,11 +531,13 @@ def _run(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportRe
         # An alarm's handler may raise as well, and so may a stream that nobody reads any more.
         is_stop = isinstance(error, KeyboardInterrupt)
         if job is None or (job.done() and not is_stop):
+            if job is not None and isinstance(error, Warning):
+                job.outcome().close()  # where warnings are errors, nobody gets it
             raise
         with interrupts_later():
             job.cancel()
             stopped = job.outcome()
-            line = stopped.stopped_line()
+            line = stopped.stopped_line(closing=True)
             show.close()  # while the database is open: it may show what failed
             stopped.close()
             if is_stop:

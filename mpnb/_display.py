@@ -71,12 +71,16 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str | None) -> 
         facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
         facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
+    source = result._source()
+    if source is not None and (source.events is not None or source.where is not None):
+        facts.append(("only", source.filter_in_words()))
+    facts += [("note", sentence) for sentence in result._unheard()]
     if outside := result.rows_outside:
         facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
     if result.rejected_lines:
         facts.append(("rejected", f"{result.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
     if store.closed:
-        facts.append(("closed", f"mpnb.open({store.name!r}) reads it again"))
+        facts.append(("closed", store.afterwards))
     count = sum(n for _, n, _ in kinds)
     return Summary(
         title=f"Mixpanel events {days(result.from_date, result.to_date)}" if asked else "Mixpanel events",

@@ -49,5 +49,5 @@ def _each(given: object) -> list[object]:
         return []
     try:
         return list(given)
-    except Exception:  # an array without a dimension, or what raises while it gives
+    except TypeError:  # an array without a dimension
         return []

@@ -54,8 +54,9 @@ def event(
         PlanError: there is no such event or column.
         ClosedError: the result was closed.
     """
-    query = event_query(self, name, columns=columns, deduplicated=deduplicated, materialize=materialize)
-    return self._relation(query)
+    names = name if isinstance(name, str) else event_names(name, "name")
+    query = event_query(self, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
+    return self._events(query, [names] if isinstance(names, str) else names)
 
 
 def event_query(

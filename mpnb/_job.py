@@ -16,6 +16,7 @@ from mpnb._board import BatchBoard, BatchProgress, JobProgress
 from mpnb._engine import Engine
 from mpnb._errors import ExportCancelled, ExportError
 from mpnb._store import Store
+from mpnb._warn import warn
 
 if TYPE_CHECKING:
     from mpnb._panel._live import JobPanel
@@ -96,6 +97,7 @@ class ExportJob:
         self._make_result = make_result
         self._on_end = on_end
         self._future: Future[ExportResult] = Future()
+        self._heard = False  # whether it was said which names of events brought nothing
         self._future.set_running_or_notify_cancel()
         self._in_background = in_background
         self._go = threading.Event()
@@ -186,6 +188,10 @@ class ExportJob:
             raise ExportCancelled(result.stopped_line(), result)
         if result.failed_batches and not result.successful_batches and not result.skipped_batches:
             raise ExportError(result.failed_line(self._engine.halted_by), result)
+        if not self._heard:
+            self._heard = True
+            for sentence in result._unheard():
+                warn(sentence)
         return result
 
     def cancel(self) -> None:

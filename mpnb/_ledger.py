@@ -54,12 +54,16 @@ class Source:
         mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
         return mine == others
 
-    def __str__(self) -> str:
-        """Say it in words."""
+    def filter_in_words(self) -> str:
+        """Say which of a project's events they are."""
         names = sorted(self.events or ())
         more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
         events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
-        return f"project {self.project_id}, {events}" + (f", where {safe_text(self.where)}" if self.where else "")
+        return events + (f", where {safe_text(self.where)}" if self.where else "")
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"project {self.project_id}, {self.filter_in_words()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""Which table is behind a relation of events: what mpnb handed out, it knows; what a user made of it, it does not."""
+"""Where a relation of events comes from: known of what mpnb handed out, and not of what a user made of it."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -13,30 +13,30 @@ from duckdb import DuckDBPyRelation
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    Know where a relation of events comes from.
+    Know the table behind a relation of events.
 
     Attributes:
-        name: of the one event that it has, where it has no column ``event_name``.
-        days: its first and last day, ``None`` where it has none.
+        only: names of the events that the relation has, ``None`` for any.
+        days: gives the first and the last day of the relation, ``None`` where it has none.
         lacking: says which of some names the relation has no event of.
-        in_table: gives all names that the table has, and what the table is called.
+        names: gives the names of all events of the table, and how to call its database.
     """
 
-    name: str | None
+    only: tuple[str, ...] | None
     days: Callable[[], tuple[date, date] | None]
-    lacking: Callable[[list[str]], list[str]]
-    in_table: Callable[[], tuple[set[str], str]]
+    lacking: Callable[[Sequence[str]], list[str]]
+    names: Callable[[], tuple[list[str], str]]
 
 
 _origins: weakref.WeakKeyDictionary[DuckDBPyRelation, Origin] = weakref.WeakKeyDictionary()
 
 
 def remember(relation: DuckDBPyRelation, origin: Origin) -> DuckDBPyRelation:
-    """Note where a relation comes from, and return it."""
+    """Note where a relation comes from, and return the relation."""
     _origins[relation] = origin
     return relation
 
 
 def origin_of(relation: DuckDBPyRelation) -> Origin | None:
-    """Return where a relation comes from, ``None`` where nobody said."""
+    """Return where a relation comes from, ``None`` where nobody noted it."""
     return _origins.get(relation)

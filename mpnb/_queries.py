@@ -27,7 +27,7 @@ def deduplicated(self: ExportResult) -> DuckDBPyRelation:
     Raises:
         ClosedError: the result was closed.
     """
-    return self._relation(deduplicated_query(self))
+    return self._events(deduplicated_query(self))
 
 
 def deduplicated_query(result: ExportResult) -> str:
@@ -103,7 +103,7 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
     # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.
     meant = "time BETWEEN TIMESTAMP '0001-01-02' AND TIMESTAMP '9999-12-30'"
     utc = f"CASE WHEN {meant} THEN time END AT TIME ZONE {literal(project_timezone or 'UTC')}"
-    return self._relation(
+    return self._events(
         f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS utc_time, ({utc}) AT TIME ZONE {literal(zone)} AS local_time"
         f" FROM ({events})"
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,12 +18,14 @@ from mpnb import _catalog, _events, _frames, _queries, _typed
 from mpnb import _display as display
 from mpnb._check import Check, check
 from mpnb._errors import ExportError, TableError
+from mpnb._event_names import closest
 from mpnb._failures import Failure
-from mpnb._ledger import HELD, ended_exports
+from mpnb._ledger import HELD, Source, ended_exports, source_of
+from mpnb._origin import Origin, remember
 from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
 from mpnb._scalars import whole_number
 from mpnb._selection import Selection
-from mpnb._store import LEDGER, REJECTED, Store, columns_of, run
+from mpnb._store import LEDGER, MEMORY, REJECTED, Store, columns_of, quoted, run
 
 if TYPE_CHECKING:
     from mpnb._job import ExportJob
@@ -152,7 +155,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(self._selection.events)
+        return self._events(self._selection.events)
 
     @property
     def failures(self) -> DuckDBPyRelation:
@@ -230,7 +233,7 @@ class ExportResult:
             ClosedError: the result was closed.
             duckdb.Error: the query is at fault.
         """
-        return self._store.cursor().sql(query)
+        return self._store.user_cursor().sql(query)
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ class ExportResult:
     to_parquet = _frames.to_parquet
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Stream the events to whatever reads Arrow's C interface, such as ``polars.from_arrow`` and pyarrow."""
+        """Stream the events to whatever reads Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
         return self.events.to_arrow_reader().__arrow_c_stream__(requested_schema)
 
     # --- what to do about failures -----------------------------------------------------------------------------------
@@ -304,7 +307,7 @@ class ExportResult:
             )
 
     def close(self) -> None:
-        """Close the database. Every relation ends with it; ``mpnb.open()`` reads it again."""
+        """Close the database, and with it every relation. ``mpnb.open()`` reads it again, where it is a file."""
         self._store.close()
 
     def __enter__(self) -> ExportResult:
@@ -323,6 +326,10 @@ class ExportResult:
         """Say in one line that batches failed, and what to do."""
         if halted_by is not None:
             return f"the export stopped, since every batch would fail: {halted_by}. {halted_by.hint}"
+        if self._store.closed:
+            count = self.failed_batches + self.cancelled_batches
+            many = display.plural(count, "batch", "batches")
+            return f"{count:,} {many} failed; this result was closed: {self._store.afterwards}"
         with self._store.reading() as cursor:
             rows = run(
                 cursor,
@@ -330,22 +337,29 @@ class ExportResult:
                 f" first(hint ORDER BY from_date), count(*), sum(count(*)) OVER ()::BIGINT FROM ({self._failures()})"
                 " GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1",
             )
+            landed = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
         if not rows:
             return "nothing failed"
         kind, message, status, hint, most, count = rows[0]
         why = Failure(kind, message, http_status=status)
+        kept = f"What landed is kept in {self._store.label}" if landed else "Nothing has landed"
         return (
             f"{count:,} {'batch' if count == 1 else 'batches'} failed, {most:,} of them by {kind}: {why}. {hint} "
-            f"What landed is kept in {self._store.label}; {self._call}.failures lists the rest"
+            f"{kept}; {self._call}.failures lists the rest"
         )
 
-    def stopped_line(self) -> str:
-        """Say in one line what a cancel left."""
+    def stopped_line(self, *, closing: bool = False) -> str:
+        """
+        Say in one line what a cancel left.
+
+        Args:
+            closing: whether the database is about to be closed.
+        """
         done = self.successful_batches + self.skipped_batches
-        return (
-            f"cancelled: {done:,} of {done + self.failed_batches + self.cancelled_batches:,} batches are in "
-            f"{self._store.label}; the same call again fetches the rest"
-        )
+        line = f"cancelled: {done:,} of {done + self.failed_batches + self.cancelled_batches:,} batches "
+        if closing and self._store.name == MEMORY:
+            return f"{line}had landed in memory, which is gone: with database= a file, they are kept"
+        return f"{line}are in {self._store.label}; the same call again fetches the rest"
 
     def known_as(self, name: str) -> None:
         """Take the name of the variable that holds it, for the calls that its displays suggest."""
@@ -370,6 +384,27 @@ class ExportResult:
 
     # --- within ----------------------------------------------------------------------------------------------------
 
+    def _source(self) -> Source | None:
+        """Return what the table has events of, ``None`` where the database does not know or is closed."""
+        if self._store.closed:
+            return None
+        with self._store.reading() as cursor:
+            return source_of(cursor, self.table)
+
+    def _unheard(self) -> list[str]:
+        """Say, for each event that was asked for by name and has come on no day of the table, which one is like it."""
+        source = self._source()
+        if source is None or source.events is None or self._store.closed:
+            return []
+        with self._store.reading() as cursor:
+            held = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
+            if not held or not columns_of(cursor, self.table):
+                return []
+            there = [name for (name,) in run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)}")]
+        return [
+            f"no event {name!r} came on any day{closest(name, there)}" for name in source.events if name not in there
+        ]
+
     def _unmet(self, cursor: DuckDBPyConnection) -> str:
         return self._selection.unmet(ended_exports(cursor, self.table))
 
@@ -380,6 +415,39 @@ class ExportResult:
     def _relation(self, query: str) -> DuckDBPyRelation:
         with self._needing_table():
             return self._store.user_cursor().sql(query)
+
+    def _events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
+        """
+        Return a relation of events, of which analysis knows where they come from.
+
+        Args:
+            names: of the events that it has; without, any.
+        """
+        only = None if names is None else tuple(names)
+        return remember(self._relation(query), Origin(only, self._days, partial(self._lacking, only), self._names))
+
+    def _days(self) -> tuple[date, date] | None:
+        """Return the first and the last day, ``None`` where there is none."""
+        if self._selection.days:
+            return self._selection.days
+        with self._store.reading() as cursor:
+            query = f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {self._selection.batches(HELD)}"
+            [(first, last)] = run(cursor, query)
+        return (first, last) if first else None
+
+    def _lacking(self, only: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+        """Return those of some names that there is no event of."""
+        there = names if only is None else [name for name in names if name in only]
+        query = f"SELECT DISTINCT event_name FROM ({self._selection.events}) WHERE list_contains(?, event_name)"
+        with self._needing_table(), self._store.reading() as cursor:
+            found = {name for (name,) in run(cursor, query, [there])}
+        return [name for name in names if name not in found]
+
+    def _names(self) -> tuple[list[str], str]:
+        """Return the names of all events that the table has, whatever their days, and how to call the database."""
+        with self._needing_table(), self._store.reading() as cursor:
+            rows = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)} ORDER BY event_name")
+        return [name for (name,) in rows], self._store.label
 
     @contextlib.contextmanager
     def _needing_table(self) -> Iterator[None]:

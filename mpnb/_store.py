@@ -176,7 +176,7 @@ class Store:
         self.check_process()
         with self._lock:
             if self._root is None:
-                raise ClosedError(f"this result was closed: mpnb.open({self.name!r}) reads it again")
+                raise ClosedError(f"this result was closed: {self.afterwards}")
             try:
                 cursor = _kept(self._root.cursor())
                 if self._go_there:
@@ -216,6 +216,13 @@ class Store:
     def label(self) -> str:
         """Give the name as it may show: a file's name may hold what a terminal obeys."""
         return safe_text(self.name)
+
+    @property
+    def afterwards(self) -> str:
+        """Say what becomes of a database that was closed."""
+        if self.name == MEMORY:
+            return "what it held was in memory alone, and is gone"
+        return f"mpnb.open({'con' if self.path is None else repr(self.name)}) reads it again"
 
     @property
     def closed(self) -> bool:

@@ -7,23 +7,43 @@ Funnels, retention and segmentation in SQL, over any relation of events.
 ``events`` is a relation with the columns ``event_name``, ``time`` and ``distinct_id``: ``result.events``,
 ``result.deduplicated()`` or ``result.event([…])``, filtered as needed. What is given back is a relation, too: it runs
 at each read, and ``.df()`` of it draws a chart. Rows whose user is null or empty belong to nobody, and are left out.
+
+A name that ``events`` has no event of counts as zero, with a warning that names the closest. Where ``events`` is as a
+result gave it, and its whole table has no event of that name, it is an error, as it is for ``result.event()``.
+
+Rows whose ``time`` cannot be are left out: null, or further than a day off the days of the result that gave ``events``;
+for any other relation, before 1970 or after 2099. ``result.check()`` counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+import re
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from typing import Any
 
+import duckdb
 from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
+from mpnb._event_names import closest
+from mpnb._failures import safe_text
+from mpnb._origin import origin_of
 from mpnb._properties import literal
-from mpnb._store import quoted
+from mpnb._store import interruptible, quoted
+from mpnb._warn import warn
 
 UNITS = ("hour", "day", "week", "month")
 
 # An event by name, or by name and a condition in SQL on its columns.
 Step = str | tuple[str, str]
+
+# Of a relation that somebody made, from one day to before another: a time in milliseconds or microseconds is far off.
+EVER = (date(1970, 1, 1), date(2100, 1, 1))
+# What a wall clock in any zone is off, where a project is older than 2023.
+SLACK = timedelta(days=1)
+# Of raw events, looked through for names that are like one that is not there.
+SAMPLE = 10_000
 
 
 def funnel(
@@ -47,17 +67,17 @@ def funnel(
         that got as far as any).
 
     Raises:
-        PlanError: there are fewer than two steps, the window is not positive, or a column is missing.
+        PlanError: there are fewer than two steps, the window is no ``timedelta`` above 0, a column is missing, the
+            table has no event of a name, or a condition cannot be read.
     """
-    _check(events, user)
-    if isinstance(steps, str) or len(steps) < 2:
+    pairs = [_pair(step) for step in steps] if isinstance(steps, Iterable) and not isinstance(steps, str) else []
+    if len(pairs) < 2:
         raise PlanError("a funnel has two steps or more")
-    if window <= timedelta(0):
-        raise PlanError(f"window is more than 0, not {window}")
-    pairs = [_pair(step) for step in steps]
-    microseconds = window // timedelta(microseconds=1)
+    microseconds = _microseconds(window)
+    _check(events, user, [name for name, _ in pairs])
+    people = _people(events, user)
     queries = [
-        f"step_{number} AS (SELECT DISTINCT mpnb_person AS person, time FROM ({_people(user)})"
+        f"step_{number} AS (SELECT DISTINCT mpnb_person AS person, time FROM ({people})"
         f" WHERE event_name = {literal(name)} AND ({condition}))"
         for number, (name, condition) in enumerate(pairs, 1)
     ]
@@ -113,23 +133,25 @@ def retention(
         ``period`` (from 0), ``users``, ``share``.
 
     Raises:
-        PlanError: the unit is another, or a column is missing.
+        PlanError: the unit is another, a column is missing, the table has no event of a name, or a condition cannot
+            be read.
     """
-    _check(events, user)
     _check_unit(unit)
     (first_name, first_if), (again_name, again_if) = _pair(first), _pair(again)
+    _check(events, user, [first_name, again_name])
+    people = _people(events, user)
     later = ">" if first_name == again_name else ">="
     return _query(
         events,
         f"""WITH births AS (SELECT mpnb_person AS person, min(time) AS born, date_trunc('{unit}', min(time)) AS cohort
-            FROM ({_people(user)}) WHERE event_name = {literal(first_name)} AND ({first_if}) GROUP BY ALL),
+            FROM ({people}) WHERE event_name = {literal(first_name)} AND ({first_if}) GROUP BY ALL),
         returns AS (SELECT cohort, date_diff('{unit}', cohort, time) AS period, count(DISTINCT births.person) AS users
-            FROM births JOIN (SELECT mpnb_person AS person, time FROM ({_people(user)})
+            FROM births JOIN (SELECT mpnb_person AS person, time FROM ({people})
                 WHERE event_name = {literal(again_name)} AND ({again_if})) AS again
             ON births.person = again.person AND again.time {later} born GROUP BY ALL),
         periods AS (SELECT cohort, size, unnest(range(date_diff('{unit}', cohort, last) + 1)) AS period
             FROM (SELECT cohort, count(*) AS size FROM births GROUP BY cohort),
-                 (SELECT max(time) AS last FROM mpnb_events))
+                 (SELECT max(time) AS last FROM mpnb_events WHERE {_usable(events)}))
         SELECT cohort, size, period, coalesce(users, 0) AS users, coalesce(users, 0) / size AS share
         FROM periods LEFT JOIN returns USING (cohort, period) ORDER BY cohort, period""",
     )
@@ -147,8 +169,10 @@ def segmentation(
     Count events and users over time, by the values of a column.
 
     Args:
-        event: the name of an event, or ``(name, condition)``; all events if not given.
-        by: a column, or an expression of SQL, to split by; null is a segment like any other.
+        event: the name of an event, or ``(name, condition)``; all events if not given, for which ``events`` needs no
+            column ``event_name``.
+        by: what to split by: a column, a property of raw events by its name, such as ``"$os"``, or an expression of
+            SQL; null is a segment like any other.
         unit: ``"hour"``, ``"day"``, ``"week"`` or ``"month"``, of ``time``.
         user: the column to count users by. Events of nobody count as events, not as users.
 
@@ -157,19 +181,23 @@ def segmentation(
         ``segment`` (only with ``by``), ``events``, ``users``; zeros where there were none.
 
     Raises:
-        PlanError: the unit is another, or a column is missing.
+        PlanError: the unit is another, there is no such column or property, the table has no event of that name, or
+            a condition or expression cannot be read.
     """
-    _check(events, user)
     _check_unit(unit)
     name, condition = _pair(event) if event is not None else (None, "true")
+    origin = origin_of(events)
+    if origin is not None and origin.only == (name,) and "event_name" not in events.columns:
+        name = None  # all events of the relation are of that name
+    _check(events, user, [] if name is None else [name])
     named = "" if name is None else f" AND event_name = {literal(name)}"
-    segment = "NULL" if by is None else quoted(by) if by in events.columns else by
+    segment = "NULL" if by is None else _segment(events, by)
     shown = "" if by is None else "cells.segment, "
     return _query(
         events,
         f"""WITH chosen AS (SELECT date_trunc('{unit}', time) AS period, {segment} AS segment,
                 nullif(CAST({quoted(user)} AS VARCHAR), '') AS person
-            FROM mpnb_events WHERE time IS NOT NULL AND ({condition}){named}),
+            FROM mpnb_events WHERE {_usable(events)} AND ({condition}){named}),
         counted AS (SELECT period, segment, count(*) AS events, count(DISTINCT person) AS users
             FROM chosen GROUP BY ALL),
         cells AS (SELECT period, segment FROM
@@ -183,27 +211,121 @@ def segmentation(
 
 
 def _query(events: DuckDBPyRelation, query: str) -> DuckDBPyRelation:
-    relation = events.query("mpnb_events", query)
+    try:
+        relation = events.query("mpnb_events", query)
+    except (duckdb.BinderException, duckdb.ParserException, duckdb.InvalidInputException) as error:
+        raise PlanError(
+            f"a condition or by= cannot be read as SQL on the columns of events: {_first_line(error)}. A property of"
+            " raw events is properties->>'/its name'"
+        ) from None
     assert relation is not None  # as it is for statements that give no rows
     return relation
 
 
-def _pair(step: Step) -> tuple[str, str]:
-    return (step, "true") if isinstance(step, str) else step
+def _rows(events: DuckDBPyRelation, query: str) -> list[tuple[Any, ...]]:
+    with interruptible():
+        return _query(events, query).fetchall()
 
 
-def _people(user: str) -> str:
+def _first_line(error: duckdb.Error) -> str:
+    return safe_text(str(error).partition("\n")[0])
+
+
+def _pair(step: object) -> tuple[str, str]:
+    if isinstance(step, str):
+        return step, "true"
+    if isinstance(step, tuple | list) and len(step) == 2 and all(isinstance(each, str) for each in step):
+        return step[0], step[1]
+    raise PlanError(f"an event is a name, or (name, condition), such as ('Purchase', 'amount > 10'), not {step!r}")
+
+
+def _microseconds(window: object) -> int:
+    given = window.item() if hasattr(window, "item") else window  # numpy's
+    if not isinstance(given, timedelta):
+        such_as = f"timedelta(days={given})" if isinstance(given, int) else "timedelta(days=7)"
+        raise PlanError(f"window is a timedelta, such as {such_as}, not {window!r}")
+    if given <= timedelta(0):
+        raise PlanError(f"window is more than 0, not {given}")
+    return given // timedelta(microseconds=1)
+
+
+def _people(events: DuckDBPyRelation, user: str) -> str:
     person = f"nullif(CAST({quoted(user)} AS VARCHAR), '')"
-    return f"SELECT *, {person} AS mpnb_person FROM mpnb_events WHERE {person} IS NOT NULL AND time IS NOT NULL"
+    return f"SELECT *, {person} AS mpnb_person FROM mpnb_events WHERE {person} IS NOT NULL AND {_usable(events)}"
 
 
-def _check(events: DuckDBPyRelation, user: str) -> None:
-    for name in ("event_name", "time", user):
+def _usable(events: DuckDBPyRelation) -> str:
+    """Return the condition for rows whose time can be: one that is far off would make a row for every unit between."""
+    origin = origin_of(events)
+    days = origin.days() if origin else None
+    first, end = (days[0] - SLACK, days[1] + SLACK + timedelta(days=1)) if days else EVER
+    return f"time >= TIMESTAMP '{first}' AND time < TIMESTAMP '{end}'"
+
+
+def _segment(events: DuckDBPyRelation, by: object) -> str:
+    """Return what to split by as SQL: a column before a property, and that before an expression."""
+    if not isinstance(by, str):
+        raise PlanError(f"by is a column, a property or an expression of SQL, not {by!r}")
+    if by in events.columns:
+        return quoted(by)
+    value = f"properties->>{literal('/' + by.replace('~', '~0').replace('/', '~1'))}"
+    is_raw = "properties" in events.columns
+    # What reads as a name is one, also where SQL has something of that name.
+    if is_raw and re.fullmatch(r"[$\w]+", by) and _occurs(events, value):
+        return value
+    try:
+        events.query("mpnb_events", f"SELECT ({by}) FROM mpnb_events")
+    except duckdb.Error as error:
+        if is_raw and _occurs(events, value):
+            return value
+        known = list(events.columns)
+        if is_raw:
+            sample = f"SELECT properties FROM mpnb_events LIMIT {SAMPLE}"
+            known += [
+                name for (name,) in _rows(events, f"SELECT DISTINCT unnest(json_keys(properties)) FROM ({sample})")
+            ]
+        hint = closest(by, known) or f", and as SQL it cannot be read: {_first_line(error)}"
+        raise PlanError(f"events has no column{' or property' * is_raw} {by!r}{hint}") from None
+    return by
+
+
+def _occurs(events: DuckDBPyRelation, value: str) -> bool:
+    there = value.replace("->>", "->")
+    return bool(_rows(events, f"SELECT 1 FROM mpnb_events WHERE ({there}) IS NOT NULL LIMIT 1"))
+
+
+def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
+    """See that a relation has the columns that are needed, and events of some names."""
+    for name in ("time", user, *(["event_name"] if names else [])):
         if name not in events.columns:
             raise PlanError(
                 f"events has no column {name!r}: result.events, result.deduplicated() and result.event([…]),"
                 " with a list of names, have one"
             )
+    if names:
+        _check_names(events, list(dict.fromkeys(names)))
+
+
+def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
+    """Raise for names that the table behind a relation lacks, where it is known; warn of those the relation lacks."""
+    origin = origin_of(events)
+    if origin is not None:
+        lacking = origin.lacking(names)
+        there, database = origin.names() if lacking else ([], "")
+        for name in lacking:
+            if name not in there:
+                raise PlanError(f"there is no event {name!r} in {database}{closest(name, there)}")
+        for name in lacking:
+            warn(f"events has no {name!r}, though the table has: it counts as 0")
+        return
+    wanted = ", ".join(map(literal, names))
+    found = {
+        name for (name,) in _rows(events, f"SELECT DISTINCT event_name FROM mpnb_events WHERE event_name IN ({wanted})")
+    }
+    if lacking := [name for name in names if name not in found]:
+        there = [name for (name,) in _rows(events, "SELECT DISTINCT event_name FROM mpnb_events") if name]
+        for name in lacking:
+            warn(f"events has no {name!r}, which counts as 0{closest(name, there)}")
 
 
 def _check_unit(unit: str) -> None:

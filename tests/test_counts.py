@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 from datetime import date, timedelta
 from typing import Any
 
+import duckdb
+import numpy
+import pandas
+import polars
+import pyarrow
 import pytest
 
 import mpnb
 from mpnb._clock import today
+from mpnb._event_names import closest
 from mpnb.sandbox import Fault
 from tests._helpers import all_or_nothing, as_served, as_stored, day, days_of, event, query, until
 
@@ -558,3 +565,242 @@ def test_types_are_those_of_the_values_that_are_left(sandbox, export) -> None:
     result.con.execute("DELETE FROM events WHERE properties->>'n' = 'x'").fetchall()
     relation = result.event("Sign Up")
     assert dict(zip(relation.columns, map(str, relation.types), strict=True))["n"] == "BIGINT"
+
+
+# --- names of events -------------------------------------------------------------------------------------------------
+
+SEVERAL = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "generator": lambda names: (name for name in names),
+    "keys": lambda names: dict.fromkeys(names).keys(),
+    "array": numpy.array,
+    "objects": lambda names: numpy.array(names, dtype=object),
+    "pandas": pandas.Series,
+    "category": lambda names: pandas.Series(names, dtype="category"),
+    "index": pandas.Index,
+    "polars": polars.Series,
+    "arrow": pyarrow.array,
+}
+
+
+@pytest.mark.parametrize("of", SEVERAL.values(), ids=SEVERAL)
+def test_names_come_in_whatever_gives_some(sandbox, export, of: Any) -> None:
+    """In exports, typed events and the catalog; the ledger and Mixpanel get plain texts."""
+    mp = sandbox()
+    names = ["Purchase", "Sign Up"]
+    result = export(mp, events=of(names))
+    assert sorted(name for name, *_ in result.event_names().fetchall()) == names
+    assert query(result._store.path, "SELECT DISTINCT event_filter FROM mpnb_batches") == [('["Purchase", "Sign Up"]',)]
+    assert len(result.event(of(names)).fetchall()) == result.total_rows
+    assert {row[0] for row in result.catalog(of(names)).fetchall()} == set(names)
+    assert len(result.df(of(names))) == result.total_rows
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [5, b"Purchase", {"Purchase": 1}, {}, numpy.array([]), numpy.array("Purchase"), numpy.array([["a"], ["b"]]),
+     pandas.DataFrame({"Purchase": ["a"]}), polars.DataFrame({"Purchase": ["a"]}), pandas.Series(["a", None]), [1, 2]],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_gives_no_names_is_refused(sandbox, export, wrong: Any) -> None:
+    """Whatever it is, and wherever it is passed: before anything is asked of anybody."""
+    mp = sandbox()
+    with pytest.raises(mpnb.PlanError, match="events is a list of names of events, or one name, or None for all"):
+        export(mp, events=wrong)
+    assert not mp.requests
+    result = export(mp)
+    for read in (result.event, result.catalog, result.df):
+        with pytest.raises(mpnb.PlanError, match="is a list of names of events"):
+            read(wrong)
+
+
+def test_a_name_that_brings_nothing_is_told(sandbox, export, start) -> None:
+    """With the closest that the table has; once a job, and in the text of its result."""
+    mp = sandbox()
+    with pytest.warns(UserWarning, match=r"no event 'Purchas' came on any day: is it 'Purchase'\?") as caught:
+        result = export(mp, events=["Purchase", "Purchas"])
+    assert [w.filename.endswith("conftest.py") for w in caught] == [True]
+    assert "no event 'Purchas' came on any day" in str(result)
+    assert "no event &#x27;Purchas&#x27; came" in result._repr_mimebundle_()["text/html"]
+    job = start(mp, table="other", events="Nothing")
+    with pytest.warns(UserWarning, match="no event 'Nothing' came on any day$") as caught:
+        job.result()
+    assert [w.filename for w in caught] == [__file__]
+    assert job.result().total_rows == 0  # and no warning
+
+
+def test_an_event_of_other_days_is_no_typo(sandbox, export, recwarn) -> None:
+    """A name that the table knows needs not come on each day; nor does one of which all days failed say anything."""
+    mp = sandbox(lines=lambda d: [event("Rare" if d == day(1) else "Usual")])
+    export(mp, day(1), day(2), events=["Rare", "Usual"])
+    export(mp, day(3), day(4), events=["Rare", "Usual"])
+    mp.add_fault(Fault("status", **REFUSED))
+    with pytest.raises(mpnb.ExportError) as error:
+        export(mp, table="other", events=["Nothing"])
+    error.value.result.close()
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_warnings_are_errors_nothing_is_left_open(sandbox, export, database) -> None:
+    """Nobody gets the result, so that it is closed."""
+    with pytest.raises(UserWarning, match="no event 'Nothing' came"):
+        export(sandbox(), events="Nothing")
+    code = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE TABLE free (a INT)').fetchall()"
+    subprocess.run([sys.executable, "-c", code, str(database)], check=True, timeout=60)
+
+
+def test_the_closest_name_is_found_whatever_its_case() -> None:
+    """Other cases come first, what is nothing like it does not come at all."""
+    names = ["Sign Up", "sign_up", "Purchase", "Purchased", "$ae_session"]
+    assert closest("PURCHASE", names) == ": is it 'Purchase' or 'Purchased'?"
+    assert closest("signup", names) == ": is it 'sign_up' or 'Sign Up'?"
+    assert closest("qqq", names) == ""
+
+
+# --- one rule for people ---------------------------------------------------------------------------------------------
+
+
+def test_null_and_nothing_are_nobody(sandbox, export) -> None:
+    """In the names of events as in analysis."""
+    people = ["a", "b", "", None]
+    result = export(sandbox(lines=lambda d: [event("A", distinct_id=each, time=1767225600) for each in people]))
+    assert result.event_names().select("event_name, events, users").fetchall() == [("A", 12, 2)]
+    assert mpnb.analysis.segmentation(result.events).fetchall()[0][1:] == (12, 2)
+    assert mpnb.analysis.funnel(result.events, ["A", "A"], timedelta(days=1)).fetchall()[0][2] == 2
+
+
+# --- options of all events -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubled(sandbox, export) -> mpnb.ExportResult:
+    """Export events of which some come twice."""
+    lines = [event("A", **{"$insert_id": "i", "n": 1, "mp_processing_time_ms": n}) for n in (1, 2)]
+    return export(sandbox(lines=lambda d: [*lines, event("B", n=0.5), event("B", m=True)]), day(1), day(1))
+
+
+def test_all_events_take_the_options_of_typed_ones(doubled, tmp_path) -> None:
+    """In every form: duplicates are left out, and columns are typed, whether or not names are passed."""
+    number = itertools.count()
+    read = {
+        "df": lambda **o: doubled.df(**o),
+        "pl": lambda **o: doubled.pl(**o).to_pandas(),
+        "arrow": lambda **o: doubled.arrow(**o).to_pandas(),
+        "parquet": lambda **o: pandas.read_parquet(doubled.to_parquet(tmp_path / str(next(number)), **o)),
+    }
+    for form in read.values():
+        assert len(form()) == 4
+        assert len(form(deduplicated=True)) == 3
+        assert list(form(deduplicated=True)["properties"].str.contains(':2|"n": *0.5|true', regex=True)) == [True] * 3
+        some = form(columns=["n"], deduplicated=True, materialize=False)
+        assert list(some.columns[-1:]) == ["n"]
+        assert sorted(some["n"].dropna()) == [0.5, 1.0]
+
+
+def test_an_option_that_is_none_is_a_type_error(doubled, tmp_path) -> None:
+    """With names and without, before anything is written."""
+    for names in (None, "A", ["A", "B"]):
+        for read in (doubled.df, doubled.pl, doubled.arrow, lambda e, **o: doubled.to_parquet(tmp_path / "x", e, **o)):
+            with pytest.raises(TypeError, match="options are columns, deduplicated, materialize, not 'nonsense'"):
+                read(names, nonsense=1)
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(TypeError, match="options are for events by name, or for all"):
+        doubled.df(doubled.events, deduplicated=True)
+
+
+def test_arrow_readers_get_a_table(doubled) -> None:
+    """What the docstring of the stream names makes a frame of it."""
+    assert polars.DataFrame(doubled).shape == (4, 8)
+    assert pyarrow.table(doubled).num_rows == 4
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, mpnb
+db = mpnb.open(sys.argv[1])
+db.con.execute("INSERT INTO events SELECT events.* FROM events, range(20000)").fetchall()
+read = {
+    "df": lambda: db.df(), "pl": lambda: db.pl(), "arrow": lambda: db.arrow(), "names": lambda: db.catalog(),
+    "parquet": lambda: db.to_parquet(sys.argv[1] + ".out"), "check": lambda: db.check(), "text": lambda: repr(db),
+    "retention": lambda: mpnb.analysis.retention(db.events.filter("true"), "A", "B"),
+}[sys.argv[2]]
+def strike():
+    while not done.wait(0.01):
+        os.kill(os.getpid(), signal.SIGINT)
+done = threading.Event()
+striking = threading.Thread(target=strike)
+try:
+    striking.start()
+    while True:
+        read()
+except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done.set()
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize("what", ["df", "pl", "arrow", "names", "parquet", "check", "text", "retention"])
+def test_a_ctrl_c_while_something_is_read_is_a_keyboard_interrupt(doubled, database, what: str) -> None:
+    """Whatever DuckDB makes of it."""
+    doubled.close()
+    command = [sys.executable, "-c", INTERRUPTED, str(database), what]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "stopped\n"), ran.stderr
+
+
+# --- what is said of what is there -----------------------------------------------------------------------------------
+
+
+def test_an_opened_table_says_what_it_is_narrowed_to(sandbox, export, database) -> None:
+    """By event or by expression; a whole one says nothing of it."""
+    mp = sandbox()
+    export(mp).close()
+    export(mp, table="some", events=["Sign Up", "Purchase"], where='properties["$os"] != "x"').close()
+    with mpnb.open(database, table="some") as db:
+        wanted = "only      events 'Purchase', 'Sign Up', where properties[\"$os\"] != \"x\""
+        assert wanted in str(db)
+    with mpnb.open(database, table="events") as db:
+        assert "only" not in str(db)
+
+
+def test_nothing_is_kept_where_nothing_landed(sandbox, export) -> None:
+    """And where something is, its place is named."""
+    mp = sandbox(faults=[Fault("status", **REFUSED)])
+    with pytest.raises(mpnb.ExportError, match=r"3 batches failed, .* Nothing has landed; result\.failures") as error:
+        export(mp)
+    error.value.result.close()
+    mp.clear_faults()
+    mp.add_fault(Fault("status", day(2), **REFUSED))
+    with pytest.raises(mpnb.ExportError, match=r"1 batch failed, .* What landed is kept in .*mixpanel\.duckdb"):
+        export(mp).raise_for_failures()
+
+
+def test_what_was_in_memory_is_gone_with_it(sandbox, export) -> None:
+    """Nobody is sent to open it again; of a connection, the same one reads it."""
+    mp = sandbox()
+    result = export(mp, database=":memory:")
+    result.close()
+    assert "in memory alone, and is gone" in str(result)
+    with pytest.raises(mpnb.ClosedError, match="in memory alone, and is gone"):
+        _ = result.events
+    with duckdb.connect() as con:
+        result = export(mp, database=con)
+        result.close()
+        assert "mpnb.open(con) reads it again" in str(result)
+        with mpnb.open(con) as db:
+            assert db.total_rows == mp.count(day(1), day(3))
+
+
+def test_a_stop_of_an_export_into_memory_keeps_nothing(sandbox, export) -> None:
+    """It says so, and what would keep it."""
+    mp = sandbox(faults=[Fault("hang", day(3), times=None)])
+
+    def stop(progress: mpnb.BatchProgress) -> None:
+        if progress.status == "done":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="had landed in memory, which is gone: with database= a file"):
+        export(mp, database=":memory:", on_batch=stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import json
 import random
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -137,10 +138,13 @@ class Exporter:
         self.days: dict[date, list[bytes]] = {}
         self.mp: Sandbox = serve(lines=lambda d: self.days.get(d, []))
 
-    def __call__(self, *days: list[dict[str, Any]], event: str = "E", **options: Any) -> mpnb.ExportResult:
+    def __call__(
+        self, *days: list[dict[str, Any]], event: str = "E", names: Sequence[str] = (), **options: Any
+    ) -> mpnb.ExportResult:
+        """Export days whose events have all the same name, or those of each day another."""
         self.days = {
-            day(n): [json.dumps({"event": event, "properties": p}).encode() for p in rows]
-            for n, rows in enumerate(days, 1)
+            day(n): [json.dumps({"event": name, "properties": p}).encode() for p in rows]
+            for n, (rows, name) in enumerate(zip(days, names or [event] * len(days), strict=True), 1)
         }
         usual: dict[str, Any] = {"database": ":memory:", "chunk_days": 1, "on_batch": lambda progress: None}
         return mpnb.export(day(1), day(len(days)), credentials=self.mp.credentials, quota=WIDE, **{**usual, **options})
