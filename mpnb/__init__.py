@@ -16,6 +16,7 @@ from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, 
 from mpnb._board import BatchProgress, JobProgress
 from mpnb._check import Check
 from mpnb._credentials import Credentials
+from mpnb._drop import drop
 from mpnb._errors import (
     ClosedError,
     CredentialsError,
@@ -59,6 +60,7 @@ __all__ = [
     "TableError",
     "__version__",
     "analysis",
+    "drop",
     "export",
     "panel",
     "plan",

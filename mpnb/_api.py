@@ -35,7 +35,7 @@ from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
 from mpnb._result import ExportResult, Outcome, outcome_of
 from mpnb._route import Route, route_to
 from mpnb._running import entering, registration, running
-from mpnb._scalars import brief, whole_number
+from mpnb._scalars import whole_number
 from mpnb._selection import Selection
 from mpnb._spool import Spool, SpoolFolder
 from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run, transaction
@@ -221,15 +221,7 @@ def open_database(
     try:
         _bring_up_to_date(store)
         with store.reading() as cursor:
-            there = ledger.tables(cursor) if ledger.exists(cursor) else []
-        if not there:
-            raise TableError(f"{store.label} has no events yet: mpnb.export() brings some")
-        if table is None and len(there) > 1:
-            raise TableError(f"{store.label} has several tables: pass table= one of {', '.join(map(repr, there))}")
-        names = {name.lower(): name for name in there}
-        name = names.get((table or there[0]).lower())
-        if name is None:
-            raise TableError(f"{store.label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
+            name = ledger.table_named(cursor, table, store.label)
         return ExportResult(
             store=store,
             selection=Selection(name),

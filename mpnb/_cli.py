@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 import mpnb
 from mpnb import _demo, _options
+from mpnb._api import open_database
 from mpnb._failures import printable, safe_text
 from mpnb._text import result_text
 from mpnb.sandbox.__main__ import main as serve_sandbox
@@ -37,6 +38,15 @@ PLAN_EXAMPLES = """\
 examples:
   mpnb plan 2026-01-01 2026-03-31
   mpnb plan last 365 days --chunk-days auto"""
+
+
+DROP_EXAMPLES = """\
+examples:
+  mpnb drop events
+  mpnb drop test --database analysis.duckdb --yes
+
+The next export into the table starts anew. The file does not get smaller: what
+comes next takes the room."""
 
 
 class Parser(_options.Parser):
@@ -145,11 +155,8 @@ def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[s
     typed = sys.argv[0]
     program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
     more: list[str] = []
-    if getattr(options, "mode", None) == "new":
-        more = ["--mode", "resume"]
-    elif result.has_failures and not result.failed_batches:
-        # An earlier refresh failed: its days are there as they were before, and to resume leaves them so.
-        more = ["--mode", "refresh"]
+    if getattr(options, "mode", None) in ("new", "refresh"):
+        more = ["--mode", "resume"]  # which fetches what failed, and nothing else
     return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + printable(shlex.join([*words, *more]))
 
 
@@ -158,6 +165,22 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
         warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
         plan = mpnb.plan(**_options.export_arguments(options))
     print(_options.in_shell_words(str(plan)))
+    return DONE
+
+
+def _drop(options: argparse.Namespace, words: list[str]) -> int:
+    which = safe_text(f"table {options.table!r} of {options.database}")
+    if not options.yes:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise mpnb.PlanError("it deletes events for good, and nobody is there to be asked: --yes says that it may")
+        with open_database(options.database, table=options.table) as db:
+            rows = db.total_rows
+        print(f"{rows:,} events in {which}. Delete them for good? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            _say(options.name, "nothing was deleted")
+            return NOTHING
+    rows = mpnb.drop(options.table, database=options.database)
+    print(f"{which} is gone, with {rows:,} events")
     return DONE
 
 
@@ -193,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
     _options.add_export_options(
         command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
     )
+    drop = command("drop", _drop, "delete a table of events, with all that is known of it", epilog=DROP_EXAMPLES)
+    drop.add_argument("table", metavar="TABLE", help="the table of events")
+    drop.add_argument(
+        "--database", metavar="FILE", default="mixpanel.duckdb", help="the DuckDB file (default: mixpanel.duckdb)"
+    )
+    drop.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is there to answer")
     demo = command("demo", _demonstrate, "export made-up events, with faults on the way, without an account")
     one = demo.add_mutually_exclusive_group()
     one.add_argument(

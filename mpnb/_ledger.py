@@ -97,6 +97,27 @@ def tables(cursor: DuckDBPyConnection) -> list[str]:
     return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name")]
 
 
+def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> str:
+    """
+    Return a table of events by its name, whatever its case, or the only one.
+
+    Args:
+        label: the name of the database, for messages.
+
+    Raises:
+        TableError: there is no such table of events, or there are several to choose from.
+    """
+    there = tables(cursor) if exists(cursor) else []
+    if not there:
+        raise TableError(f"{label} has no events yet: mpnb.export() brings some")
+    if table is None and len(there) > 1:
+        raise TableError(f"{label} has several tables: pass table= one of {', '.join(map(repr, there))}")
+    name = {name.lower(): name for name in there}.get((table or there[0]).lower())
+    if name is None:
+        raise TableError(f"{label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
+    return name
+
+
 def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
     """Give the source of a table, ``None`` where the ledger has no batch of it."""
     rows = run(

@@ -149,17 +149,22 @@ def forget_typed(self: ExportResult) -> None:
             raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
         try:
             with transaction(cursor):
-                mine = run(
-                    cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [self.table]
-                )
-                for (number,) in mine:
-                    run(cursor, f"DROP TABLE {_table(number)}")
-                    run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
-                    run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
-                if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
-                    run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
+                forget(cursor, self.table)
         except duckdb.Error as error:
             raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
+
+
+def forget(cursor: DuckDBPyConnection, table: str) -> None:
+    """Drop the typed tables of a table of events, within a transaction of the caller."""
+    if not _exists(cursor):
+        return
+    mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [table])
+    for (number,) in mine:
+        run(cursor, f"DROP TABLE {_table(number)}")
+        run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
+        run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
+    if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
+        run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
 
 
 # --- the tables -------------------------------------------------------------------------------------------------

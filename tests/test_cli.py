@@ -259,6 +259,19 @@ def test_the_retry_of_a_new_table_resumes(mpnb_command: Run, sandbox: Callable[.
     assert mpnb_command(*retry_command(out))[0] == 0
 
 
+def test_the_retry_of_a_refresh_fetches_what_failed(mpnb_command: Run, sandbox: Callable[..., Sandbox]) -> None:
+    """And not all once more."""
+    mp = sandbox()
+    mpnb_command("export", *DAYS, *WIDE, mp=mp)
+    mp.add_fault(Fault("gzip_crc", day=day(1), times=None))
+    status, out, _ = mpnb_command("export", *DAYS, *WIDE, "--mode", "refresh")
+    assert status == 1
+    mp.clear_faults()
+    before = len(mp.requests)
+    assert mpnb_command(*retry_command(out))[0] == 0
+    assert len(mp.requests) == before + 1
+
+
 def test_a_refresh_that_failed_is_not_forgotten(mpnb_command: Run, sandbox: Callable[..., Sandbox]) -> None:
     """The old rows stay, and the next resume fetches the newer ones, though the table holds these days."""
     mp = sandbox()
@@ -466,3 +479,42 @@ def test_a_database_in_memory_is_refused(mpnb_command: Run, sandbox: Callable[..
     assert (status, out) == (2, "")
     assert "--database is a file" in err
     assert not mp.requests
+
+
+# --- mpnb drop -----------------------------------------------------------------------------------------------------
+
+
+def test_a_drop_wants_yes_where_nobody_can_answer(mpnb_command: Run, sandbox: Callable[..., Sandbox]) -> None:
+    """Without it nothing is deleted; with it the number of events is told."""
+    mp = sandbox()
+    mpnb_command("export", *DAYS, *WIDE, "--table", "mine", mp=mp)
+    assert mpnb_command("drop", "mine") == (
+        2,
+        "",
+        "mpnb drop: it deletes events for good, and nobody is there to be asked: --yes says that it may\n",
+    )
+    count = mp.count(FIRST, LAST)
+    assert query("mixpanel.duckdb", "SELECT count(*) FROM mine") == [(count,)]
+    said = f"table 'mine' of mixpanel.duckdb is gone, with {count:,} events\n"
+    assert mpnb_command("drop", "mine", "--yes") == (0, said, "")
+    status, _, error = mpnb_command("drop", "mine", "--yes")
+    assert (status, "has no events yet" in error) == (2, True)
+    status, _, error = mpnb_command("drop", "mine", "--yes", "--database", "none.duckdb")
+    assert (status, "there is no database at" in error) == (2, True)
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("yes", 0), ("n", 2), ("", 2), ("\x04", 2)])
+def test_a_drop_asks_on_a_terminal(sandbox: Callable[..., Sandbox], tmp_path: Path, answer: str, status: int) -> None:
+    """Only yes is yes; it says how many events would go."""
+    mp = sandbox()
+    path = tmp_path / "a.duckdb"
+    mpnb.export(FIRST, LAST, credentials=mp.credentials, quota=mpnb.Quota(10**6, 1000), database=path).close()
+    count = mp.count(FIRST, LAST)
+    words = [sys.executable, "-m", "mpnb", "drop", "events", "--database", "a.duckdb"]
+    with terminal(words, cwd=tmp_path) as (process, screen):
+        screen.expect_exact(f"{count:,} events in table 'events' of a.duckdb. Delete them for good? [y/N] ")
+        screen.send(answer if answer == "\x04" else f"{answer}\n")
+        screen.expect_exact("is gone" if status == 0 else "nothing was deleted")
+        assert process.wait(30) == status
+    left = query(path, "SELECT count(*) FROM mpnb_batches")
+    assert (left == [(0,)]) == (status == 0)

@@ -35,6 +35,7 @@ NAMES = [
     "TableError",
     "__version__",
     "analysis",
+    "drop",
     "export",
     "panel",
     "plan",
