@@ -23,7 +23,7 @@ DAYS = 90
 FIRST, LAST = f"{DAYS} days ago", "yesterday"
 
 EVENTS = """\
-SELECT event_name, count(*) AS events, count(DISTINCT distinct_id) AS people
+SELECT event_name, count(*) AS events, count(DISTINCT nullif(distinct_id, '')) AS people
 FROM events GROUP BY ALL ORDER BY events DESC, event_name"""
 
 WEEKS = """\
