@@ -170,24 +170,43 @@ def test_a_report_goes_by_the_late_days_of_its_call(sandbox, export, clock: Wall
 # --- projects whose days end later ------------------------------------------------------------------------------------
 
 
+def in_los_angeles(clock: WallClock) -> Callable[[date], list[bytes]]:
+    """Serve an event an hour, as a project made before 2023 does, from a day's beginning in its zone until now."""
+    behind = timedelta(hours=7)
+
+    def stamp(moment: datetime) -> int:
+        return int(moment.replace(tzinfo=UTC).timestamp())
+
+    def lines(day: date) -> list[bytes]:
+        times = [datetime(day.year, day.month, day.day) + timedelta(hours=h, seconds=1) for h in range(24)]
+        return [
+            event("A", time=stamp(t), **{"$mp_api_timestamp_ms": stamp(t + behind) * 1000 + 2_000})
+            for t in times
+            if t + behind < clock.now
+        ]
+
+    return lines
+
+
+def test_days_before_one_that_had_not_ended_there_wait_for_its_late_days(sandbox, export, clock: WallClock) -> None:
+    """The first export does not know the zone, and has yesterday in a batch with other days: it is due once."""
+    mp = sandbox(lines=in_los_angeles(clock), legacy_timezone="America/Los_Angeles")
+    first = clock.now.date() - DAY * 2
+    for _ in range(8):
+        export(mp, first, "yesterday", chunk_days=7).close()
+        clock.now += DAY
+    counts = day_counts(asked(mp))
+    assert (counts[first], counts[first + DAY], counts[first + DAY * 2]) == (2, 2, 3)
+    with export(mp, first, "yesterday") as result:
+        assert result.sql(f"SELECT count(*) FROM events WHERE time::DATE = '{first + DAY}'").fetchall() == [(24,)]
+
+
 @pytest.mark.parametrize(("late_days", "most"), [(5, 3), (0, 2)])
 def test_a_day_of_an_older_project_ends_with_its_own_zone_s_day(
     sandbox, export, clock: WallClock, late_days: int, most: int
 ) -> None:
     """At 6 in the morning in UTC it is still yesterday in Los Angeles: that day is fetched again the next morning."""
-    behind = timedelta(hours=7)
-
-    def lines(day: date) -> list[bytes]:
-        start = datetime(day.year, day.month, day.day)
-        times = [start + timedelta(hours=h, seconds=1) for h in range(24)]
-        stamp = lambda t: round((t + behind).replace(tzinfo=UTC).timestamp() * 1000)  # noqa: E731
-        return [
-            event("A", time=int(t.replace(tzinfo=UTC).timestamp()), **{"$mp_api_timestamp_ms": stamp(t) + 2_000})
-            for t in times
-            if t + behind < clock.now
-        ]
-
-    mp = sandbox(lines=lines, legacy_timezone="America/Los_Angeles")
+    mp = sandbox(lines=in_los_angeles(clock), legacy_timezone="America/Los_Angeles")
     for _ in range(9):
         with export(mp, "8 days ago", "yesterday", chunk_days=7, late_days=late_days) as result:
             of_day = dict(result.sql("SELECT time::DATE, count(*) FROM events GROUP BY ALL").fetchall())

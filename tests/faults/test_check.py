@@ -48,9 +48,10 @@ def table(tmp_path: Path) -> Iterator[Callable[..., mpnb.ExportResult]]:
     with ExitStack() as stack:
 
         def make(lines: Callable[[date], list[bytes]], *, last: date = LAST, **options: Any) -> mpnb.ExportResult:
-            server = stack.enter_context(serve(lines=lines, faults=options.pop("faults", ())))
+            more = {"faults": options.pop("faults", ()), "project_id": options.pop("project_id", None)}
+            server = stack.enter_context(serve(lines=lines, **more))
             result = mpnb.export(
-                FIRST,
+                options.pop("first", FIRST),
                 last,
                 chunk_days=options.pop("chunk_days", 1),
                 credentials=server.credentials,
@@ -194,7 +195,7 @@ def test_days_without_events_beside_others_are_noted(
 ) -> None:
     """A batch that has some and lacks a day may have been answered in part; a batch without any is empty."""
     empty = {FIRST, FIRST + DAY, FIRST + DAY * 3}
-    result = table(lambda day: [] if day in empty else quiet(day), chunk_days=chunk_days)
+    result = table(lambda day: [] if day in empty else quiet(day), chunk_days=chunk_days, project_id=1)
     finding = found(result.check(), "days without events")
     if chunk_days == 2:  # the first two days are a batch
         assert (finding.status, finding.count) == ("note", 1)
@@ -205,6 +206,9 @@ def test_days_without_events_beside_others_are_noted(
     result.close()
     with mpnb.open(tmp_path / "a.duckdb") as db:
         assert found(db.check(), "days without events") == finding
+    # Those that were not asked for are nothing to this report.
+    some = table(quiet, first=FIRST + DAY * 2, project_id=1).check()
+    assert (found(some, "days without events").count, found(some, "days held").count) == (1, 4)
 
 
 def test_events_of_other_days_do_not_make_up_for_a_day_without(table: Callable[..., mpnb.ExportResult]) -> None:
@@ -293,7 +297,9 @@ def test_the_second_stamp_stands_in_event_by_event(table: Callable[..., mpnb.Exp
 
     def lines(day: date) -> list[bytes]:
         odd = [line(day, hour=h + 0.5, **{"$mp_api_timestamp_ms": "soon"}) for h in range(10)]
-        both = [line(day, hour=h, received=5, mp_processing_time_ms=5) for h in range(9)]
+        # Processed anew, hours after they had arrived.
+        again = round(datetime(day.year, day.month, day.day, 23, tzinfo=UTC).timestamp() * 1000)
+        both = [line(day, hour=h, received=5, mp_processing_time_ms=again) for h in range(9)]
         return [*odd, *both, *stamped("mp_processing_time_ms")(day)]
 
     finding = found(table(lines).check(), "time offset")
@@ -333,6 +339,10 @@ def from_phones(day: date) -> list[bytes]:
     return [line(day, hour=h, received=3.0, n=h) for h in range(16)]
 
 
+def mostly_from_phones(day: date) -> list[bytes]:
+    return [line(day, hour=h / 2 + 0.3, received=3.0) for h in range(40)]
+
+
 def from_the_past(day: date) -> list[bytes]:
     return [line(day, hour=h, received=24 * 500 - 0.02 * n) for h in range(24) for n in range(50)]
 
@@ -341,7 +351,7 @@ def wrong_by_two(day: date) -> list[bytes]:
     return [line(day, hour=h + 2, received=-2.0) for h in range(12)]
 
 
-@pytest.mark.parametrize("others", [nightly, from_phones, from_the_past, wrong_by_two, on_the_hour])
+@pytest.mark.parametrize("others", [nightly, from_phones, mostly_from_phones, from_the_past, wrong_by_two, on_the_hour])
 def test_what_is_sent_at_once_tells_utc_whatever_else_there_is(
     table: Callable[..., mpnb.ExportResult], others: Callable[[date], list[bytes]]
 ) -> None:
@@ -349,11 +359,16 @@ def test_what_is_sent_at_once_tells_utc_whatever_else_there_is(
     tells(table(lambda day: [*others(day), *live(day, 96 if others is on_the_hour else 24)]))
 
 
-@pytest.mark.parametrize("others", [on_the_hour, from_the_past])
+def behind(day: date) -> list[bytes]:
+    # A queue that is three quarters of an hour behind, in which no time zone is.
+    return [line(day, hour=h, received=0.75) for h in range(24)]
+
+
+@pytest.mark.parametrize("others", [on_the_hour, from_the_past, behind])
 def test_imports_alone_tell_nothing(
     table: Callable[..., mpnb.ExportResult], others: Callable[[date], list[bytes]]
 ) -> None:
-    """Each event has a delay of its own, of which some are whole hours by chance."""
+    """Whatever delay they have: of some it is a whole number of hours by chance, of others it is that of no zone."""
     result = table(others)
     finding = found(result.check(), "time offset")
     assert (finding.status, finding.count) == ("note", 0)
