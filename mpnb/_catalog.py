@@ -10,7 +10,8 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._event_names import event_names
 from mpnb._events import rows_condition
-from mpnb._properties import REPEATED, Column, Seen, drift_of, merged, sql_type
+from mpnb._properties import REPEATED, Column, Seen, drift_of, exact, merged, sql_type
+from mpnb._relation import relation
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, interruptible, quoted, run
 from mpnb._typed import Typed, scan_event, typed
@@ -79,7 +80,7 @@ def catalog(
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([list(column) for column in columns], schema=schema)
-    return self._store.user_cursor().from_arrow(table)
+    return relation(self._store.user_cursor, lambda connection: connection.from_arrow(table))
 
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
@@ -128,7 +129,7 @@ def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[S
 
 
 def _figures(column: Column) -> str:
-    name = quoted(column.name)
+    name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
     ordered = column.type in ORDERED
     least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")
     return (

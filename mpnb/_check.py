@@ -13,6 +13,7 @@ from mpnb._clock import utc_now
 from mpnb._ledger import HELD, of_table
 from mpnb._offset import TimeOffset, time_offset
 from mpnb._plan import DAY, Batch, Calendar, HeldBatch, in_words, ranges_of
+from mpnb._properties import exact
 from mpnb._selection import Selection
 from mpnb._store import EVENT_COLUMNS, LEDGER, REJECTED, columns_of, quoted, run
 
@@ -68,7 +69,7 @@ class Check:
             f"({_literal(f.name)}, {_literal(f.status)}, {f.count}::BIGINT, {_literal(f.detail)})"
             for f in self.findings
         )
-        return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", status, count, detail)')
+        return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", "status", "count", "detail")')
 
     def __repr__(self) -> str:
         """Say it in a line a check."""
@@ -146,7 +147,7 @@ def _without_events(cursor: DuckDBPyConnection, events: str, mine: str, asked: t
         "SELECT day FROM (SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE)"
         f" AS day FROM {LEDGER} WHERE {mine} AND status IN {HELD} AND rows > 0) AS days"
         f" ANTI JOIN (SELECT DISTINCT batch_id, time::DATE AS day FROM {events}) AS there USING (batch_id, day)"
-        " WHERE day BETWEEN ? AND ? ORDER BY day",
+        " WHERE day BETWEEN ? AND ? ORDER BY day ASC",
         [first, last],
     )
     days = [day for (day,) in rows]
@@ -158,7 +159,7 @@ def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
     [(count,)] = run(
         cursor,
         f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM (SELECT count(*) AS n FROM {events} WHERE insert_id IS NOT NULL"
-        " GROUP BY event_name, distinct_id, time, insert_id HAVING n > 1)",
+        f" GROUP BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')} HAVING n > 1)",
     )
     detail = "the same by Mixpanel's rule as another: deduplicated() leaves them out" if count else ""
     return Finding("duplicates", "note" if count else "ok", count, detail)
@@ -191,7 +192,7 @@ def _ledger(cursor: DuckDBPyConnection, table: str, every: str, mine: str) -> Fi
         f" LEFT JOIN (SELECT batch_id, count(*) AS rejected FROM {REJECTED} WHERE {own} AND NOT in_events"
         " GROUP BY batch_id) AS r ON r.batch_id = l.batch_id"
         " WHERE coalesce(l.rows, 0) <> coalesce(t.rows, 0) OR coalesce(l.rejected, 0) <> coalesce(r.rejected, 0)"
-        " ORDER BY 1 NULLS LAST, 3",
+        " ORDER BY 1 ASC NULLS LAST, 3 ASC",
     )
     if not differing:
         return Finding("ledger against table", "ok", 0, "")

@@ -56,7 +56,7 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str | None) -> 
             for first, last, kind, http, message, attempts in run(
                 cursor,
                 f"SELECT from_date, to_date, kind, http_status, message, attempts FROM ({unmet})"
-                f" ORDER BY from_date, to_date LIMIT {SHOWN_FAILURES}",
+                f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}",
             ):
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
     asked = result.from_date is not None

@@ -10,7 +10,18 @@ from duckdb import DuckDBPyRelation
 from mpnb._errors import PlanError
 from mpnb._event_names import closest, event_names
 from mpnb._ledger import HELD, of_table
-from mpnb._properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, in_batches, literal, merged
+from mpnb._properties import (
+    BATCH_ID,
+    FIXED,
+    REPEATED,
+    Column,
+    columns_of,
+    converted,
+    exact,
+    in_batches,
+    literal,
+    merged,
+)
 from mpnb._store import LEDGER, quoted, run
 from mpnb._typed import PROCESSED, Typed, typed
 
@@ -87,7 +98,7 @@ def event_query(
     for each in events:
         own = {c.property: c for c in each.columns}
         there = {seen.path[0] for seen in each.seen if seen.kind not in ("null", REPEATED)}
-        values = [f"{literal(each.event)} AS event_name", *FIXED.values()]
+        values = [f'{literal(each.event)} AS "event_name"', *FIXED.values()]
         for column in chosen:
             value = "NULL"
             if column.property in own:
@@ -122,7 +133,8 @@ def _rows(each: Typed, condition: str, deduplicated: bool) -> str:
     if deduplicated:
         processed = next((quoted(c.name) for c in each.columns if c.property == PROCESSED), "NULL")
         rows += (
-            " QUALIFY insert_id IS NULL OR row_number() OVER (PARTITION BY distinct_id, time, insert_id"
+            " QUALIFY insert_id IS NULL OR row_number() OVER ("
+            f"PARTITION BY {exact('distinct_id')}, time, {exact('insert_id')}"
             f" ORDER BY TRY_CAST(to_json({processed})->>'$' AS BIGINT) DESC NULLS LAST, {BATCH_ID} DESC) = 1"
         )
     return f"{rows})"

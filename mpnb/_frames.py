@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duckdb import DuckDBPyRelation
+import duckdb
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import PlanError
 from mpnb._events import event_query
+from mpnb._failures import safe_text
 from mpnb._paths import local_path, shown
-from mpnb._properties import literal
+from mpnb._properties import exact, literal
 from mpnb._queries import deduplicated_query
 from mpnb._store import interruptible, quoted, run
 
@@ -145,8 +147,16 @@ def to_parquet(
         with _private(path) as within:
             target = within if parts else within / "events.parquet"
             # Whole, since DuckDB has a home folder and a search path of its own.
-            run(cursor, f"COPY ({query}) TO {literal(str(target.absolute()))[1:-1]} (FORMAT parquet{how})")
+            _may_write(cursor, f"COPY ({query}) TO {literal(str(target.absolute()))[1:-1]} (FORMAT parquet{how})")
     return path
+
+
+def _may_write(cursor: DuckDBPyConnection, query: str) -> None:
+    try:
+        run(cursor, query)
+    except duckdb.PermissionException as error:
+        why = safe_text(str(error))
+        raise PlanError(f"this DuckDB must not write files, and arrow() and pyarrow can: {why}") from None
 
 
 @contextlib.contextmanager
@@ -170,7 +180,8 @@ def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> 
         if options:
             raise TypeError(f"{', '.join(options)}: options are for events by name, or for all")
         return events
-    return result._relation(_query(result, events, options))
+    # Frames do not take all forms of Arrow that DuckDB can be set to.
+    return result._relation(_query(result, events, options), result._store.cursor)
 
 
 def _query(result: ExportResult, events: str | Iterable[str] | None, options: dict[str, Any]) -> str:
@@ -181,8 +192,9 @@ def _query(result: ExportResult, events: str | Iterable[str] | None, options: di
         return event_query(result, events, **options)
     if options.get("columns") is None:
         return deduplicated_query(result) if options.get("deduplicated") else result._selection.events
+    name = exact("event_name")
     with result._needing_table(), result._store.reading() as cursor:
-        names = run(cursor, f"SELECT DISTINCT event_name FROM ({result._selection.events}) ORDER BY event_name")
+        names = run(cursor, f"SELECT DISTINCT {name} FROM ({result._selection.events}) ORDER BY 1 ASC")
     return event_query(result, [name for (name,) in names], **options)
 
 

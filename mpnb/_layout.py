@@ -138,7 +138,8 @@ def _from_1(cursor: DuckDBPyConnection) -> None:
     run(
         cursor,
         f"INSERT INTO {LEDGER} SELECT CASE WHEN n = 1 THEN batch_id ELSE nextval('{BATCH_IDS}') END, {rest} FROM ("
-        f"SELECT *, row_number() OVER (PARTITION BY lower(table_name), batch_id ORDER BY rowid) AS n FROM {before})",
+        f"SELECT *, row_number() OVER (PARTITION BY lower(table_name), batch_id ORDER BY rowid ASC) AS n"
+        f" FROM {before})",
     )
     run(cursor, f"DROP TABLE {before}")
 

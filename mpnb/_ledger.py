@@ -94,7 +94,7 @@ def exists(cursor: DuckDBPyConnection) -> bool:
 
 def tables(cursor: DuckDBPyConnection) -> list[str]:
     """Give the tables of events that the ledger knows, in order."""
-    return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name")]
+    return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
 
 
 def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> str:
@@ -173,7 +173,7 @@ def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     rows = run(
         cursor,
         f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER}"
-        f" WHERE {of_table(table)} AND status IN {HELD} ORDER BY from_date",
+        f" WHERE {of_table(table)} AND status IN {HELD} ORDER BY from_date ASC",
     )
     return [HeldBatch(*row) for row in rows]
 

@@ -93,12 +93,13 @@ class Column:
 def names_query(table: str) -> str:
     """Return the query for ``batch_id``, the names of all properties, and how often each occurs, in a table of rows."""
     names = f"SELECT batch_id, unnest(json_keys(properties)) AS name FROM {table}"
-    return f"SELECT batch_id, name, count(*) FROM ({names}) GROUP BY ALL"
+    return f"SELECT batch_id, {exact('name')} AS name, count(*) FROM ({names}) GROUP BY ALL"
 
 
 def repeated_query(table: str) -> str:
     """Return the query for ``batch_id``, the names that some event has twice or more, and how many events do."""
     names = f"SELECT batch_id, rowid AS event, unnest(json_keys(properties)) AS name FROM {table}"
+    names = f"SELECT batch_id, event, {exact('name')} AS name FROM ({names})"
     twice = f"SELECT batch_id, name FROM ({names}) GROUP BY batch_id, event, name HAVING count(*) > 1"
     return f"SELECT batch_id, name, count(*) FROM ({twice}) GROUP BY ALL"
 
@@ -181,9 +182,9 @@ def _scan_objects(
 ) -> Iterator[Seen]:
     """Scan objects where all of a batch have the same keys: only they make a STRUCT that is equal to them."""
     regular: dict[int, list[str]] = {}
+    in_order = exact("to_json(list_sort(json_keys(value), 'ASC', 'NULLS LAST'))::VARCHAR")
     for batch_id, least, most in run(
-        "SELECT batch_id, min(keys), max(keys) FROM ("
-        "SELECT batch_id, to_json(list_sort(json_keys(value)))::VARCHAR AS keys"
+        f"SELECT batch_id, min(keys), max(keys) FROM (SELECT batch_id, {in_order} AS keys"
         f" FROM ({rows}) WHERE json_type(value) = 'OBJECT') GROUP BY batch_id"
     ):
         keys = json.loads(least)
@@ -380,6 +381,11 @@ def in_batches(batch_ids: Iterable[int], column: str) -> str:
 def literal(text: str) -> str:
     """Quote a text, whatever is in it. No statement can hold NUL."""
     return "(" + " || chr(0) || ".join("'" + part.replace("'", "''") + "'" for part in text.split("\0")) + ")"
+
+
+def exact(text: str) -> str:
+    """Return a text of SQL that equals no other, whatever collation the user's connection has by default."""
+    return f"{text} COLLATE C"
 
 
 def _pointer(name: str) -> str:

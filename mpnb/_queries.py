@@ -8,7 +8,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import PlanError
 from mpnb._offset import time_offset
-from mpnb._properties import literal
+from mpnb._properties import exact, literal
 from mpnb._selection import Selection
 from mpnb._store import run
 
@@ -34,7 +34,7 @@ def deduplicated_query(result: ExportResult) -> str:
     """Return the query of ``deduplicated()``."""
     return (
         f"SELECT * FROM ({result._selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
-        " PARTITION BY event_name, distinct_id, time, insert_id"
+        f" PARTITION BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
         " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) = 1"
     )
 
@@ -49,11 +49,12 @@ def duplicates(self: ExportResult) -> DuckDBPyRelation:
         ClosedError: the result was closed.
     """
     return self._relation(
-        "SELECT event_name, sum(events)::BIGINT AS events,"
-        " sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS duplicates"
-        " FROM (SELECT event_name, distinct_id, time, insert_id, count(*) AS events"
-        f" FROM ({self._selection.events}) GROUP BY ALL)"
-        " GROUP BY event_name ORDER BY duplicates DESC, event_name"
+        'SELECT any_value(event_name) AS "event_name", sum(events)::BIGINT AS "events",'
+        ' sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS "duplicates"'
+        " FROM (SELECT any_value(event_name) AS event_name, any_value(insert_id) AS insert_id, count(*) AS events"
+        f" FROM ({self._selection.events})"
+        f" GROUP BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')})"
+        f" GROUP BY {exact('event_name')} ORDER BY duplicates DESC, {exact('any_value(event_name)')} ASC"
     )
 
 
@@ -68,9 +69,10 @@ def event_names(self: ExportResult) -> DuckDBPyRelation:
         ClosedError: the result was closed.
     """
     return self._relation(
-        "SELECT event_name, count(*) AS events, count(DISTINCT nullif(distinct_id, '')) AS users,"
-        f" min(time) AS first, max(time) AS last FROM ({self._selection.events})"
-        " GROUP BY event_name ORDER BY events DESC, event_name"
+        'SELECT any_value(event_name) AS "event_name", count(*) AS "events",'
+        f" count(DISTINCT nullif({exact('distinct_id')}, '')) AS \"users\","
+        f' min(time) AS "first", max(time) AS "last" FROM ({self._selection.events})'
+        f" GROUP BY {exact('event_name')} ORDER BY events DESC, {exact('any_value(event_name)')} ASC"
     )
 
 
@@ -104,7 +106,8 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
     meant = "time BETWEEN TIMESTAMP '0001-01-02' AND TIMESTAMP '9999-12-30'"
     utc = f"CASE WHEN {meant} THEN time END AT TIME ZONE {literal(project_timezone or 'UTC')}"
     return self._events(
-        f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS utc_time, ({utc}) AT TIME ZONE {literal(zone)} AS local_time"
+        f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS \"utc_time\","
+        f' ({utc}) AT TIME ZONE {literal(zone)} AS "local_time"'
         f" FROM ({events})"
     )
 

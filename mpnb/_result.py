@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -23,6 +24,7 @@ from mpnb._failures import Failure
 from mpnb._ledger import HELD, Source, ended_exports, source_of
 from mpnb._origin import Origin, remember
 from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
+from mpnb._relation import Connect, only_reads, related, relation, variables_in
 from mpnb._scalars import whole_number
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, MEMORY, REJECTED, Store, columns_of, quoted, run
@@ -87,8 +89,7 @@ class ExportResult:
         self._retry = retry
         self._call = call
         self._late_days = late_days
-        self._con: DuckDBPyConnection | None = None
-        self._lock = threading.Lock()
+        self._own = threading.local()  # the connection of each thread, as .con
         self.table = selection.table
         self.from_date: date | None
         self.to_date: date | None
@@ -181,7 +182,8 @@ class ExportResult:
             ClosedError: the result was closed.
         """
         return self._relation(
-            f"SELECT * FROM {LEDGER} WHERE {self._selection.batches()} ORDER BY from_date, to_date, batch_id"
+            f"SELECT * FROM {LEDGER} WHERE {self._selection.batches()}"
+            " ORDER BY from_date ASC, to_date ASC, batch_id ASC"
         )
 
     @property
@@ -200,7 +202,7 @@ class ExportResult:
             "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
             f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self._selection.batches(HELD)}) AS b"
             " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
-            " ORDER BY b.from_date, r.line_number"
+            " ORDER BY b.from_date ASC, r.line_number ASC"
         )
 
     # Each is described where it is written.
@@ -215,25 +217,41 @@ class ExportResult:
     @property
     def con(self) -> DuckDBPyConnection:
         """
-        Give a connection for your own SQL, always the same one. It is closed with the result.
+        Return a connection for your own SQL, in each thread always the same one. It is closed with the result.
+
+        Once a thread has it, its ``sql()`` runs there, too, and sees its temporary tables and settings. As DuckDB has
+        it, what is half read of a connection is in the way of its next query, or with DuckDB 1.5 ends there.
 
         Raises:
             ClosedError: the result was closed.
         """
-        with self._lock:
-            if self._con is None or self._store.closed:
-                self._con = self._store.user_cursor()
-            return self._con
+        if self._store.closed or not hasattr(self._own, "con"):
+            self._own.con = self._store.user_cursor()
+        con: DuckDBPyConnection = self._own.con
+        return con
 
     def sql(self, query: str) -> DuckDBPyRelation:
         """
-        Run SQL on the database and give a relation. The tables have the names that they were exported to.
+        Run SQL on the database and return a relation. The tables have the names that they were exported to.
+
+        The caller's variables can be named like tables, as for ``duckdb.sql``: pandas and polars frames, Arrow tables,
+        and relations of this result. Statements that do more than read run once, at the call, on ``con``.
 
         Raises:
             ClosedError: the result was closed.
             duckdb.Error: the query is at fault.
         """
-        return self._store.user_cursor().sql(query)
+        return self.sql_with(query, variables_in(query, sys._getframe(1)))
+
+    def sql_with(self, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
+        """Do what ``sql()`` does with variables that are not the caller's."""
+        connect = self._store.user_cursor
+        named = {name: each for name, each in variables.items() if name in query}
+        if not hasattr(self._own, "con") and only_reads(connect(), query):
+            return relation(connect, lambda connection: related(connection, connect, query, named))
+        made = related(self.con, connect, query, named)
+        # A statement without rows makes none.
+        return made if made is None else relation(connect, lambda _: made, self.con)
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
@@ -333,9 +351,9 @@ class ExportResult:
         with self._store.reading() as cursor:
             rows = run(
                 cursor,
-                "SELECT kind, first(message ORDER BY from_date), first(http_status ORDER BY from_date),"
-                f" first(hint ORDER BY from_date), count(*), sum(count(*)) OVER ()::BIGINT FROM ({self._failures()})"
-                " GROUP BY kind ORDER BY count(*) DESC, kind LIMIT 1",
+                "SELECT kind, first(message ORDER BY from_date ASC), first(http_status ORDER BY from_date ASC),"
+                " first(hint ORDER BY from_date ASC), count(*), sum(count(*)) OVER ()::BIGINT"
+                f" FROM ({self._failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1",
             )
             landed = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
         if not rows:
@@ -412,9 +430,20 @@ class ExportResult:
         with self._store.reading() as cursor:
             return self._selection.failures(ended_exports(cursor, self.table))
 
-    def _relation(self, query: str) -> DuckDBPyRelation:
-        with self._needing_table():
-            return self._store.user_cursor().sql(query)
+    def _relation(self, query: str, connect: Connect | None = None) -> DuckDBPyRelation:
+        """Make a relation of a query of this package, on connections with the user's settings if not said otherwise."""
+        connect = connect or self._store.user_cursor
+        # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
+        ours = ", ".join(
+            f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {self._store.place}.{quoted(name)})"
+            for name in (LEDGER, REJECTED, self.table)
+        )
+
+        def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
+            with self._needing_table():
+                return related(connection, connect, f"WITH {ours} {query}", {})
+
+        return relation(connect, make)
 
     def _events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
         """

@@ -125,14 +125,15 @@ class Selection:
             f" finished_at, batch_id FROM (SELECT * {rows} IN {UNMET} UNION ALL SELECT * REPLACE ('failed' AS status,"
             f" 'write' AS kind, '{UNNOTED}' AS message, true AS retryable, '{UNNOTED_HINT}' AS hint)"
             f" {rows} NOT IN {HELD} AND status NOT IN {UNMET})"
-            f" WHERE batch_id IN (SELECT batch_id FROM ({self.unmet(ended)})) ORDER BY from_date, to_date, batch_id"
+            f" WHERE batch_id IN (SELECT batch_id FROM ({self.unmet(ended)}))"
+            " ORDER BY from_date ASC, to_date ASC, batch_id ASC"
         )
 
     def unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
         """Return the ranges of days that this result misses, apart by failed batch, in date order."""
         query = self.unmet(ledger.ended_exports(cursor, self.table))
         # Of failures that overlap, the latest says what the day waits for.
-        days = run(cursor, f"SELECT max(batch_id), day FROM ({query}) GROUP BY day ORDER BY day")
+        days = run(cursor, f"SELECT max(batch_id), day FROM ({query}) GROUP BY day ORDER BY day ASC")
         ranges: list[tuple[date, date]] = []
         before = None
         for batch_id, day in days:

@@ -57,6 +57,11 @@ DEFAULTS = {
     "disable_timestamptz_casts": "false",
     "errors_as_json": "false",
     "file_search_path": "''",
+    "arrow_large_buffer_size": "false",
+    "arrow_output_list_view": "false",
+    "arrow_lossless_conversion": "false",
+    "arrow_output_version": "'1.0'",
+    "produce_arrow_string_view": "false",
     "max_execution_time": "0",
     "max_expression_depth": "1000",
     # A name that is missing is an error, never a variable of this package.

@@ -391,7 +391,7 @@ def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] 
     rows = run(
         cursor,
         "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
-        " AND schema_name = current_schema() AND lower(table_name) = lower(?) ORDER BY column_index",
+        " AND schema_name = current_schema() AND lower(table_name) = lower(?) ORDER BY column_index ASC",
         [table],
     )
     return [(name, kind) for name, kind in rows] or None

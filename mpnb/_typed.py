@@ -30,6 +30,7 @@ from mpnb._properties import (
     Column,
     Seen,
     columns_of,
+    exact,
     in_batches,
     literal,
     merged,
@@ -94,9 +95,9 @@ def typed(
             there = _there(cursor, table, name)
             known = _known(cursor, table, name, kinds=kinds)
             if known is not None and known.covers == there.rows.keys() == _current(cursor, known, there):
-                return known.typed(name)
+                return known.typed(store, name)
         if not any(there.of_event.values()):
-            names = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(table)}")
+            names = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(table)}")
             raise PlanError(f"there is no event {name!r} in {store.label}{closest(name, [n for (n,) in names])}")
     if materialize:
         try:
@@ -179,8 +180,8 @@ class _Known:
     columns: tuple[Column, ...]
     seen: list[Seen]
 
-    def typed(self, name: str) -> Typed:
-        return Typed(name, self.columns, _table(self.number), self.seen)
+    def typed(self, store: Store, name: str) -> Typed:
+        return Typed(name, self.columns, _placed(store, self.number), self.seen)
 
 
 def _materialize(store: Store, table: str, name: str) -> Typed | None:
@@ -209,7 +210,7 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
                 run(cursor, f"CREATE OR REPLACE TABLE {_table(number)} AS {query}")
             run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {number} AND NOT {in_batches(current, 'batch_id')}")
             _enter(cursor, _Known(number, frozenset(there.rows), columns, found), table, name)
-        return Typed(name, columns, _table(number), seen)
+        return Typed(name, columns, _placed(store, number), seen)
 
 
 def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> None:
@@ -243,7 +244,8 @@ def _known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = T
         return None
     found = run(
         cursor,
-        f"SELECT id, batches, columns FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY}) AND event_name = ?",
+        f"SELECT id, batches, columns FROM {SCHEMA}.events"
+        f" WHERE lower(table_name) = lower({KEY}) AND {exact('event_name')} = ?",
         [table, name],
     )
     if not found:
@@ -342,7 +344,7 @@ class _There:
 def _there(cursor: DuckDBPyConnection, table: str, name: str) -> _There:
     counts = run(
         cursor,
-        f"SELECT batch_id, count(*), count(*) FILTER (event_name = {literal(name)}) FROM {quoted(table)}"
+        f"SELECT batch_id, count(*), count(*) FILTER ({exact('event_name')} = {literal(name)}) FROM {quoted(table)}"
         f" WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)}"
         f" AND status IN {ledger.HELD}) GROUP BY batch_id",
     )
@@ -359,8 +361,13 @@ def _current(cursor: DuckDBPyConnection, known: _Known, there: _There) -> frozen
 
 def _events(table: str, name: str, batch_ids: Iterable[int]) -> str:
     mine = in_batches(batch_ids, "batch_id")
-    return f"SELECT * FROM {quoted(table)} WHERE event_name = {literal(name)} AND {mine}"
+    return f"SELECT * FROM {quoted(table)} WHERE {exact('event_name')} = {literal(name)} AND {mine}"
 
 
 def _table(number: int) -> str:
     return f"{SCHEMA}.event_{int(number)}"
+
+
+def _placed(store: Store, number: int) -> str:
+    """Return the name of a table that holds on any connection to the instance."""
+    return f"{quoted(store.place.database)}.{_table(number)}"

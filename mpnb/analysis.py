@@ -18,8 +18,10 @@ for any other relation, before 1970 or after 2099. ``result.check()`` counts the
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from types import FrameType
 from typing import Any
 
 import duckdb
@@ -29,7 +31,8 @@ from mpnb._errors import PlanError
 from mpnb._event_names import closest
 from mpnb._failures import safe_text
 from mpnb._origin import origin_of
-from mpnb._properties import literal
+from mpnb._properties import exact, literal
+from mpnb._relation import called_with, variables_in
 from mpnb._store import interruptible, quoted
 from mpnb._warn import warn
 
@@ -42,6 +45,7 @@ Step = str | tuple[str, str]
 EVER = (date(1970, 1, 1), date(2100, 1, 1))
 # What a wall clock in any zone is off, where a project is older than 2023.
 SLACK = timedelta(days=1)
+_NAME = exact("CAST(event_name AS VARCHAR)")
 # Of raw events, looked through for names that are like one that is not there.
 SAMPLE = 10_000
 
@@ -77,39 +81,41 @@ def funnel(
     _check(events, user, [name for name, _ in pairs])
     people = _people(events, user)
     queries = [
-        f"step_{number} AS (SELECT DISTINCT mpnb_person AS person, time FROM ({people})"
-        f" WHERE event_name = {literal(name)} AND ({condition}))"
+        f"mpnb_step_{number} AS (SELECT DISTINCT mpnb_person AS person, time FROM ({people})"
+        f" WHERE {_is(name)} AND ({condition}))"
         for number, (name, condition) in enumerate(pairs, 1)
     ]
-    queries.append("way_1 AS (SELECT person, time AS t1 FROM step_1)")
+    queries.append("mpnb_way_1 AS (SELECT person, time AS t1 FROM mpnb_step_1)")
     for number in range(2, len(pairs) + 1):
         least = f"t{number - 1}"
         if before := [k for k in range(1, number) if pairs[k - 1][0] == pairs[number - 1][0]]:
             least = f"greatest({least}, t{before[-1]} + INTERVAL 1 MICROSECOND)"
         # The earliest event that fits leaves the most room for the next step, so that one join for each is enough.
         queries.append(
-            f"way_{number} AS (SELECT way.* EXCLUDE (least),"
+            f"mpnb_way_{number} AS (SELECT w.* EXCLUDE (least),"
             f" CASE WHEN s.time <= t1 + to_microseconds({microseconds}) THEN s.time END AS t{number}"
             f" FROM (SELECT *, CASE WHEN t{number - 1} IS NOT NULL THEN {least} END AS least"
-            f" FROM way_{number - 1}) AS way"
-            f" ASOF LEFT JOIN step_{number} AS s ON way.person = s.person AND way.least <= s.time)"
+            f" FROM mpnb_way_{number - 1}) AS w"
+            f" ASOF LEFT JOIN mpnb_step_{number} AS s ON w.person = s.person AND w.least <= s.time)"
         )
     times = [f"t{number}" for number in range(1, len(pairs) + 1)]
     queries.append(
-        f"best AS (SELECT * FROM way_{len(pairs)} QUALIFY row_number() OVER ("
-        f"PARTITION BY person ORDER BY {' + '.join(f'({time} IS NOT NULL)::INTEGER' for time in times)} DESC, t1) = 1)"
+        f"mpnb_best AS (SELECT * FROM mpnb_way_{len(pairs)} QUALIFY row_number() OVER (PARTITION BY person"
+        f" ORDER BY {' + '.join(f'({time} IS NOT NULL)::INTEGER' for time in times)} DESC, t1 ASC) = 1)"
     )
     counts = " UNION ALL ".join(
         f"SELECT {number} AS step, {literal(name)} AS event_name, count(t{number}) AS users,"
-        f" median(epoch(t{number} - t1))::DOUBLE AS median_seconds FROM best"
+        f" median(epoch(t{number} - t1))::DOUBLE AS median_seconds FROM mpnb_best"
         for number, (name, _) in enumerate(pairs, 1)
     )
     return _query(
         events,
-        f"WITH {', '.join(queries)} SELECT step, event_name, users,"
-        " users / nullif(first_value(users) OVER (ORDER BY step), 0) AS of_first,"
-        " users / nullif(lag(users) OVER (ORDER BY step), 0) AS of_previous,"
-        f" median_seconds FROM ({counts}) ORDER BY step",
+        f"WITH {', '.join(queries)}"
+        ' SELECT step AS "step", event_name AS "event_name", users AS "users",'
+        ' users::DOUBLE / nullif(first_value(users) OVER (ORDER BY step ASC), 0) AS "of_first",'
+        ' users::DOUBLE / nullif(lag(users) OVER (ORDER BY step ASC), 0) AS "of_previous",'
+        f' median_seconds AS "median_seconds" FROM ({counts}) ORDER BY step ASC',
+        sys._getframe(1),
     )
 
 
@@ -143,17 +149,19 @@ def retention(
     later = ">" if first_name == again_name else ">="
     return _query(
         events,
-        f"""WITH births AS (SELECT mpnb_person AS person, min(time) AS born, date_trunc('{unit}', min(time)) AS cohort
-            FROM ({people}) WHERE event_name = {literal(first_name)} AND ({first_if}) GROUP BY ALL),
-        returns AS (SELECT cohort, date_diff('{unit}', cohort, time) AS period, count(DISTINCT births.person) AS users
-            FROM births JOIN (SELECT mpnb_person AS person, time FROM ({people})
-                WHERE event_name = {literal(again_name)} AND ({again_if})) AS again
-            ON births.person = again.person AND again.time {later} born GROUP BY ALL),
-        periods AS (SELECT cohort, size, unnest(range(date_diff('{unit}', cohort, last) + 1)) AS period
-            FROM (SELECT cohort, count(*) AS size FROM births GROUP BY cohort),
+        f"""WITH mpnb_births AS (
+            SELECT mpnb_person AS person, min(time) AS born, date_trunc('{unit}', min(time)) AS cohort
+            FROM ({people}) WHERE {_is(first_name)} AND ({first_if}) GROUP BY ALL),
+        mpnb_again AS (SELECT mpnb_person AS person, time FROM ({people}) WHERE {_is(again_name)} AND ({again_if})),
+        mpnb_returns AS (SELECT cohort, date_diff('{unit}', cohort, time) AS period, count(DISTINCT b.person) AS users
+            FROM mpnb_births AS b JOIN mpnb_again AS a ON b.person = a.person AND a.time {later} born GROUP BY ALL),
+        mpnb_periods AS (SELECT cohort, size, unnest(range(date_diff('{unit}', cohort, last) + 1)) AS period
+            FROM (SELECT cohort, count(*) AS size FROM mpnb_births GROUP BY cohort),
                  (SELECT max(time) AS last FROM mpnb_events WHERE {_usable(events)}))
-        SELECT cohort, size, period, coalesce(users, 0) AS users, coalesce(users, 0) / size AS share
-        FROM periods LEFT JOIN returns USING (cohort, period) ORDER BY cohort, period""",
+        SELECT cohort AS "cohort", size AS "size", period AS "period", coalesce(users, 0) AS "users",
+            coalesce(users, 0)::DOUBLE / size AS "share"
+        FROM mpnb_periods LEFT JOIN mpnb_returns USING (cohort, period) ORDER BY cohort ASC, period ASC""",
+        sys._getframe(1),
     )
 
 
@@ -190,29 +198,33 @@ def segmentation(
     if origin is not None and origin.only == (name,) and "event_name" not in events.columns:
         name = None  # all events of the relation are of that name
     _check(events, user, [] if name is None else [name])
-    named = "" if name is None else f" AND event_name = {literal(name)}"
-    segment = "NULL" if by is None else _segment(events, by)
-    shown = "" if by is None else "cells.segment, "
+    named = "" if name is None else f" AND {_is(name)}"
+    frame = sys._getframe(1)
+    segment = "NULL" if by is None else _segment(events, by, frame)
+    shown = "" if by is None else 's.segment AS "segment", '
     return _query(
         events,
-        f"""WITH chosen AS (SELECT date_trunc('{unit}', time) AS period, {segment} AS segment,
-                nullif(CAST({quoted(user)} AS VARCHAR), '') AS person
+        f"""WITH mpnb_chosen AS (
+            SELECT date_trunc('{unit}', time) AS period, {segment} AS segment, {_person(user)} AS person
             FROM mpnb_events WHERE {_usable(events)} AND ({condition}){named}),
-        counted AS (SELECT period, segment, count(*) AS events, count(DISTINCT person) AS users
-            FROM chosen GROUP BY ALL),
-        cells AS (SELECT period, segment FROM
-            (SELECT unnest(generate_series(min(period), max(period), INTERVAL 1 {unit})) AS period FROM chosen),
-            (SELECT DISTINCT segment FROM chosen))
-        SELECT cells.period, {shown}coalesce(events, 0) AS events, coalesce(users, 0) AS users
-        FROM cells LEFT JOIN counted
-            ON counted.period = cells.period AND counted.segment IS NOT DISTINCT FROM cells.segment
-        ORDER BY cells.period, coalesce(events, 0) DESC, cells.segment""",
+        mpnb_counted AS (SELECT period, segment, count(*) AS events, count(DISTINCT person) AS users
+            FROM mpnb_chosen GROUP BY ALL),
+        mpnb_cells AS (SELECT period, segment FROM
+            (SELECT unnest(generate_series(min(period), max(period), INTERVAL 1 {unit})) AS period FROM mpnb_chosen),
+            (SELECT DISTINCT segment FROM mpnb_chosen))
+        SELECT s.period AS "period", {shown}coalesce(events, 0) AS "events", coalesce(users, 0) AS "users"
+        FROM mpnb_cells AS s LEFT JOIN mpnb_counted AS c
+            ON c.period = s.period AND c.segment IS NOT DISTINCT FROM s.segment
+        ORDER BY s.period ASC, coalesce(events, 0) DESC, s.segment ASC NULLS LAST""",
+        frame,
     )
 
 
-def _query(events: DuckDBPyRelation, query: str) -> DuckDBPyRelation:
+def _query(events: DuckDBPyRelation, query: str, frame: FrameType | None = None) -> DuckDBPyRelation:
+    """Run a query over events by the name ``mpnb_events``. What a user wrote in it finds the variables of a frame."""
+    variables = variables_in(query, frame) if frame else {}
     try:
-        relation = events.query("mpnb_events", query)
+        relation = called_with(variables, events.query, "mpnb_events", query)
     except (duckdb.BinderException, duckdb.ParserException, duckdb.InvalidInputException) as error:
         raise PlanError(
             f"a condition or by= cannot be read as SQL on the columns of events: {_first_line(error)}. A property of"
@@ -249,8 +261,16 @@ def _microseconds(window: object) -> int:
     return given // timedelta(microseconds=1)
 
 
+def _is(name: str) -> str:
+    return f"{_NAME} = {literal(name)}"
+
+
+def _person(user: str) -> str:
+    return exact(f"nullif(CAST({quoted(user)} AS VARCHAR), '')")
+
+
 def _people(events: DuckDBPyRelation, user: str) -> str:
-    person = f"nullif(CAST({quoted(user)} AS VARCHAR), '')"
+    person = _person(user)
     return f"SELECT *, {person} AS mpnb_person FROM mpnb_events WHERE {person} IS NOT NULL AND {_usable(events)}"
 
 
@@ -262,10 +282,17 @@ def _usable(events: DuckDBPyRelation) -> str:
     return f"time >= TIMESTAMP '{first}' AND time < TIMESTAMP '{end}'"
 
 
-def _segment(events: DuckDBPyRelation, by: object) -> str:
-    """Return what to split by as SQL: a column before a property, and that before an expression."""
+def _segment(events: DuckDBPyRelation, by: object, frame: FrameType) -> str:
+    """Return what to split by as SQL, so that no two of its values are taken for one."""
     if not isinstance(by, str):
         raise PlanError(f"by is a column, a property or an expression of SQL, not {by!r}")
+    split = _column_or_expression(events, by, frame)
+    kind = _query(events, f"SELECT {split} FROM mpnb_events", frame).types[0]
+    return exact(f"({split})") if kind == "VARCHAR" else split
+
+
+def _column_or_expression(events: DuckDBPyRelation, by: str, frame: FrameType) -> str:
+    """Return a column before a property, and that before an expression."""
     if by in events.columns:
         return quoted(by)
     value = f"properties->>{literal('/' + by.replace('~', '~0').replace('/', '~1'))}"
@@ -274,16 +301,16 @@ def _segment(events: DuckDBPyRelation, by: object) -> str:
     if is_raw and re.fullmatch(r"[$\w]+", by) and _occurs(events, value):
         return value
     try:
-        events.query("mpnb_events", f"SELECT ({by}) FROM mpnb_events")
+        query = f"SELECT ({by}) FROM mpnb_events"
+        called_with(variables_in(query, frame), events.query, "mpnb_events", query)
     except duckdb.Error as error:
         if is_raw and _occurs(events, value):
             return value
         known = list(events.columns)
         if is_raw:
             sample = f"SELECT properties FROM mpnb_events LIMIT {SAMPLE}"
-            known += [
-                name for (name,) in _rows(events, f"SELECT DISTINCT unnest(json_keys(properties)) FROM ({sample})")
-            ]
+            keys = f"SELECT unnest(json_keys(properties)) AS key FROM ({sample})"
+            known += [name for (name,) in _rows(events, f"SELECT DISTINCT {exact('key')} FROM ({keys})")]
         hint = closest(by, known) or f", and as SQL it cannot be read: {_first_line(error)}"
         raise PlanError(f"events has no column{' or property' * is_raw} {by!r}{hint}") from None
     return by
@@ -319,11 +346,9 @@ def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
             warn(f"events has no {name!r}, though the table has: it counts as 0")
         return
     wanted = ", ".join(map(literal, names))
-    found = {
-        name for (name,) in _rows(events, f"SELECT DISTINCT event_name FROM mpnb_events WHERE event_name IN ({wanted})")
-    }
+    found = {name for (name,) in _rows(events, f"SELECT DISTINCT {_NAME} FROM mpnb_events WHERE {_NAME} IN ({wanted})")}
     if lacking := [name for name in names if name not in found]:
-        there = [name for (name,) in _rows(events, "SELECT DISTINCT event_name FROM mpnb_events") if name]
+        there = [name for (name,) in _rows(events, f"SELECT DISTINCT {_NAME} FROM mpnb_events") if name]
         for name in lacking:
             warn(f"events has no {name!r}, which counts as 0{closest(name, there)}")
 

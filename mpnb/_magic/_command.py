@@ -56,7 +56,8 @@ class Command:
     def mpexport(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Shown:
         # The manual is its docstring, see below.
         with _errors_in_one_line():
-            options = self._parse(line, {**self._shell.user_ns, **(local_ns or {})})
+            names = {**self._shell.user_ns, **(local_ns or {})}
+            options = self._parse(line, names)
             _check(options, cell)
             if "help" in options:
                 print(manual(PARSER))
@@ -72,7 +73,7 @@ class Command:
                 if isinstance(made, mpnb.ExportResult):
                     made.known_as(options.name)
             if cell is not None and isinstance(made, mpnb.ExportResult):
-                return made.sql(cell)
+                return made.sql_with(cell, names)
             return made
 
     mpexport.__doc__ = manual(PARSER)

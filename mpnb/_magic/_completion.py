@@ -76,7 +76,9 @@ class Completion:
                     return there
                 for each in there:
                     if each.lower() == str(table).lower():
-                        query = f"SELECT DISTINCT event_name FROM {quoted_name(each)} ORDER BY event_name LIMIT {MOST}"
+                        query = (
+                            f"SELECT DISTINCT event_name FROM {quoted_name(each)} ORDER BY event_name ASC LIMIT {MOST}"
+                        )
                         return [event for (event,) in run(cursor, query)]
         return []
 
