@@ -24,6 +24,7 @@ from mpnb._failures import Failure
 from mpnb._ledger import HELD, Source, ended_exports, source_of
 from mpnb._origin import Origin, remember
 from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
+from mpnb._properties import exact
 from mpnb._relation import Connect, only_reads, related, relation, variables_in
 from mpnb._scalars import whole_number
 from mpnb._selection import Selection
@@ -467,7 +468,8 @@ class ExportResult:
     def _lacking(self, only: Sequence[str] | None, names: Sequence[str]) -> list[str]:
         """Return those of some names that there is no event of."""
         there = names if only is None else [name for name in names if name in only]
-        query = f"SELECT DISTINCT event_name FROM ({self._selection.events}) WHERE list_contains(?, event_name)"
+        name = exact("event_name")
+        query = f"SELECT DISTINCT {name} FROM ({self._selection.events}) WHERE list_contains(?, {name})"
         with self._needing_table(), self._store.reading() as cursor:
             found = {name for (name,) in run(cursor, query, [there])}
         return [name for name in names if name not in found]
@@ -475,7 +477,7 @@ class ExportResult:
     def _names(self) -> tuple[list[str], str]:
         """Return the names of all events that the table has, whatever their days, and how to call the database."""
         with self._needing_table(), self._store.reading() as cursor:
-            rows = run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)} ORDER BY event_name")
+            rows = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(self.table)} ORDER BY 1 ASC")
         return [name for (name,) in rows], self._store.label
 
     @contextlib.contextmanager
