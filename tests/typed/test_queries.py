@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas
@@ -52,9 +52,10 @@ def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None
         assert len(result.catalog().columns) == 12
 
 
-def twice(number: int) -> bytes:
-    """Make an event with a key twice, one three times, and one twice in an object within."""
-    properties = f'"time":{1767225600 + number},"k":{number},"k":"b","z/~":1,"z/~":2,"z/~":3,"o":{{"x":1,"x":2}}'
+def twice(of: date, number: int) -> bytes:
+    """Make an event of a day with a key twice, one three times, and one twice in an object within."""
+    time = int(datetime(of.year, of.month, of.day, tzinfo=UTC).timestamp()) + number
+    properties = f'"time":{time},"k":{number},"k":"b","z/~":1,"z/~":2,"z/~":3,"o":{{"x":1,"x":2}}'
     return f'{{"event":"E","properties":{{{properties}}}}}'.encode()
 
 
@@ -68,8 +69,8 @@ def test_the_catalog_counts_events_with_a_key_twice(
     export: Export, sandbox: Callable[..., Sandbox], materialize: bool
 ) -> None:
     """The column has the first value, ``properties`` all of them; an object within is kept whole."""
-    plain = b'{"event":"E","properties":{"time":1767225600,"k":7,"o":{"x":1,"x":2}}}'
-    mp = sandbox(lines=lambda d: [plain, *map(twice, range(d.day))])
+    plain = b'{"event":"E","properties":{"k":7,"o":{"x":1,"x":2}}}'
+    mp = sandbox(lines=lambda d: [plain, *(twice(d, n) for n in range(d.day))])
     result = export(mp, day(1), day(3), chunk_days=1)
     assert repeats(result, materialize=materialize) == {"k": 6, "z/~": 6}
     assert sorted(result.event("E", columns=["k", "z/~"]).project('k, "z/~"').fetchall()) == sorted(
@@ -82,7 +83,7 @@ def test_the_catalog_counts_events_with_a_key_twice(
 
 def test_the_catalog_counts_in_the_days_that_were_asked_for(export: Export, sandbox: Callable[..., Sandbox]) -> None:
     """Of a batch with other days as well, the rows of those days alone."""
-    mp = sandbox(lines=lambda d: [twice((d - day(1)).days * 86400 + n) for n in range(d.day)])
+    mp = sandbox(lines=lambda d: [twice(d, n) for n in range(d.day)])
     export(mp, day(1), day(3), chunk_days=7)
     assert repeats(export(mp, day(2), day(3))) == {"k": 5, "z/~": 5}
 
@@ -91,7 +92,7 @@ def test_typed_tables_of_an_older_mpnb_are_looked_through_again(
     export: Export, sandbox: Callable[..., Sandbox]
 ) -> None:
     """They do not know what is repeated; the catalog does not take that for nothing."""
-    result = export(sandbox(lines=lambda d: [twice(1)]), day(1), day(2), chunk_days=1)
+    result = export(sandbox(lines=lambda d: [twice(d, 1)]), day(1), day(2), chunk_days=1)
     result.event("E")
     result.con.execute("DELETE FROM mpnb_typed.kinds WHERE kind = 'repeated'").fetchall()
     assert repeats(result) == {"k": 2, "z/~": 2}
