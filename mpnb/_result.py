@@ -166,8 +166,8 @@ class ExportResult:
 
         Columns: ``from_date``, ``to_date``, ``status``, ``kind`` (``rate_limit``, ``timeout``, ``connection``,
         ``truncated``, ``http``, ``decode``, ``write``, ``auth``, ``cancelled``), ``http_status``, ``message``,
-        ``attempts``, ``retryable`` (whether the same request may succeed later), ``hint``, ``started_at``,
-        ``finished_at`` (UTC), ``batch_id``.
+        ``attempts``, ``retryable`` (whether the same request may succeed later), ``hint``, ``started_at``
+        (when its last request began), ``finished_at`` (both in UTC), ``batch_id``.
 
         Raises:
             ClosedError: the result was closed.
