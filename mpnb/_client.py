@@ -23,7 +23,7 @@ from mpnb._limits import Cancelled
 from mpnb._reach import unreached
 from mpnb._route import Route
 from mpnb._spool import PlainCopy, SpoolFolder
-from mpnb._verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, Verifier
+from mpnb._verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, NoExport, Verifier
 from mpnb._version import __version__
 from mpnb._wire import TooSlow, Wire
 
@@ -221,7 +221,10 @@ class Connection:
                 on_answer(answer.status_code)
                 if answer.status_code != 200:
                     raise FetchError(_refusal(answer, request))
-                return _keep(answer, request, spool, path, is_cancelled, on_bytes)
+                try:
+                    return _keep(answer, request, spool, path, is_cancelled, on_bytes)
+                except NoExport as error:
+                    raise FetchError(_judged_words(answer, error.words, request)) from None
         except Cancelled:
             raise
         except Exception as error:
@@ -263,9 +266,13 @@ def _refusal(answer: Answer, request: Request) -> Failure:
     if answer.headers.get("content-encoding", "").lower() == "gzip":
         with contextlib.suppress(GZIP_ERROR):
             body = isal_zlib.decompressobj(wbits=31).decompress(body, MAX_ERROR_BODY)
+    return _judged_words(answer, body, request)
+
+
+def _judged_words(answer: Answer, words: bytes, request: Request) -> Failure:
     return from_answer(
         answer.status_code,
-        body[:MAX_ERROR_BODY],
+        words[:MAX_ERROR_BODY],
         answer.headers.get("retry-after"),
         where=request.where,
         asks_for_today=request.to_date >= today().isoformat(),
@@ -285,9 +292,7 @@ def _keep(
     if encoding not in ("gzip", "x-gzip", "identity", ""):
         raise FetchError(_unasked(f"as {encoding!r}, which was not asked for"))
     if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
-        # RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between
-        # two lines.
-        raise BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
+        raise _unframed(answer, Verifier(gzip="gzip" in encoding))
     gzip = "gzip" in encoding
     with PlainCopy(spool, path.with_name(path.name + ".plain")) as copy:
         verifier = Verifier(gzip=gzip, on_unpacked=copy.write)
@@ -319,6 +324,25 @@ def _unasked(how: str) -> Failure:
     """Judge a body in an encoding that was not asked for. The next one would come alike."""
     hint = "Something between here and Mixpanel packs answers anew, a proxy perhaps: go without it, then retry."
     return failure("decode", f"the body comes {how}", http_status=200, retryable=False, hint=hint)
+
+
+def _unframed(answer: Answer, verifier: Verifier) -> Exception:
+    """
+    Judge an answer with neither a length nor chunks by how it begins.
+
+    RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between two
+    lines. What is no export at all says so all the same.
+    """
+    size = 0
+    with contextlib.suppress(*HTTP_ERRORS, BodyError):
+        for piece in answer.iter_raw():
+            verifier.feed(piece)
+            size += len(piece)
+            if size >= MAX_ERROR_BODY:
+                break
+    if verifier.words and verifier.words.strip():
+        return NoExport(verifier.words)
+    return BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
 
 
 def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:

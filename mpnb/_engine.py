@@ -110,6 +110,8 @@ class Engine:
         self._has_reached = False  # any request has left this machine
         self._trying: set[int] = set()  # batches with a request under way
         self._unreached: set[int] = set()  # batches whose request did not leave, since the last one that did
+        self._has_fetched = False  # any body was whole
+        self._strangers = 0  # batches that somebody else answered
         self._aborting = False
         self._go = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{export_id}")
@@ -413,13 +415,16 @@ class Engine:
             self._tell_wait(index, state)
 
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            # Not tenacity's own count: the writer may have sent the batch back.
+            stop=lambda _: task.attempts >= MAX_ATTEMPTS,
             retry=lambda state: _is_worth_another(task, state),
             wait=self._seconds_until_next,
             sleep=self._sleep,
             before_sleep=before_sleep,
             reraise=True,
         )
+        if task.attempts:
+            self._sleep(BACKOFF_SECONDS * 2.0 ** (task.attempts - 1))
         try:
             for attempt in retrying:
                 with attempt:
@@ -436,10 +441,13 @@ class Engine:
                 self._halt(why, abort=why.kind == "write")
             elif why.unreached:
                 self._count_unreached(index, why, is_last=True)
+            elif why.stranger:
+                self._count_stranger(why)
             return
         except BaseException:
             self._spool.remove(path)
             raise
+        self._has_fetched = True
         self._spool.finish(kept)
         if index not in self._tasks:  # its group has failed meanwhile
             self._spool.remove(kept)
@@ -521,6 +529,14 @@ class Engine:
             decided = len(self._unreached) > 1 and (has_reached or self._trying <= self._unreached)
         if decided:
             self._halt(replace(why, hits_all=True), abort=not has_reached)
+
+    def _count_stranger(self, why: Failure) -> None:
+        """End the export where two batches were answered by somebody else, and none came through."""
+        with self._changed:
+            self._strangers += 1
+            is_every = self._strangers > 1 and not self._has_fetched
+        if is_every:
+            self._halt(replace(why, hits_all=True), abort=False)
 
     def _path(self, task: _Task) -> Path:
         return self._spool.path / f"{task.batch_id}.jsonl"
@@ -613,6 +629,8 @@ class Engine:
         why = outcome.failure
         if why.kind == "cancelled":
             return  # closed out with the others
+        if why.kind == "truncated" and self._fetch_again(item.index, why):
+            return
         if outcome.fatal:
             self._store.broken = True
         with self._changed:
@@ -622,6 +640,22 @@ class Engine:
         self._end(item.index)
         if why.hits_all:
             self._halt(why, abort=True)
+
+    def _fetch_again(self, index: int, why: Failure) -> bool:
+        """
+        Give a batch back to the workers whose lines say that its answer ended early, where it has an attempt left.
+
+        One that is written together with others goes by its first answer: they would wait for it.
+        """
+        with self._changed:
+            task = self._tasks[index]
+            if task.attempts >= MAX_ATTEMPTS or task.group is not None or self._stopping.is_set():
+                return False
+        self._board.set(index, "waiting", error=str(why), bytes=0)
+        with self._changed:
+            self._ready.append(index)
+            self._changed.notify_all()
+        return True
 
 
 def _failure_of(state: tenacity.RetryCallState) -> Failure:

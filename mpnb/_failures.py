@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import groupby
+from typing import Any
 
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
 MAX_MESSAGE = 500
@@ -35,6 +36,7 @@ class Failure:
         wait: seconds to wait before the next attempt as the server asked, ``None`` for a backoff.
         queries_over: of a 429, by how many queries the rolling hour was over its limit, 0 where it was not.
         unreached: no request left this machine. Nothing is charged for it, and others are likely to meet the same.
+        stranger: somebody else answered in Mixpanel's place. Others are likely to meet the same.
         once_more: a second answer of its kind ends the batch, since more of them would cost requests for nothing.
     """
 
@@ -48,6 +50,7 @@ class Failure:
     wait: float | None = None
     queries_over: int = 0
     unreached: bool = False
+    stranger: bool = False
     once_more: bool = False
 
     def __str__(self) -> str:
@@ -75,6 +78,22 @@ HINTS = {
 # What Mixpanel's messages call a filter and its parts; where= is a request's address that is said back.
 ABOUT_FILTER = re.compile(r"\b(where(?!=)|selector|filter|expression|operators?|operands?|syntax)\b", re.IGNORECASE)
 
+NO_EXPORT = (
+    "Something between here and Mixpanel answered in its place, such as a proxy that wants a sign-in: do what it says,"
+    " or check HTTPS_PROXY and MP_API_BASE_URL, then retry."
+)
+# What refusals say whose status got lost on the way, by the status that has the same rules. The first two may come from
+# a load balancer, in plain words.
+STATUS_WORDS = tuple(
+    (status, re.compile(words, re.IGNORECASE))
+    for status, words in (
+        (429, "rate limit|too many requests|queries running"),
+        (503, "internal (server )?error|unavailable|timed? ?out|try again"),
+        (401, "credentials|unauthori[sz]ed|authenticat|permission|forbidden"),
+        (402, r"your plan\b"),
+    )
+)
+
 
 def failure(kind: str, message: str, **more: object) -> Failure:
     """Make a failure with the usual hint of its kind."""
@@ -85,7 +104,7 @@ def from_answer(
     status: int, body: bytes, retry_after: str | None, *, where: str | None, asks_for_today: bool, now: float
 ) -> Failure:
     """
-    Judge an answer that is not a 200.
+    Judge an answer that is not an export: by its status, and a 200 by its words.
 
     Args:
         body: its first kilobytes, decompressed.
@@ -97,6 +116,14 @@ def from_answer(
     Mixpanel's answers: https://developer.mixpanel.com/reference/raw-event-export
     """
     message = error_text(body) or "no message"
+    if status == 200:
+        meant = _status_meant(message, body)
+        if meant is None:
+            text = f"the answer is no export: {message}"
+            return failure("http", text, http_status=200, retryable=False, stranger=True, hint=NO_EXPORT)
+        why = from_answer(meant, body, retry_after, where=where, asks_for_today=asks_for_today, now=now)
+        # Only its words say what it is, and each request is one of the hour's.
+        return replace(why, http_status=200, once_more=why.retryable)
     lower = message.lower()
     if status == 429 or (status == 504 and "too many requests" in lower):
         wait, over = _seconds(retry_after, now), _queries_over(lower)
@@ -133,6 +160,17 @@ def _speaks_of(where: str, message: str) -> bool:
     return ABOUT_FILTER.search(message) is not None or (len(where) >= 8 and where in message)
 
 
+def _status_meant(message: str, body: bytes) -> int | None:
+    """Return the status that the words of a 200 stand for, ``None`` where they are nothing that Mixpanel says."""
+    error = _object_in(body).get("error")
+    is_page = body.lstrip().startswith(b"<")  # somebody's, whatever it says
+    for status, words in STATUS_WORDS if error else STATUS_WORDS[:2]:
+        if words.search(message) and not is_page:
+            return status
+    # Mixpanel's errors are objects. What has none of these words is about the request.
+    return 400 if error else None
+
+
 def from_os_error(error: OSError) -> Failure:
     """Judge what the system says when a spool file is to be written. The next batch would meet the same."""
     hints = {
@@ -147,15 +185,20 @@ def from_os_error(error: OSError) -> Failure:
 
 def error_text(body: bytes) -> str:
     """Take the message out of an error body, which is JSON with ``error`` or plain text, as one short safe line."""
+    value = _object_in(body)
     text = body.decode("utf-8-sig", errors="replace")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        text = next((v for key in ("error", "message") if isinstance(v := value.get(key), str) and v), text)
+    text = next((v for key in ("error", "message") if isinstance(v := value.get(key), str) and v), text)
     # A load balancer's page: the words that it shows are enough.
     return safe_text(_page_text(text) if text.lstrip()[:1] == "<" else text)
+
+
+def _object_in(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body is, an empty one where it is none."""
+    try:
+        value = json.loads(body.decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _page_text(page: str) -> str:

@@ -1,13 +1,15 @@
 """
-Whether a body is whole: every gzip member to its trailer, every line counted, the last line an event.
+Whether a body is whole: every gzip member to its trailer, every line counted, and the last line closed.
 
 httpx's own decoder stops after the first gzip member, accepts a stream that ends before its trailer, and DuckDB does
 not look at the checksum: so the bytes are judged here, as they arrive, and kept as they came.
+
+Whether a line is an event is not asked here, wherever it stands: DuckDB decides that, when the lines are written.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +26,28 @@ PIECE = 32 << 10
 # Under DuckDB's default maximum_object_size of 16 MiB; Mixpanel's own limit is 1 MB of JSON an event.
 MAX_LINE = 15 << 20
 BLANK = b" \t\r\n"
+BOM = b"\xef\xbb\xbf"
 # Where the last line of a block is looked for first: most events are shorter.
 END = 16 << 10
 # Event lines shrink to a twentieth; deflate ends at 1,032. Past both bounds it is a decompression bomb.
 BOMB_RATIO = 250
 BOMB_BYTES = 256 << 20
-# Mixpanel's own words in place of JSON when it gave up in mid-export.
-MARKERS = (b"terminated early", b"export terminated early")
+# Mixpanel's own words in place of JSON when it gave up in mid-export, alone or after "export".
+MARKER = b"terminated early"
+# What is read of words that stand in the place of events: no refusal is longer.
+WORDS = 64 << 10
+
+
+def _key(name: bytes) -> bytes:
+    r"""Return a pattern for a key of a JSON object, each letter as it is or as \uXXXX."""
+    return b"".join(b"(?:%c|\\\\u00%02x)" % (letter, letter) for letter in name)
+
+
+_EVENT_KEY = rb'"(?:%s|%s)"\s*:' % (_key(b"event"), _key(b"properties"))
+_HAS_EVENT_KEY = re.compile(_EVENT_KEY, re.IGNORECASE)
+_HAS_ERROR_KEY = re.compile(rb'"error"\s*:', re.IGNORECASE)
+# The beginning of a line that is an event, or was meant to be one.
+_LIKE_EVENT = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t\r]*\{[^\n]*?" + _EVENT_KEY, re.IGNORECASE | re.MULTILINE)
 
 
 class BodyError(Exception):
@@ -44,6 +61,19 @@ class BodyError(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class NoExport(Exception):
+    """
+    The body is no export at all: none of its lines is anything like an event.
+
+    Attributes:
+        words: its first kilobytes, decompressed.
+    """
+
+    def __init__(self, words: bytes) -> None:
+        super().__init__("the body is no export")
+        self.words = words
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +109,9 @@ class Verifier:
         self._size = 0
         self._json_size = 0
         self._newlines = 0
+        self._open = 0  # bytes since the last line end
         self._tail = b""  # the last line that is not blank, and what follows it
+        self._words: bytes | None = b""  # how the body begins, until a line of it is like an event
         self._inflate: Any = None  # the decompressor of the member that is under way
         self._members = 0
 
@@ -131,6 +163,9 @@ class Verifier:
         self._json_size += len(block)
         # bytes.count() looks at each byte by itself; this leaps from one to the next, in a fifth of the time.
         self._newlines += len(block) - len(block.replace(b"\n", b""))
+        self._measure_lines(block)
+        if self._words is not None:
+            self._look_for_events(block, self._words)
         # Where that line begins in the last bytes of the block, the block need not be copied to find it.
         end = block[-END:] if len(block) > END else b""
         tail = end if b"\n" in end.rstrip(BLANK) else self._tail + block
@@ -138,14 +173,32 @@ class Verifier:
             text = tail.rstrip(BLANK)
             rest = tail[len(text) :]
             tail = text[text.rfind(b"\n") + 1 :] + (b"\n" if b"\n" in rest else rest)
-        if len(tail) > MAX_LINE:
-            raise BodyError("decode", f"a line is longer than {MAX_LINE >> 20} MiB")
         self._tail = tail
+
+    def _measure_lines(self, block: bytes) -> None:
+        """Refuse a line that is too long, wherever blocks divide it: no block is as long as such a line."""
+        first = block.find(b"\n")
+        size = self._open + (first if first >= 0 else len(block))
+        if size > MAX_LINE:
+            raise BodyError("decode", f"a line is longer than {MAX_LINE >> 20} MiB")
+        self._open = len(block) - block.rfind(b"\n") - 1 if first >= 0 else size
+
+    def _look_for_events(self, block: bytes, words: bytes) -> None:
+        """Look for a line that is like an event: in an export it is the first of all, and no more is looked at."""
+        # Of a line that is longer than words are, the beginning was looked at before: at 1, ^ is a line end's alone.
+        is_short = len(self._tail) < WORDS
+        found = _LIKE_EVENT.search(self._tail + block if is_short else block, 0 if is_short else 1)
+        self._words = None if found else words + block[: WORDS - len(words)]
 
     @property
     def last_line(self) -> bytes:
         """Return the last line so far that is not blank."""
         return self._tail.strip(BLANK)
+
+    @property
+    def words(self) -> bytes | None:
+        """Return how the body begins, ``None`` where any line of it is like an event."""
+        return self._words
 
     def finish(self) -> Body:
         """
@@ -153,24 +206,62 @@ class Verifier:
 
         Raises:
             BodyError: it ends too early (kind ``"truncated"``).
+            NoExport: it is something else than events.
         """
         if self._inflate is not None:
             raise BodyError("truncated", f"the body ends inside gzip member {self._members}, before its trailer")
-        last = self._tail.strip(BLANK)
-        if last.lower() in MARKERS:
-            raise BodyError("truncated", f"Mixpanel ended the export early: {last.decode()!r}")
-        if last and not is_event(last):
-            raise BodyError("truncated", f"the last line is no event: {last[:80]!r}")
-        open_line = bool(last) and not self._tail.endswith(b"\n")
-        return Body(self._gzip, self._size, self._json_size, self._newlines + open_line)
+        if self._gzip and not self._members:
+            raise BodyError("truncated", "the body is said to be compressed, and not a byte of it came")
+        last = _bare(self._tail)
+        if _is_marker(last):
+            raise BodyError("truncated", f"Mixpanel ended the export early: {last[:80]!r}")
+        is_open = bool(last) and not self._tail.endswith(b"\n")
+        if is_open and not _is_closed(last) and (self._words is None or last.startswith(b"{")):
+            raise BodyError("truncated", f"the last line is cut: {last[:80]!r}")
+        if last and self._words is not None:
+            raise NoExport(self._words)
+        if why := ended_early(last):
+            raise BodyError("truncated", why)
+        return Body(self._gzip, self._size, self._json_size, self._newlines + is_open)
 
 
-def is_event(line: bytes) -> bool:
-    """Say whether a line is what the table takes: strict UTF-8 and JSON, a text ``event``, an object ``properties``."""
-    try:
-        value = json.loads(line.decode())
-        # What cannot be encoded is half of a surrogate pair, which DuckDB refuses to read as text.
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("properties"), dict)
+def ended_early(line: bytes) -> str | None:
+    """Say how a line ends an export before its end: by Mixpanel's marker, or an error. None for any other line."""
+    text = _bare(line)
+    if _is_marker(text):
+        return f"Mixpanel ended the export early: {text[:80]!r}"
+    if _is_error(text):
+        return f"an error stands among the events: {text[:200]!r}"
+    return None
+
+
+def _bare(line: bytes) -> bytes:
+    return line.removeprefix(BOM).strip(BLANK)
+
+
+def _is_marker(text: bytes) -> bool:
+    return not text.startswith(b"{") and len(text) <= WORDS and MARKER in text.lower()
+
+
+def _is_error(text: bytes) -> bool:
+    """Whether an object tells of an error in place of an event: ``{"request": …, "error": …}``, in any order."""
+    return (
+        text.startswith(b"{")
+        and len(text) <= WORDS
+        and _HAS_ERROR_KEY.search(text) is not None
+        and _HAS_EVENT_KEY.search(text) is None
+    )
+
+
+def _is_closed(text: bytes) -> bool:
+    """Whether a text that begins an object also ends it. No JSON is judged: it only says that nothing was cut off."""
+    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    parts = text.split(b'"')  # every other one is within quotes
+    outside = b"".join(parts[::2])
+    return (
+        len(parts) % 2 == 1
+        and text.startswith(b"{")
+        and text.endswith(b"}")
+        and outside.count(b"{") == outside.count(b"}")
+        and outside.count(b"[") == outside.count(b"]")
+    )

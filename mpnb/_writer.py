@@ -24,12 +24,10 @@ from mpnb._insert import NotAllEvents, blocks, insert_files, insert_lines
 from mpnb._ledger import Arrival, LedgerError
 from mpnb._plan import DAY, Batch, make_batches
 from mpnb._store import Store, run
-from mpnb._verify import Body
+from mpnb._verify import Body, BodyError
 
 QUEUED_SPOOLS = 20
-# Batches that wait are written together, in one statement and transaction, until they have this many lines: each of
-# DuckDB's threads then fills whole row groups, and reads a file of its own. Measured with batches of 140,000 events and
-# two threads: 0.9 times the CPU of one by one.
+# Batches that wait are written together, in one transaction, until they have this many lines.
 TOGETHER_LINES = 400_000
 # DuckDB's row group. What has fewer rows goes to its log first and to the table at a checkpoint: 1.4 times the CPU.
 ROW_GROUP = 122_880
@@ -37,6 +35,10 @@ ROW_GROUP = 122_880
 LINGER_SECONDS = 0.25
 # Between two looks at whether they still are.
 LOOK_SECONDS = 0.02
+SPOOL_CHANGED = (
+    "Its spool file changed before it was written, and nothing of it was kept: retry, with spool=mpnb.Spool(folder) on"
+    " another disk if it happens again."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -306,6 +308,9 @@ class Writer(threading.Thread):
             if len(landed) == len(items):
                 return landed
             raise self._write_error(error) from None
+        except BodyError as error:
+            hint = SPOOL_CHANGED if error.kind == "decode" else HINTS[error.kind]
+            raise WriteError(failure(error.kind, safe_text(str(error)), http_status=200, hint=hint)) from None
         except Exception as error:
             message = safe_text(f"unexpected {type(error).__name__}: {error}")
             raise WriteError(failure("write", message)) from error
@@ -361,12 +366,9 @@ class Writer(threading.Thread):
                 self._in_insert = False
 
     def _insert(self, items: list[Fetched]) -> list[tuple[int, int]]:
-        # One reader's files are all compressed, or none.
-        for compressed in (False, True):
-            files = [item for item in items if item.body.lines and item.body.gzip is compressed]
-            if files:
-                with self._interruptible():
-                    insert_files(self._cursor, self._table, files)
+        files = [item for item in items if item.body.lines]
+        with self._interruptible():
+            insert_files(self._cursor, self._table, files)
         return [(item.body.lines, 0) for item in items]
 
     def _insert_line_by_line(self, items: list[Fetched]) -> list[tuple[int, int]]:
@@ -465,5 +467,5 @@ def _days_of(batch: Batch) -> list[Batch]:
 
 
 def _can_join(item: Fetched) -> bool:
-    """Say whether it may be written together with others: one reader's files are all compressed, or none."""
+    """Say whether it may be written together with others. A body that is still compressed is a large one."""
     return not item.body.gzip and item.body.lines > 0

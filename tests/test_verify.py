@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpnb import _verify
-from mpnb._verify import Body, BodyError, Verifier
+from mpnb._verify import Body, BodyError, NoExport, Verifier, ended_early
 from tests._helpers import event, zipped
 
 LINES = b"".join(event(n=n, text="ä\u2028\u0085 \n") + b"\n" for n in range(4))
@@ -88,22 +88,123 @@ def test_mixpanels_own_marker_means_truncated(marker: bytes, end: bytes, before:
         assert kind_of([zipped(*halves)] if zip_it else halves, gzip=zip_it) == "truncated"
 
 
-@pytest.mark.parametrize(
-    "last",
-    [b"{", b"42", b"null", b'["an", "array"]', b'{"error": "x"}', b'{"event": "a"}', b'{"event": 5, "properties": {}}',
-     b'{"event": "a", "properties": []}', b'{"event": null, "properties": {}}', b"terminated", b'{"event": "\xff"}',
-     b'{"event": "\\ud800", "properties": {}}', b"{}{}", b"[" * 100_000],
-    ids=lambda last: repr(last)[:40],
-)  # fmt: skip
-def test_a_last_line_that_is_no_event_means_truncated(last: bytes) -> None:
-    """Whatever it is instead: half a line, an error, a value of another shape."""
+ODD = [
+    b"{",
+    b"42",
+    b"null",
+    b'["an", "array"]',
+    b'{"event": "a"}',
+    b'{"event": 5, "properties": {}}',
+    b'{"event": null, "properties": {}}',
+    b'{"event": "a", "properties": null}',
+    b'{"event": "a", "error": 1}',
+    b"terminated",
+    b'{"event": "\xff"}',
+    b'{"event": "\\ud800", "properties": {}}',
+    b'{"event": "a", "properties": {"n": ' + b"1" * 5000 + b"}}",
+    b"{}{}",
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:40])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n \n"], ids=["closed", "blank lines"])
+@pytest.mark.parametrize("place", [0, 2, 4], ids=["first", "inside", "last"])
+def test_a_line_that_is_no_event_is_no_matter_of_the_body(odd: bytes, end: bytes, place: int) -> None:
+    """Wherever it stands, closed by a line end, it is counted and not judged: that is for whoever writes the lines."""
+    lines = LINES.splitlines(keepends=True)
+    assert len(lines) == 4
+    body = b"".join([*lines[:place], odd + end, *lines[place:]])
+    for cuts in (1, 3):
+        assert judge(pieces(zipped(*pieces(body, cuts)), cuts)).lines == 4 + end.count(b"\n")
+
+
+WHOLE = [
+    event(),
+    event(text='"}]\\'),
+    event(text="\\" * 7 + '"' * 3 + "}{]["),
+    b'{"event": "E", "properties": {"title": "half an emoji \\ud83d"}}',
+    b'{"event": null, "properties": null}',
+    b'{"event": "a\xff", "properties": {}}',
+    b'{"event": "a", "properties": {"n": ' + b"[" * 9000 + b"]" * 9000 + b"}}",
+    b'{"event": "a", "properties": {"n": ' + b"1" * 5000 + b"}}",
+]
+
+
+@pytest.mark.parametrize("line", WHOLE, ids=lambda line: repr(line)[:40])
+def test_a_last_line_without_an_end_is_whole_or_cut(line: bytes) -> None:
+    """An object that is closed counts as a line, event or not; all that is shorter was cut off."""
+    for before in (b"", LINES):
+        assert judge([before + line], gzip=False).lines == judge([before + line + b"\n"], gzip=False).lines
+    for at in {*range(1, min(len(line), 200)), len(line) - 1}:
+        assert kind_of([LINES + line[:at]], gzip=False) == "truncated"
+        assert kind_of([line[:at]], gzip=False) == "truncated"
+
+
+@pytest.mark.parametrize("last", [b"42", b"null", b'["an", "array"]', b"terminated", b"x" * 99, b'{"a": 1}]'])
+def test_a_last_line_without_an_end_that_is_no_object_is_cut(last: bytes) -> None:
+    """Nobody can say how it would have gone on."""
     assert kind_of([zipped(LINES + last)]) == "truncated"
-    assert kind_of([zipped(LINES + last + b"\r\n \n")]) == "truncated"
+    assert judge([zipped(LINES + last + b"\n")]).lines == 5
 
 
-def test_a_line_that_is_no_event_further_up_is_no_matter_of_the_body() -> None:
-    """It is kept among the rejected lines later; the body is whole."""
-    assert judge([zipped(b"{\n" + LINES)]).lines == 5
+ERRORS = [
+    b'{"error": "x"}',
+    b'{"request": "/api/2.0/export", "error": "Query rate limit exceeded"}',
+    b' {\t"Error" : null, "status": 0}\r',
+    b'\xef\xbb\xbf{"error": "\\ud800"}',
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n \n"])
+@pytest.mark.parametrize("zip_it", [True, False])
+def test_an_error_after_events_means_truncated(error: bytes, end: bytes, zip_it: bool) -> None:
+    """As the last line, with any line end, however it is divided."""
+    body = LINES + error + end
+    for cut in (len(LINES), len(LINES) + 5, len(body)):
+        halves = [body[:cut], body[cut:]]
+        assert kind_of([zipped(*halves)] if zip_it else halves, gzip=zip_it) == "truncated"
+
+
+NO_EXPORTS = [
+    b"rate limit reached",
+    b"<!DOCTYPE html>\n<html>\n<script>\n{\n}\n</script>\n<p>Sign in</p></html>\n",
+    *ERRORS,
+    b'{\n  "error": "x",\n  "status": 1\n}\n',
+    b"[]",
+    b"{}\n",
+    b"null\n\n",
+    b'[{"event": "a", "properties": {}}]\n',
+    b'{"results": [1, 2]}',
+    b"\x00\x01",
+    b"word " * 60_000,
+    b"{" + b"x" * 300_000 + b"}",
+]
+
+
+@pytest.mark.parametrize("body", NO_EXPORTS, ids=lambda body: repr(body)[:40])
+@pytest.mark.parametrize("zip_it", [True, False])
+def test_a_body_that_is_no_export_is_told_from_one_that_is_cut(body: bytes, zip_it: bool) -> None:
+    """Not one line is like an event: its first words are kept, however it arrives."""
+    for count in (1, 2, 9):
+        chunks = [zipped(*pieces(body, count))] if zip_it else pieces(body, count)
+        with pytest.raises(NoExport) as error:
+            judge(chunks, gzip=zip_it)
+        assert error.value.words == body[: _verify.WORDS]
+
+
+@pytest.mark.parametrize("body", NO_EXPORTS, ids=lambda body: repr(body)[:40])
+@pytest.mark.parametrize("line", [*WHOLE, b'\xef\xbb\xbf {"\\u0065vent" :"a"}', b'{"a":1,"Properties":{}}'])
+def test_one_line_that_is_like_an_event_makes_it_an_export(body: bytes, line: bytes) -> None:
+    """Wherever it stands: what stands around it is judged line by line."""
+    body = body if ended_early(body) is None else b"[]"
+    text = line + b"\n" + body + b"\n"
+    assert judge(pieces(text, 7), gzip=False).lines == text.count(b"\n")
+    text = body + b"\n" + line + b"\n"
+    if line.startswith(b"\xef"):
+        text = text[:-1].removeprefix(body + b"\n") + b"\n" + body + b"\n"
+    assert judge(pieces(text, 7), gzip=False).lines == text.count(b"\n")
 
 
 @pytest.mark.parametrize(
@@ -189,39 +290,49 @@ def test_only_a_newline_ends_a_line(text: bytes, lines: int) -> None:
     st.integers(1, 9),
     st.integers(),
 )
-def test_any_mix_of_lines_is_judged_by_its_last_one(
+def test_any_mix_of_lines_is_judged_by_its_end(
     lines: list[bytes], ending: bytes, is_closed: bool, members: int, cuts: int, seed: int
 ) -> None:
-    """However it is divided into members and pieces: whole where the last line that is not blank is an event."""
+    """However it is divided into members and pieces: no export without an event, cut where no line end closes it."""
     text = ending.join(lines) + (ending if is_closed and lines else b"")
     chunks = pieces(zipped(*pieces(text, members, seed)), cuts, seed)
-    last = next((line for line in reversed(lines) if line.strip()), None)
-    if last == b"no json":
+    tail = text[text.rfind(b"\n") + 1 :].strip()
+    if text.strip() and not any(line.startswith(b"{") for line in lines):
+        with pytest.raises(NoExport):
+            judge(chunks)
+    elif tail == b"no json":
         assert kind_of(chunks) == "truncated"
     else:
-        tail = text[text.rfind(b"\n") + 1 :].strip()
         assert judge(chunks).lines == text.count(b"\n") + bool(tail)
 
 
-def test_a_body_of_no_bytes_is_whole() -> None:
-    """An empty day: the framing said that there is nothing."""
-    assert judge([]) == Body(gzip=True, size=0, json_size=0, lines=0)
+def test_a_body_of_no_bytes_is_whole_unless_it_should_be_gzip() -> None:
+    """An empty day: the framing said that there is nothing. gzip has twenty bytes even of nothing."""
+    assert judge([], gzip=False) == Body(gzip=False, size=0, json_size=0, lines=0)
     assert judge([b"", b""], gzip=False).lines == 0
+    assert judge([zipped(b"")]).lines == 0
+    assert kind_of([]) == "truncated"
+    assert kind_of([b"", b""]) == "truncated"
 
 
 @pytest.mark.parametrize("zip_it", [True, False])
 def test_a_line_may_not_outgrow_the_reader(zip_it: bool) -> None:
-    """15 MiB a line, and a block at most: just under it passes, over it is refused while it arrives."""
-    under = event(pad="x" * (_verify.MAX_LINE - 100)) + b"\n"
-    over = event(pad="x" * (_verify.MAX_LINE + _verify.BLOCK)) + b"\n"
+    """15 MiB a line, to the byte, however blocks divide it: one more is refused while it arrives."""
+    empty = len(event(pad="")) + 1
 
-    def chunks(text: bytes) -> Iterator[bytes]:
+    def line(size: int) -> bytes:
+        return event(pad="x" * (size - empty)) + b"\n"
+
+    def chunks(text: bytes, size: int) -> Iterator[bytes]:
         data = zipped(text) if zip_it else text
-        return (data[i : i + 65536] for i in range(0, len(data), 65536))
+        return (data[i : i + size] for i in range(0, len(data), size))
 
-    assert judge(chunks(LINES + under + LINES), gzip=zip_it).lines == 9
-    assert kind_of(chunks(over + LINES), gzip=zip_it) == "decode"
-    assert kind_of(chunks(LINES + over), gzip=zip_it) == "decode"
+    under, over = line(_verify.MAX_LINE + 1), line(_verify.MAX_LINE + 2)
+    for size in (65536, _verify.BLOCK):
+        assert judge(chunks(LINES + under + LINES, size), gzip=zip_it).lines == 9
+        assert kind_of(chunks(over + LINES, size), gzip=zip_it) == "decode"
+        assert kind_of(chunks(LINES + over, size), gzip=zip_it) == "decode"
+        assert kind_of(chunks(LINES + over[:-1], size), gzip=zip_it) == "decode"
 
 
 @pytest.mark.parametrize("filler", [b"\n", b" ", b"x"])

@@ -24,14 +24,19 @@ The kinds of ``Fault``. *at* means that ``Fault.at`` says where in the body; all
 | gzip_size         | the last member's size is wrong                                                                  |
 | gzip_garbage      | bytes that are not gzip follow the last member                                                   |
 | gzip_header       | ``Content-Encoding: gzip``, and the body is plain                                                |
+| gzip_fields       | each gzip header has every field that it may have: name, comment, checksum … (harmless)          |
+| gzip_nothing      | ``Content-Encoding: gzip``, and not a byte of it                                                 |
 | terminated        | lines up to *at*, then the line ``terminated early``; transport and gzip are right               |
 | export_terminated | the same with ``export terminated early``                                                        |
+| terminated_inside | the line ``terminated early`` *at*, and further lines behind it                                  |
 | terminated_only   | the body is only ``terminated early``                                                            |
 | half_line         | lines up to *at*, then half a line; transport and gzip are right                                 |
 | error_line        | the last line is ``{"error": …}``                                                                |
 | other_days        | the answer is for as many days that end four weeks before those that were asked for              |
-| bad_lines         | ``Fault.lines`` (or ``BAD_LINES``: no JSON, or no event) among a day's lines, *at*, never last   |
+| error_inside      | the line ``{"error": …}`` *at*, and further lines behind it                                      |
+| bad_lines         | ``Fault.lines`` (or ``BAD_LINES``: no JSON, or no event) among a day's lines, *at*               |
 | status            | ``Fault.status`` with ``body``, ``retry_after`` and ``headers``                                  |
+| sign_in           | 200 with a page to sign in (or ``body``), as a proxy answers in Mixpanel's place                 |
 | too_many_504      | 504 with ``Too many requests``, as a load balancer answers                                       |
 | too_large         | 400 with ``your data export may be too large``, only if more than one day is asked for           |
 | redirect          | 302 to the ``Location`` of ``headers``, or to the same path at another origin (``localhost``)    |

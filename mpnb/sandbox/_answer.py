@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from itertools import accumulate, chain, repeat
 
-from mpnb.sandbox._days import Part, member, members, part, part_of_lines
-from mpnb.sandbox._faults import BAD_LINES, BODIES, GZIP, SILENCE, TOO_LARGE, TRANSPORT, Fault, bad_lines_day
+from mpnb.sandbox._days import HEADER, Part, member, members, part, part_of_lines
+from mpnb.sandbox._faults import (
+    BAD_LINES,
+    BODIES,
+    GZIP,
+    SIGN_IN,
+    SILENCE,
+    TOO_LARGE,
+    TRANSPORT,
+    Fault,
+    bad_lines_day,
+)
 from mpnb.sandbox._wire import Framing, Strike, Wire
 
 # Mixpanel compresses bodies over about this many bytes.
@@ -22,6 +33,7 @@ BROKEN_OFF = frozenset({"reset", "cut_chunked", "stall", "hang", "drip"})
 GARBAGE = b"made-up garbage after the last member"
 NONSENSE = b"this is not a brotli stream"
 MARKERS = {"terminated": b"terminated early", "export_terminated": b"export terminated early"}
+INSIDE = {"terminated_inside": b"terminated early", "error_inside": b'{"error": "a made-up error among the events"}'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,8 @@ def refused_by(fault: Fault, path: str, other_host: str) -> Answer | None:
         case "status":
             assert fault.status is not None
             return make(fault.status, fault.body)
+        case "sign_in":
+            return make(200, fault.body or SIGN_IN)
         case "too_many_504":
             return make(504, fault.body or "Too many requests")
         case "too_large":
@@ -127,7 +141,7 @@ class Export:
             return None
         bad = tuple(BAD_LINES if fault.lines is None else fault.lines)
         lines = self.parts[day].lines()
-        at = min(fault.offset(len(lines)), max(len(lines) - 1, 0))
+        at = fault.offset(len(lines))
         self.parts[day] = part_of_lines([*lines[:at], *bad, *lines[at:]])
         return day, bad
 
@@ -149,6 +163,8 @@ class Export:
             small = kind == "plain" or plain <= GZIP_FROM
             return self._framed(self.headers, pieces, "length" if small else "chunked", fault)
         headers = self.headers | ({} if kind == "unlabelled" else {"Content-Encoding": "gzip"})
+        if kind == "gzip_nothing":
+            return self._framed(headers, [], "length", fault)
         if kind == "gzip_header":
             pieces = [each.plain() for each in parts]
             return self._framed(headers, pieces or [b""], "chunked", fault)
@@ -221,6 +237,9 @@ def _spoil_lines(parts: list[Part], fault: Fault) -> list[Part]:
         return [part([b"terminated early"])]
     if fault.kind == "error_line":
         return [*parts, part_of_lines([b'{"error": "a made-up error at the end of the export"}'])]
+    if fault.kind in INSIDE:
+        at = min(at, sum(each.count for each in parts) - 1)
+        return [*_first_lines(parts, at), part_of_lines([INSIDE[fault.kind], *_lines_from(parts, at)])]
     if fault.kind == "half_line":
         at = min(at, sum(each.count for each in parts) - 1)
         # Half of a blank line would not show.
@@ -254,10 +273,25 @@ def _inside(pieces: list[bytes], offset: int) -> int:
     return offset - 1 if offset in borders and offset > 1 else offset
 
 
+def _header_of_all_fields() -> bytes:
+    """Make the header of a gzip member that has every field that one may have (RFC 1952, 2.3.1)."""
+    fields = b"".join(
+        [
+            HEADER[:3] + b"\x1f" + HEADER[4:],
+            struct.pack("<H", 4) + b"mp\x00\x00",
+            b"made up\x00",
+            b"a made-up comment\x00",
+        ]
+    )
+    return fields + struct.pack("<H", zlib.crc32(fields) & 0xFFFF)
+
+
 def _spoil_gzip(pieces: list[bytes], fault: Fault) -> list[bytes]:
     whole = pieces[:-1]
     last = pieces[-1] if pieces else b""
     match fault.kind:
+        case "gzip_fields":
+            return [_header_of_all_fields() if piece is HEADER else piece for piece in pieces]
         case "gzip_cut":
             data = b"".join(pieces)
             return [data[: _inside(pieces, fault.offset(len(data)))]]

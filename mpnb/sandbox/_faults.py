@@ -17,11 +17,21 @@ from mpnb.sandbox._days import checked_day
 TRANSPORT = frozenset(
     {"reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain", "twice"}
 )
-GZIP = frozenset({"gzip_cut", "gzip_crc", "gzip_size", "gzip_garbage", "gzip_header"})
+GZIP = frozenset({"gzip_cut", "gzip_crc", "gzip_size", "gzip_garbage", "gzip_header", "gzip_fields", "gzip_nothing"})
 LINES = frozenset(
-    {"terminated", "export_terminated", "terminated_only", "half_line", "error_line", "bad_lines", "other_days"}
+    {
+        "terminated",
+        "export_terminated",
+        "terminated_inside",
+        "terminated_only",
+        "half_line",
+        "error_line",
+        "error_inside",
+        "bad_lines",
+        "other_days",
+    }
 )
-STATUS = frozenset({"status", "too_many_504", "too_large", "redirect", "redirect_same"})
+STATUS = frozenset({"status", "sign_in", "too_many_504", "too_large", "redirect", "redirect_same"})
 SILENCE = frozenset({"stall", "slow_start", "hang", "hang_start", "drip"})
 HOSTILE = frozenset({"bomb", "long_line", "encoding_br", "encoding_zstd", "unlabelled", "charset"})
 KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE
@@ -41,7 +51,7 @@ BAD_LINES: tuple[bytes, ...] = (
     b'["an", "array"]',
     b"42",
     b'{"properties": {"time": 1767225600, "distinct_id": "no event"}}',
-    b'{"error": "a made-up error in the middle"}',
+    b'{"event": 5, "properties": {"time": 1767225600, "distinct_id": "the name is no text"}}',
     b'{"event": "Properties no object", "properties": "none"}',
 )
 
@@ -60,6 +70,13 @@ BODIES: dict[int, str | Mapping[str, object]] = {
     503: "Service Unavailable",
     504: "upstream request timeout",
 }  # fmt: skip
+# What a proxy answers in Mixpanel's place, with status 200.
+SIGN_IN = """<!DOCTYPE html>
+<html><head><title>Sign in to the made-up network</title><style>
+{ color: red }
+</style></head>
+<body><form>User <input name="user"></form></body></html>
+"""
 TOO_LARGE = {"request": "/api/2.0/export", "error": "your data export may be too large, please request fewer days"}
 
 
@@ -174,7 +191,7 @@ class Target:
             return self.from_date < self.to_date
         if fault.kind == "redirect_same":
             return not self.marked
-        if fault.kind == "half_line":
+        if fault.kind in ("half_line", "terminated_inside", "error_inside"):
             return any(self.days().values())
         return fault.kind != "bad_lines" or bad_lines_day(fault, self.days()) is not None
 

@@ -180,6 +180,23 @@ def test_gzip_header_lies(ask):
         assert got.body == b"".join(line + b"\n" for line in mp.lines(DAY))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_gzip_fields_are_rare_and_right(ask, count):
+    """Each member's header has all five fields, and the data is whole."""
+    with faulty(Fault("gzip_fields"), gzip_members=count) as mp:
+        got = ask(mp)
+        assert gzip.decompress(got.body) == b"".join(line + b"\n" for line in mp.lines(DAY))
+        assert got.body.count(b"\x1f\x8b\x08\x1f") == got.body.count(b"a made-up comment\0") == count
+
+
+def test_gzip_nothing_has_no_byte(ask):
+    """Content-Encoding says gzip, and the body is empty, as its length says."""
+    with faulty(Fault("gzip_nothing")) as mp:
+        got = ask(mp)
+        assert (got.end, got.body) == ("frame", b"")
+        assert (got.headers["content-encoding"], got.headers["content-length"]) == ("gzip", "0")
+
+
 def test_gzip_faults_wait_for_a_client_that_takes_gzip(ask):
     """A fault that could not show is not used up."""
     with faulty(Fault("gzip_crc")) as mp:
@@ -233,14 +250,27 @@ def test_error_line_is_last(ask):
         assert "error" in json.loads(error)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("terminated_inside", b"terminated early"), ("error_inside", b'{"error": ')]
+)
+@pytest.mark.parametrize("at", [0, 0.5, 1.0])
+def test_the_words_of_an_early_end_stand_inside(ask, kind, words, at):
+    """At either end too: every line is there, and at least one of them follows."""
+    with faulty(Fault(kind, at=at)) as mp:
+        lines, whole = ask(mp).lines, list(mp.lines(DAY))
+    [place] = [n for n, line in enumerate(lines) if line.startswith(words)]
+    assert place == min(int(at * len(whole)), len(whole) - 1)
+    assert lines[:place] + lines[place + 1 :] == whole
+
+
 @pytest.mark.parametrize("at", [0, 0.5, 1.0])
 @pytest.mark.parametrize("own", [None, (b"not json", b"")])
 def test_bad_lines_are_among_a_days_lines(ask, at, own):
-    """They are put in whole, never last, and count neither for lines() nor for count()."""
+    """They are put in whole, at either end too, and count neither for lines() nor for count()."""
     with faulty(Fault("bad_lines", day=NEXT, at=at, lines=own)) as mp:
         got = ask(mp, DAY, NEXT)
         bad, good = own or BAD_LINES, list(mp.lines(NEXT))
-        kept = min(int(at * len(good)), len(good) - 1)
+        kept = int(at * len(good))
         assert got.lines == [*mp.lines(DAY), *good[:kept], *bad, *good[kept:]]
         assert mp.bad_lines(NEXT) == bad
         assert mp.bad_lines(DAY) == ()
@@ -290,6 +320,15 @@ def test_status_sends_body_and_headers_as_given(ask):
     assert (json.loads(first.body), first.headers["retry-after"], first.headers["x-own"]) == (some, "2.5", "1")
     assert first.headers["content-type"] == "application/json"
     assert (second.body, second.headers["retry-after"]) == (b"later", "Fri, 31 Dec 1999 23:59:59 GMT")
+
+
+def test_sign_in_is_a_page_with_status_200(ask):
+    """As a proxy answers: HTML, and nothing in its head says that it is no export."""
+    with faulty(Fault("sign_in")) as mp:
+        got = ask(mp)
+        assert (got.status, got.headers["content-type"]) == (200, "text/html")
+        assert b"<title>Sign in" in got.body
+        assert sound(mp, ask(mp))
 
 
 def test_too_many_504(ask):
