@@ -64,6 +64,8 @@ def insert_files(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched
             Nothing is told of which.
     """
     try:
+        if not all(_is_as_verified(file) for file in files):
+            raise NotAllEvents
         for some in _read_together(files):
             rows = _insert_joined(cursor, table, some) if len(some) > 1 else _insert_file(cursor, table, some[0])
             # No file gives more rows than it has lines: where the sums are equal, so is each.
@@ -75,6 +77,10 @@ def insert_files(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched
         # It does not say whether the file or the database is at fault. To write line by line tells them apart, since
         # Python reads the file then; so it does where the user's DuckDB must not (enable_external_access).
         raise NotAllEvents from error
+
+
+def _is_as_verified(file: Fetched) -> bool:
+    return file.path.stat().st_size == (file.body.size if file.body.gzip else file.body.json_size)
 
 
 def _read_together(files: Sequence[Fetched]) -> Iterator[list[Fetched]]:

@@ -27,6 +27,8 @@ PIECE = 32 << 10
 MAX_LINE = 15 << 20
 BLANK = b" \t\r\n"
 BOM = b"\xef\xbb\xbf"
+# What DuckDB's reader leaves out around a line.
+AROUND = BLANK + b"\v\f"
 # Where the last line of a block is looked for first: most events are shorter.
 END = 16 << 10
 # Event lines shrink to a twentieth; deflate ends at 1,032. Past both bounds it is a decompression bomb.
@@ -47,7 +49,7 @@ _EVENT_KEY = rb'"(?:%s|%s)"\s*:' % (_key(b"event"), _key(b"properties"))
 _HAS_EVENT_KEY = re.compile(_EVENT_KEY, re.IGNORECASE)
 _HAS_ERROR_KEY = re.compile(rb'"error"\s*:', re.IGNORECASE)
 # The beginning of a line that is an event, or was meant to be one.
-_LIKE_EVENT = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t\r]*\{[^\n]*?" + _EVENT_KEY, re.IGNORECASE | re.MULTILINE)
+_LIKE_EVENT = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t\r\v\f]*\{[^\n]*?" + _EVENT_KEY, re.IGNORECASE | re.MULTILINE)
 
 
 class BodyError(Exception):
@@ -236,7 +238,7 @@ def ended_early(line: bytes) -> str | None:
 
 
 def _bare(line: bytes) -> bytes:
-    return line.removeprefix(BOM).strip(BLANK)
+    return line.removeprefix(BOM).strip(AROUND)
 
 
 def _is_marker(text: bytes) -> bool:

@@ -309,8 +309,9 @@ class Writer(threading.Thread):
                 return landed
             raise self._write_error(error) from None
         except BodyError as error:
-            hint = SPOOL_CHANGED if error.kind == "decode" else HINTS[error.kind]
-            raise WriteError(failure(error.kind, safe_text(str(error)), http_status=200, hint=hint)) from None
+            is_ours = error.kind == "decode"
+            hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
+            raise WriteError(failure(error.kind, safe_text(str(error)), http_status=status, hint=hint)) from None
         except Exception as error:
             message = safe_text(f"unexpected {type(error).__name__}: {error}")
             raise WriteError(failure("write", message)) from error
