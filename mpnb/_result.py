@@ -153,6 +153,7 @@ class ExportResult:
 
         Columns: ``event_name``, ``time`` (TIMESTAMP, as exported), ``distinct_id``, ``device_id``, ``user_id``,
         ``insert_id`` (VARCHAR, null where the event has none), ``properties`` (JSON, all of them), ``batch_id``.
+        In ``properties``, integers have any length; of a decimal the nearest double is kept, in its shortest form.
 
         Raises:
             ClosedError: the result was closed.
