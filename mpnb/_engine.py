@@ -9,6 +9,7 @@ The coordinator starts and ends everything, the workers fetch, the writer writes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -178,6 +179,7 @@ class Engine:
             self._end_writer,
             self._close_out,
             self._fold_log,
+            self._revive,
             self._spool.close,
             self._board.finish,
         ):
@@ -279,27 +281,46 @@ class Engine:
         ends = [(status, self._lost(index, task, why)) for index, task in left.items() if task.attempts]
         ends += [("failed", lost) for lost in not_noted]
         landed: dict[int, Landed] = {}
-        try:
-            with self._reopened_if_broken().reading() as cursor:
-                run(cursor, "BEGIN")
-                for status_of, lost in ends:
-                    # Nobody could ask whether a commit got through while the database was invalid.
-                    found = ledger.status_of(cursor, self._table, lost.batch_id)
-                    if found is not None and found[0] in ("done", "empty"):
-                        landed[lost.index] = Landed(*found)
-                    else:
-                        note(cursor, self._table, lost, status_of)
-                # Those that were tried say so, each for itself; all others in one statement.
-                ledger.close(cursor, self._export_id, status, why)
-                with self._store.committing():
-                    run(cursor, "COMMIT")
-        except (duckdb.Error, MpnbError, ledger.LedgerError) as error:
-            log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
+        for is_last in (False, True):  # the disk may have had room again, or work again, a moment later
+            try:
+                landed = self._note_ends(ends, status, why)
+                break
+            except (duckdb.Error, MpnbError, ledger.LedgerError) as error:
+                if is_last:
+                    log.warning("the ledger could not be written at the end: %s", safe_text(str(error)))
         for index in left:
             if index not in landed:
                 self._show_unmet(index, status, why)
         for index, outcome in landed.items():
             self._show_landed(index, outcome)
+
+    def _note_ends(self, ends: list[tuple[str, Lost]], status: str, why: Failure) -> dict[int, Landed]:
+        """
+        Note in one transaction how batches ended.
+
+        Returns:
+            Those that have landed after all, by index: nobody could ask whether a commit got through while the database
+            was invalid.
+        """
+        landed: dict[int, Landed] = {}
+        with self._reopened_if_broken().reading() as cursor:
+            run(cursor, "BEGIN")
+            for status_of, lost in ends:
+                found = ledger.status_of(cursor, self._table, lost.batch_id)
+                if found is not None and found[0] in ("done", "empty"):
+                    landed[lost.index] = Landed(*found)
+                else:
+                    note(cursor, self._table, lost, status_of)
+            # Those that were tried say so, each for itself; all others in one statement.
+            ledger.close(cursor, self._export_id, status, why)
+            with self._store.committing():
+                run(cursor, "COMMIT")
+        return landed
+
+    def _revive(self) -> None:
+        """Let the result have a database that can be read, where one of the last statements ended the instance."""
+        with contextlib.suppress(MpnbError):
+            self._reopened_if_broken()
 
     def _reopened_if_broken(self) -> Store:
         if self._store.broken:
@@ -631,8 +652,6 @@ class Engine:
             return  # closed out with the others
         if why.kind == "truncated" and self._fetch_again(item.index, why):
             return
-        if outcome.fatal:
-            self._store.broken = True
         with self._changed:
             task = self._tasks[item.index]
         self._writer.note(self._lost(item.index, task, why))

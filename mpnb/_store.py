@@ -7,6 +7,7 @@ One DuckDB connection is for one thread at a time, so the connection kept here r
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import threading
@@ -151,7 +152,11 @@ class Store:
             check_path(path, create)
             _remove_unfinished(path)
             self._root, self._instance = connected(path, lambda: _connect(path))
-        self.place, self._go_there = _place_of(self._root), ""
+        try:
+            self.place, self._go_there = _place_of(self._root), ""
+        except BaseException:
+            self._root.close()
+            raise
 
     def cursor(self) -> DuckDBPyConnection:
         """
@@ -205,12 +210,18 @@ class Store:
         cursor = cursor or self.cursor()
         try:
             yield cursor
-        except BaseException:
+        except BaseException as error:
+            self.note(error)
             self.release(cursor)
             raise
         with self._lock:
             if self._root is not None:
                 self._idle.append(cursor)
+
+    def note(self, error: BaseException) -> None:
+        """Note whether an error of a statement was the end of the instance. Every statement's errors come by here."""
+        if isinstance(error, duckdb.FatalException):
+            self.broken = True
 
     @property
     def label(self) -> str:
@@ -276,6 +287,8 @@ class Store:
             raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
         path = self.path
         self.close()
+        # What still holds the dead instance is nobody's any more, but for the frames of errors that were met.
+        gc.collect()
         root, instance = connected(path, lambda: _connect(path))
         with self._lock:
             self._root, self._instance, self.broken = root, instance, False
@@ -316,8 +329,7 @@ class Store:
                 if self._is_alone(cursor):
                     run(cursor, "CHECKPOINT")
         except duckdb.FatalException:
-            # The disk is full, most likely. All that was committed is in the log, and read from there.
-            self.reopen()
+            pass  # the disk is full, most likely; all that was committed is in the log, and read from there
         except duckdb.Error:
             pass  # another transaction is open: the log stays until the next checkpoint
 
@@ -454,6 +466,7 @@ def check_path(path: Path, create: bool) -> None:
 def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
     """Open a database, and return the settings that it comes with where nobody else of this process has it open."""
     name = shown(path) if path else MEMORY
+    connection: DuckDBPyConnection | None = None
     try:
         if path and is_inherited(path):
             raise DatabaseError(f"{name} was open in the process that this one was forked from: {SPAWN}")
@@ -463,12 +476,16 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
         with contextlib.closing(connection.cursor()) as cursor:
             query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
             if path and run(cursor, query) == [(None,)]:
-                connection.close()
                 raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: {_OTHERWISE}")
             alone = _connections(cursor) <= 2  # this one and its cursor
             return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
-    except (duckdb.Error, OSError) as error:
-        raise DatabaseError(f"{name} {_why_not(str(error))}") from None
+    except BaseException as error:
+        # The error's frames keep it, and with it an instance that may be dead.
+        if connection is not None:
+            connection.close()
+        if isinstance(error, duckdb.Error | OSError):
+            raise DatabaseError(f"{name} {_why_not(str(error))}") from None
+        raise
 
 
 def _what_is_no_database(path: Path) -> str | None:
@@ -483,6 +500,11 @@ def _why_not(text: str) -> str:
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
         return f"is open in another process{by}: close it there, such as by a restart of that kernel"
+    if "must be restarted" in text:
+        return (
+            "cannot be opened while something of this process holds what failed: close the other results and "
+            "connections on this file, then the same again"
+        )
     if "different configuration" in text:
         return "is open in this process by a connection with settings of its own, such as read_only: close it first"
     if found := re.search(r"version number (\d+), but we can only read .*?between \d+ and (\d+)", text):

@@ -97,10 +97,9 @@ class Split:
 class WriteError(Exception):
     """A batch could not be written; nothing of it is in the table."""
 
-    def __init__(self, failure: Failure, *, fatal: bool = False) -> None:
+    def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
-        self.fatal = fatal
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,13 +336,14 @@ class Writer(threading.Thread):
             ledger.landed(cursor, self._table, arrivals)
             with self._store.committing():
                 run(cursor, "COMMIT")
-        except BaseException:
+        except BaseException as error:
             # After an error COMMIT would say nothing and commit nothing.
-            self._roll_back()
+            self._roll_back(error)
             raise
         return [Landed(arrival.status, arrival.rows, arrival.rejected) for arrival in arrivals]
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, error: BaseException) -> None:
+        self._store.note(error)
         try:
             run(self._cursor, "ROLLBACK")
         except duckdb.TransactionException:
@@ -397,7 +397,7 @@ class Writer(threading.Thread):
             return WriteError(Failure("cancelled", "stopped while it was written", hint=HINTS["cancelled"]))
         if isinstance(error, duckdb.FatalException):
             hint = "Free some disk, then run the same call again: every batch that is done is in the file."
-            return WriteError(failure("write", text, hits_all=True, hint=hint), fatal=True)
+            return WriteError(failure("write", text, hits_all=True, hint=hint))
         if isinstance(error, duckdb.OutOfMemoryException):
             return WriteError(failure("write", text, hint="Retry with a smaller chunk_days."))
         # A commit that meets a full disk comes as an error of the transaction.
@@ -415,8 +415,8 @@ class Writer(threading.Thread):
         try:
             with self._store.committing():
                 note(self._cursor, self._table, item, "failed")
-        except (duckdb.Error, LedgerError):
-            self._roll_back()
+        except (duckdb.Error, LedgerError) as error:
+            self._roll_back(error)
             self.not_noted.append(item)
 
     def _split(self, item: Split) -> tuple[list[tuple[Batch, int]], Group | None]:
@@ -440,8 +440,8 @@ class Writer(threading.Thread):
                 parts = list(zip(days, ids, strict=True))
             with self._store.committing():
                 run(cursor, "COMMIT")
-        except duckdb.Error:
-            self._roll_back()
+        except duckdb.Error as error:
+            self._roll_back(error)
             return [], None
         return parts, group
 
