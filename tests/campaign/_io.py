@@ -78,8 +78,8 @@ def _step(here: Stage, step: str, table: Table, oracle: Oracle, fails: Failing) 
         here.heard(what, said, may_refuse=count.failed > 0 or step == "reopen")
     if count.failed:
         here.figures.calls[f"{fails.call} of {fails.place}"] += 1
-    # A call that failed and works again keeps nobody from noting what became of each batch.
-    oracle.judge(what, said={table.name: said}, crashed=fails.times == FOR_EVER)
+    # What fails at the very end keeps the export from noting what became of its batches: the next one does.
+    oracle.judge(what, said={table.name: said}, crashed=True)
 
 
 def _whole(here: Stage, table: Table, oracle: Oracle) -> None:
