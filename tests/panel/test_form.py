@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import mpnb
 from mpnb import _plan as planning
 from mpnb._panel._code import code_of
 from mpnb._panel._form import Form, place_of, planned, preset_range
+from tests._odd import try_all
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret
 
@@ -106,6 +108,19 @@ def test_what_no_field_can_hold_is_refused(given: dict[str, Any]) -> None:
     """An argument that no field could show raises at once."""
     with pytest.raises(mpnb.PlanError, match=next(iter(given))):
         mpnb.panel(**given)
+
+
+@pytest.mark.parametrize("name", inspect.signature(mpnb.start).parameters)
+def test_whatever_is_passed_shows_in_a_field_or_is_refused(name: str) -> None:
+    """In one line, before it is shown as code: the pump's thread, which would meet it there, has nobody to tell."""
+
+    def show(value: object) -> None:
+        if name in ("late_days", "on_batch", "credentials", "quota", "spool"):  # which have no field
+            mpnb.panel(**{name: value})
+        asked, _ = form(**({} if value is None else {name: value})).asked()
+        code_of({name: value, **asked}, from_environment=True)
+
+    try_all(show)
 
 
 @pytest.mark.parametrize("given", [{"workers": "many"}, {"chunk_days": 1.5}, {"table": 5}, {"events": 5}, {"where": 5}])
