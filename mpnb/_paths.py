@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -49,13 +50,12 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
     try:
         path = Path(text).expanduser()
         os.stat(path)
-        return path
-    except (FileNotFoundError, NotADirectoryError):
-        return path
-    except OSError as why:  # its name is too long, or is not for this user to look at
-        raise error(f"{name} {brief(text)} cannot be used: {why.strerror}") from None
+    except OSError as why:
+        if why.errno in (errno.ENAMETOOLONG, errno.EACCES):  # else it may be made there
+            raise error(f"{name} {brief(text)} cannot be used: {why.strerror}") from None
     except RuntimeError:
         raise error(f"{name} {brief(text)}: there is no such home folder, pass the whole path") from None
+    return path
 
 
 def what_is_no_database(path: Path) -> str | None:

@@ -517,7 +517,13 @@ def _why_not(text: str) -> str:
             "cannot be opened: it is encrypted: ATTACH it with its ENCRYPTION_KEY on a connection of your own, USE it, "
             "and pass the connection as database="
         )
-    return f"cannot be opened: {safe_text(text)}: {_OTHERWISE}"
+    if re.search(r"\bWAL\b", text):
+        # What the log has is in whole transactions of whole batches, and was not in the file before.
+        return (
+            f"cannot be opened: {safe_text(text)}: put back a copy of it and of its .wal, or move the .wal away: the "
+            "file alone has all but what landed last, and the same call fetches that again"
+        )
+    return f"cannot be opened: {safe_text(text)}: {_OTHERWISE}, and of its .wal where there is one"
 
 
 def _create(path: Path) -> DuckDBPyConnection:

@@ -224,10 +224,39 @@ def test_a_corrupt_file_is_refused_and_left_alone(spoil: Callable[[Path], None],
     export(server, path, "2026-01-02").close()
     spoil(path)
     before, count = path.read_bytes(), len(server.requests)
-    with pytest.raises(mpnb.DatabaseError, match="cannot be opened"):
+    with pytest.raises(mpnb.DatabaseError, match="cannot be opened") as raised:
         export(server, path)
+    assert "put back a copy of the file" in str(raised.value)
     assert path.read_bytes() == before
     assert len(server.requests) == count
+
+
+def test_a_spoiled_log_is_told_and_can_be_done_without(server: Sandbox, path: Path, tmp_path: Path) -> None:
+    """The error speaks of the .wal; without it the file opens, and the same call completes the table."""
+    export(server, path, "2026-01-02").close()
+    torn = tmp_path / "torn.duckdb"
+    log = torn.with_name("torn.duckdb.wal")
+    with contextlib.closing(duckdb.connect(str(path))) as con:
+        con.execute("SET GLOBAL checkpoint_threshold = '1GB'")
+        with export(server, con, "2026-01-04"):
+            # By another process: to close a file that DuckDB has open would drop its lock.
+            subprocess.run(["cp", path, torn], check=True)
+            subprocess.run(["cp", f"{path}.wal", log], check=True)
+    spoiled = bytearray(log.read_bytes())
+    spoiled[len(spoiled) // 2] ^= 0xFF
+    log.write_bytes(spoiled)
+    with pytest.raises(mpnb.DatabaseError, match=r"put back a copy of it and of its \.wal, or move the \.wal away"):
+        mpnb.open(torn)
+    log.unlink()
+    with mpnb.open(torn) as db:
+        assert [(first.day, last.day) for first, last in db.batches.select("from_date, to_date").fetchall()] == [
+            (1, 1),
+            (2, 2),
+        ]
+        assert_whole(server, db)
+    with export(server, torn, "2026-01-04") as result:
+        assert result.successful_batches == 2
+        assert_whole(server, result)
 
 
 @pytest.mark.parametrize("handles", [14, 20, 28])
