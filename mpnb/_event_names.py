@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from mpnb._errors import PlanError
-from mpnb._scalars import brief, is_text
+from mpnb._scalars import brief, each_of, is_text
 
 
 def event_names(given: object, argument: str, *, or_all: bool = False) -> list[str]:
@@ -20,7 +20,7 @@ def event_names(given: object, argument: str, *, or_all: bool = False) -> list[s
     Raises:
         PlanError: there is none, or something is no name.
     """
-    names = [given] if isinstance(given, str) else _each(given)
+    names = [given] if isinstance(given, str) else each_of(given)
     wanted = f"{argument} is a list of names of events, or one name{', or None for all' if or_all else ''}"
     if not names:
         raise PlanError(f"{wanted}, not {brief(given)}")
@@ -39,15 +39,3 @@ def closest(name: str, names: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
     close = [each for match in matches for each in folded[match] if each != name]
     return f": is it {' or '.join(map(repr, close[:3]))}?" if close else ""
-
-
-def _each(given: object) -> list[object]:
-    if hasattr(given, "to_pylist"):  # Arrow's arrays give scalars of their own
-        return list(given.to_pylist())
-    # A mapping or a frame would give its keys, which nobody means.
-    if isinstance(given, bytes | Mapping) or hasattr(given, "columns") or not isinstance(given, Iterable):
-        return []
-    try:
-        return list(given)
-    except TypeError:  # an array without a dimension
-        return []

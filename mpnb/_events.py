@@ -22,6 +22,7 @@ from mpnb._properties import (
     literal,
     merged,
 )
+from mpnb._scalars import brief, listed
 from mpnb._store import LEDGER, quoted, run
 from mpnb._typed import PROCESSED, Typed, typed
 
@@ -81,8 +82,8 @@ def event_query(
     """Give the query of ``event()``."""
     names = event_names(name, "name")
     if isinstance(columns, str):
-        raise PlanError(f"columns is a list of names, such as [{columns!r}]")
-    columns = None if columns is None else list(columns)
+        raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
+    columns = None if columns is None else listed("columns", columns)
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
     condition = rows_condition(result)
     several = not isinstance(name, str)
@@ -146,5 +147,5 @@ def _wanted(columns: Sequence[Column], asked: Sequence[str] | None) -> list[Colu
     by_name = {c.name: c for c in columns} | {c.property: c for c in columns}
     for name in asked:
         if name not in by_name and name not in FIXED.values():
-            raise PlanError(f"there is no property {name!r}{closest(name, list(by_name))}")
+            raise PlanError(f"there is no property {brief(name)}{closest(name, list(by_name))}")
     return [by_name[name] for name in dict.fromkeys(asked) if name in by_name]

@@ -14,10 +14,11 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import PlanError
 from mpnb._events import event_query
-from mpnb._failures import safe_text
+from mpnb._failures import printable, safe_text
 from mpnb._paths import local_path, shown
 from mpnb._properties import exact, literal
 from mpnb._queries import deduplicated_query
+from mpnb._scalars import brief, listed
 from mpnb._store import interruptible, quoted, run
 
 if TYPE_CHECKING:
@@ -136,11 +137,13 @@ def to_parquet(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
     query = _query(self, events, options)
-    parts = [partition_by] if isinstance(partition_by, str) else list(partition_by or [])
+    given = [] if partition_by is None else partition_by
+    parts = [given] if isinstance(given, str) else listed("partition_by", given)
     with self._needing_table(), self._store.reading() as cursor:
         relation = cursor.sql(query)
         if unknown := [name for name in parts if name not in relation.columns]:
-            raise PlanError(f"there is no column {unknown[0]!r} to partition by, but {', '.join(relation.columns)}")
+            there = printable(", ".join(relation.columns))
+            raise PlanError(f"there is no column {brief(unknown[0])} to partition by, but {there}")
         query = f"SELECT {_stand_ins(relation)} FROM ({query})"
         by = ", ".join(map(quoted, parts))
         how = f", PARTITION_BY ({by}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false" if parts else ""

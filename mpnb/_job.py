@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import queue
 import threading
 import warnings
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mpnb._board import BatchBoard, BatchProgress, JobProgress
 from mpnb._engine import Engine
 from mpnb._errors import ExportCancelled, ExportError
+from mpnb._scalars import real_number
 from mpnb._store import Store
 from mpnb._warn import warn
 
@@ -157,9 +159,10 @@ class ExportJob:
         Wait for the end and give the result.
 
         Args:
-            timeout: seconds, ``None`` for as long as it takes.
+            timeout: seconds, 0 or more; ``None`` for as long as it takes.
 
         Raises:
+            PlanError: ``timeout`` is no such number.
             TimeoutError: it has not ended by then; it goes on.
             ClosedError: this process was forked from the one that runs it.
             ExportCancelled: it was cancelled; the exception carries the result.
@@ -169,8 +172,14 @@ class ExportJob:
 
     def outcome(self, timeout: float | None = None) -> ExportResult:
         """Wait for the end and give the result, however it ended. Raises ``TimeoutError``."""
+        seconds = None if timeout is None else real_number("timeout", timeout, 0, math.inf)
         self._check_process()
-        return self._future.result(timeout)
+        try:
+            return self._future.result(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+        except TimeoutError:
+            if self._future.done():
+                raise
+            raise TimeoutError(f"the export has not ended within {seconds:,g} s: it goes on") from None
 
     def _check_process(self) -> None:
         """Raise ``ClosedError`` in a process that was forked while it ran: it has none of its threads."""

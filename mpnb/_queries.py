@@ -9,6 +9,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._errors import PlanError
 from mpnb._offset import time_offset
 from mpnb._properties import exact, literal
+from mpnb._scalars import brief, is_text
 from mpnb._selection import Selection
 from mpnb._store import run
 
@@ -97,9 +98,10 @@ def local_time(self: ExportResult, zone: str, *, project_timezone: str | None = 
     """
     events = self._selection.events
     with self._needing_table(), self._store.reading() as cursor:
-        for each in (zone, project_timezone or "UTC"):
-            if not run(cursor, "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1", [each]):
-                raise PlanError(f"no time zone is called {each!r}; their names are like 'Europe/Berlin'")
+        for each in (zone, "UTC" if project_timezone is None else project_timezone):
+            known = "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1"
+            if not isinstance(each, str) or not is_text(each) or not run(cursor, known, [each]):
+                raise PlanError(f"no time zone is called {brief(each)}; their names are like 'Europe/Berlin'")
         if project_timezone is None:
             _check_is_utc(cursor, self._selection)
     # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.

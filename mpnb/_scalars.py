@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import reprlib
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from numbers import Real
 from typing import Any
 
 from mpnb._errors import PlanError
-from mpnb._failures import safe_text
+from mpnb._failures import printable, safe_text
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
@@ -19,7 +20,9 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 def brief(value: object) -> str:
     """Return a value as one short line for a message, whatever it is."""
     try:
-        return safe_text(_SHORT.repr(value))
+        text = _SHORT.repr(value)
+        # A frame has lines and columns; the blanks of a text are its own.
+        return printable(text) if isinstance(value, str) else safe_text(text)
     except Exception:  # an integer of more digits than Python writes, or what cannot show itself
         return f"<{type(value).__name__}>"
 
@@ -42,6 +45,27 @@ def real_number(name: str, value: object, least: float, most: float) -> float:
     if not least <= number <= most:
         raise PlanError(f"{name} is a number from {least:,} to {most:,}, not {brief(value)}")
     return number
+
+
+def listed(name: str, value: object) -> list[str]:
+    """Return names of columns, however they are passed, as a list. Raises ``PlanError`` where something is no name."""
+    names = each_of(value)
+    if names is None or not all(isinstance(each, str) and is_text(each) for each in names):
+        raise PlanError(f"{name} is a list of names, not {brief(value)}")
+    return list(map(str, names))
+
+
+def each_of(value: object) -> list[object] | None:
+    """Return what a list, set, generator, array or Series has, ``None`` for anything else."""
+    if hasattr(value, "to_pylist"):  # Arrow's arrays give scalars of their own
+        return list(value.to_pylist())
+    # A mapping or a frame would give its keys, which nobody means.
+    if isinstance(value, str | bytes | Mapping) or hasattr(value, "columns") or not isinstance(value, Iterable):
+        return None
+    try:
+        return list(value)
+    except TypeError:  # an array without a dimension
+        return None
 
 
 def is_text(value: str) -> bool:

@@ -40,6 +40,7 @@ from mpnb._properties import (
     typed_query,
 )
 from mpnb._running import registration
+from mpnb._scalars import brief
 from mpnb._store import LEDGER, Store, quoted, run, transaction
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def typed(
                 return known.typed(store, name)
         if not any(there.of_event.values()):
             names = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(table)}")
-            raise PlanError(f"there is no event {name!r} in {store.label}{closest(name, [n for (n,) in names])}")
+            raise PlanError(f"there is no event {brief(name)} in {store.label}{closest(name, [n for (n,) in names])}")
     if materialize:
         try:
             if (made := _materialize(store, table, name)) is not None:

@@ -33,6 +33,7 @@ from mpnb._failures import safe_text
 from mpnb._origin import origin_of
 from mpnb._properties import exact, literal
 from mpnb._relation import called_with, variables_in
+from mpnb._scalars import brief, is_text
 from mpnb._store import interruptible, quoted
 from mpnb._warn import warn
 
@@ -74,6 +75,7 @@ def funnel(
         PlanError: there are fewer than two steps, the window is no ``timedelta`` above 0, a column is missing, the
             table has no event of a name, or a condition cannot be read.
     """
+    _check_relation(events)
     pairs = [_pair(step) for step in steps] if isinstance(steps, Iterable) and not isinstance(steps, str) else []
     if len(pairs) < 2:
         raise PlanError("a funnel has two steps or more")
@@ -142,6 +144,7 @@ def retention(
         PlanError: the unit is another, a column is missing, the table has no event of a name, or a condition cannot
             be read.
     """
+    _check_relation(events)
     _check_unit(unit)
     (first_name, first_if), (again_name, again_if) = _pair(first), _pair(again)
     _check(events, user, [first_name, again_name])
@@ -192,6 +195,7 @@ def segmentation(
         PlanError: the unit is another, there is no such column or property, the table has no event of that name, or
             a condition or expression cannot be read.
     """
+    _check_relation(events)
     _check_unit(unit)
     name, condition = _pair(event) if event is not None else (None, "true")
     origin = origin_of(events)
@@ -244,18 +248,21 @@ def _first_line(error: duckdb.Error) -> str:
 
 
 def _pair(step: object) -> tuple[str, str]:
-    if isinstance(step, str):
-        return step, "true"
-    if isinstance(step, tuple | list) and len(step) == 2 and all(isinstance(each, str) for each in step):
-        return step[0], step[1]
-    raise PlanError(f"an event is a name, or (name, condition), such as ('Purchase', 'amount > 10'), not {step!r}")
+    pair = (step, "true") if isinstance(step, str) else step
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        name, condition = pair
+        if isinstance(name, str) and isinstance(condition, str) and is_text(name + condition):
+            return name, condition
+    raise PlanError(f"an event is a name, or (name, condition), such as ('Purchase', 'amount > 10'), not {brief(step)}")
 
 
 def _microseconds(window: object) -> int:
-    given = window.item() if hasattr(window, "item") else window  # numpy's
+    given: Any = window
+    if getattr(window, "ndim", None) == 0:  # numpy's
+        given = given.item()
     if not isinstance(given, timedelta):
-        such_as = f"timedelta(days={given})" if isinstance(given, int) else "timedelta(days=7)"
-        raise PlanError(f"window is a timedelta, such as {such_as}, not {window!r}")
+        days = given if isinstance(given, int) and 0 < given < 10_000 else 7
+        raise PlanError(f"window is a timedelta, such as timedelta(days={days:d}), not {brief(window)}")
     if given <= timedelta(0):
         raise PlanError(f"window is more than 0, not {given}")
     return given // timedelta(microseconds=1)
@@ -284,8 +291,8 @@ def _usable(events: DuckDBPyRelation) -> str:
 
 def _segment(events: DuckDBPyRelation, by: object, frame: FrameType) -> str:
     """Return what to split by as SQL, so that no two of its values are taken for one."""
-    if not isinstance(by, str):
-        raise PlanError(f"by is a column, a property or an expression of SQL, not {by!r}")
+    if not isinstance(by, str) or not is_text(by):
+        raise PlanError(f"by is a column, a property or an expression of SQL, not {brief(by)}")
     split = _column_or_expression(events, by, frame)
     kind = _query(events, f"SELECT {split} FROM mpnb_events", frame).types[0]
     return exact(f"({split})") if kind == "VARCHAR" else split
@@ -312,7 +319,7 @@ def _column_or_expression(events: DuckDBPyRelation, by: str, frame: FrameType) -
             keys = f"SELECT unnest(json_keys(properties)) AS key FROM ({sample})"
             known += [name for (name,) in _rows(events, f"SELECT DISTINCT {exact('key')} FROM ({keys})")]
         hint = closest(by, known) or f", and as SQL it cannot be read: {_first_line(error)}"
-        raise PlanError(f"events has no column{' or property' * is_raw} {by!r}{hint}") from None
+        raise PlanError(f"events has no column{' or property' * is_raw} {brief(by)}{hint}") from None
     return by
 
 
@@ -321,12 +328,17 @@ def _occurs(events: DuckDBPyRelation, value: str) -> bool:
     return bool(_rows(events, f"SELECT 1 FROM mpnb_events WHERE ({there}) IS NOT NULL LIMIT 1"))
 
 
+def _check_relation(events: object) -> None:
+    if not isinstance(events, DuckDBPyRelation):
+        raise PlanError(f"events is a relation, such as result.events or result.event([…]), not {brief(events)}")
+
+
 def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
     """See that a relation has the columns that are needed, and events of some names."""
     for name in ("time", user, *(["event_name"] if names else [])):
-        if name not in events.columns:
+        if not isinstance(name, str) or name not in events.columns:
             raise PlanError(
-                f"events has no column {name!r}: result.events, result.deduplicated() and result.event([…]),"
+                f"events has no column {brief(name)}: result.events, result.deduplicated() and result.event([…]),"
                 " with a list of names, have one"
             )
     if names:
@@ -341,18 +353,18 @@ def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
         there, database = origin.names() if lacking else ([], "")
         for name in lacking:
             if name not in there:
-                raise PlanError(f"there is no event {name!r} in {database}{closest(name, there)}")
+                raise PlanError(f"there is no event {brief(name)} in {database}{closest(name, there)}")
         for name in lacking:
-            warn(f"events has no {name!r}, though the table has: it counts as 0")
+            warn(f"events has no {brief(name)}, though the table has: it counts as 0")
         return
     wanted = ", ".join(map(literal, names))
     found = {name for (name,) in _rows(events, f"SELECT DISTINCT {_NAME} FROM mpnb_events WHERE {_NAME} IN ({wanted})")}
     if lacking := [name for name in names if name not in found]:
         there = [name for (name,) in _rows(events, f"SELECT DISTINCT {_NAME} FROM mpnb_events") if name]
         for name in lacking:
-            warn(f"events has no {name!r}, which counts as 0{closest(name, there)}")
+            warn(f"events has no {brief(name)}, which counts as 0{closest(name, there)}")
 
 
 def _check_unit(unit: str) -> None:
-    if unit not in UNITS:
-        raise PlanError(f"unit is one of {', '.join(map(repr, UNITS))}, not {unit!r}")
+    if not isinstance(unit, str) or unit not in UNITS:
+        raise PlanError(f"unit is one of {', '.join(map(repr, UNITS))}, not {brief(unit)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +187,100 @@ def test_an_environment_is_a_mapping() -> None:
     assert set(ODD) - refused.keys() == set()
     settings: Any = {"MP_USERNAME": "me", "MP_SECRET": SECRET, "MP_PROJECT_ID": 12, "MP_REGION": None}
     assert mpnb.Credentials.from_environment(settings) == mpnb.Credentials("me", SECRET, 12)
+
+
+# --- results, jobs, analysis ---------------------------------------------------------------------------------------
+
+# What odd values each call takes; names of events and columns that there are not are refused like all else.
+READ: dict[str, tuple[Callable[[mpnb.ExportResult, Any], Any], set[str]]] = {
+    "event": (lambda r, v: r.event(v), set()),
+    "event columns": (lambda r, v: r.event("Page View", columns=v), {"None", "no list"}),
+    "catalog": (lambda r, v: r.catalog(v), {"None"}),
+    "df": (lambda r, v: r.df(v), {"None"}),
+    "pl columns": (lambda r, v: r.pl(columns=v), {"None", "no list"}),
+    "arrow": (lambda r, v: r.arrow(v), {"None"}),
+    "to_parquet": (
+        lambda r, v: r.to_parquet(v),
+        {"a word", "in capitals", "an escape sequence", "another script", "digits of another script"},
+    ),
+    "to_parquet events": (lambda r, v: r.to_parquet("out", v), {"None"}),
+    "to_parquet partition_by": (lambda r, v: r.to_parquet("parts", partition_by=v), {"None", "no list"}),
+    "local_time": (lambda r, v: r.local_time(v), set()),
+    "local_time project_timezone": (lambda r, v: r.local_time("UTC", project_timezone=v), {"None"}),
+    "check": (lambda r, v: r.check(late_days=v), {"None", "zero"}),
+}
+
+
+@pytest.fixture
+def result(mp: Sandbox) -> Iterator[mpnb.ExportResult]:
+    """Export two days into memory."""
+    options = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
+    with mpnb.export("2026-01-01", "2026-01-02", database=":memory:", **options) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", READ)
+def test_each_argument_of_a_result_is_taken_or_refused_in_one_line(name: str, result: mpnb.ExportResult) -> None:
+    """And a folder that was to be written is not there where it was refused."""
+    call, taken = READ[name]
+
+    def read(value: Any) -> None:
+        for folder in ("out", "parts"):
+            shutil.rmtree(folder, ignore_errors=True)
+        call(result, value)
+
+    assert set(ODD) - try_all(read).keys() == taken
+
+
+WEEK = timedelta(days=7)
+ANALYSED: dict[str, tuple[Callable[[duckdb.DuckDBPyRelation, Any], duckdb.DuckDBPyRelation], set[str]]] = {
+    "funnel events": (lambda e, v: mpnb.analysis.funnel(v, ["Page View", "Purchase"], WEEK), set()),
+    "funnel steps": (lambda e, v: mpnb.analysis.funnel(e, v, WEEK), set()),
+    "funnel window": (lambda e, v: mpnb.analysis.funnel(e, ["Page View", "Page View"], v), {"a time span"}),
+    "funnel user": (lambda e, v: mpnb.analysis.funnel(e, ["Page View", "Page View"], WEEK, user=v), set()),
+    "retention events": (lambda e, v: mpnb.analysis.retention(v, "Page View", "Page View"), set()),
+    "retention first": (lambda e, v: mpnb.analysis.retention(e, v, "Page View"), set()),
+    "retention again": (lambda e, v: mpnb.analysis.retention(e, "Page View", v), set()),
+    "retention unit": (lambda e, v: mpnb.analysis.retention(e, "Page View", "Page View", unit=v), set()),
+    "segmentation events": (lambda e, v: mpnb.analysis.segmentation(v, "Page View"), set()),
+    "segmentation event": (lambda e, v: mpnb.analysis.segmentation(e, v), {"None"}),
+    "segmentation by": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", by=v), {"None"}),
+    "segmentation unit": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", unit=v), set()),
+    "segmentation user": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", user=v), set()),
+}
+
+
+@pytest.mark.parametrize("name", ANALYSED)
+def test_each_argument_of_an_analysis_is_taken_or_refused_in_one_line(name: str, result: mpnb.ExportResult) -> None:
+    """Before the relation is made, not when it is read."""
+    call, taken = ANALYSED[name]
+    assert set(ODD) - try_all(lambda value: call(result.events, value).fetchall()).keys() == taken
+
+
+def test_a_job_is_waited_for_some_seconds(mp: Sandbox) -> None:
+    """Any number from 0 on, however large; and who waited in vain is told for how long."""
+    mp.add_fault(Fault("hang_start", times=None))
+    options = {"credentials": mp.credentials, "quota": WIDE, "database": ":memory:", "on_batch": lambda _: None}
+    job = mpnb.start("2026-01-01", "2026-01-01", **options)
+    large = {"None", "inf", "31 digits", "5001 digits"}  # which would wait
+    waited = {name: value for name, value in ODD.items() if name not in large}
+    refused = try_all(job.result, TimeoutError, waited)
+    assert set(waited) - refused.keys() == {"zero", "one and a half", "a numpy float"}
+    with pytest.raises(TimeoutError, match="has not ended within 0 s: it goes on"):
+        job.result(0)
+    job.cancel()
+    for name in large:
+        with pytest.raises(mpnb.ExportCancelled):
+            job.result(ODD[name])
+    job.outcome().close()
+
+
+def test_what_is_dropped_is_a_table(result: mpnb.ExportResult) -> None:
+    """Whatever else is passed, nothing is dropped."""
+    con = result.con
+    assert try_all(lambda value: mpnb.drop(value, database=con)).keys() == set(ODD)
+    assert try_all(lambda value: mpnb.drop("events", database=value)).keys() == set(ODD)
+    assert result.total_rows > 0
 
 
 SERVED: dict[str, set[str]] = {
