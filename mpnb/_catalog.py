@@ -80,7 +80,7 @@ def catalog(
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([list(column) for column in columns], schema=schema)
-    return relation(self._store.user_cursor, lambda connection: connection.from_arrow(table))
+    return relation(self._store.database, lambda connection: connection.from_arrow(table))
 
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:

@@ -184,7 +184,7 @@ def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> 
             raise TypeError(f"{', '.join(options)}: options are for events by name, or for all")
         return events
     # Frames do not take all forms of Arrow that DuckDB can be set to.
-    return result._relation(_query(result, events, options), result._store.cursor)
+    return result._relation(_query(result, events, options), result._store.own_database)
 
 
 def _query(result: ExportResult, events: str | Iterable[str] | None, options: dict[str, Any]) -> str:

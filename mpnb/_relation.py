@@ -9,9 +9,11 @@ relation is made: each step and each reading makes it on a connection of its own
 from __future__ import annotations
 
 import functools
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar, cast
 
@@ -20,9 +22,23 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import ClosedError
 
-Connect = Callable[[], DuckDBPyConnection]
 Make = Callable[[DuckDBPyConnection], DuckDBPyRelation]
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """
+    Hold what a relation needs of its database.
+
+    Attributes:
+        connect: opens a connection to it.
+        instance: the same one for all relations that may be made on one connection.
+    """
+
+    connect: Callable[[], DuckDBPyConnection]
+    instance: object
+
 
 # What goes on where it stopped the last time is called on one relation that nothing else reads. DuckDB 2.0 has neither.
 _GOES_ON = frozenset(
@@ -33,16 +49,16 @@ _WRITES = re.compile(r"\b(insert|update|delete|merge|nextval)\b", re.IGNORECASE)
 _HELD = frozenset({"materialize"})
 
 
-def relation(connect: Connect, make: Make, home: DuckDBPyConnection | None = None) -> DuckDBPyRelation:
+def relation(database: Database, make: Make, home: DuckDBPyConnection | None = None) -> DuckDBPyRelation:
     """
     Return a relation that combines with others of the same database.
 
     Args:
-        connect: opens a connection to the database.
         make: makes the relation, on whatever connection. It is called at once, and its errors go through.
         home: the one connection that it can be made on, such as one with temporary tables.
     """
-    return cast(DuckDBPyRelation, _Relation(connect, make, make(connect() if home is None else home), home))
+    made = make(database.connect() if home is None else home)
+    return cast(DuckDBPyRelation, _Relation(database, make, made, home))
 
 
 def called_with(variables: Mapping[str, Any], function: Callable[..., Result], *args: Any, **options: Any) -> Result:
@@ -62,10 +78,10 @@ def variables_in(text: str, frame: FrameType) -> dict[str, Any]:
 
 
 def related(
-    connection: DuckDBPyConnection, connect: Connect, query: str, variables: Mapping[str, Any]
+    connection: DuckDBPyConnection, database: Database, query: str, variables: Mapping[str, Any]
 ) -> DuckDBPyRelation:
     """Run SQL that finds variables by their names, relations of this module among them, as ``duckdb.sql`` does."""
-    there = {name: _on(each, connection, connect) for name, each in variables.items()}
+    there = {name: _on(each, connection, database) for name, each in variables.items()}
     return called_with(there, connection.sql, query)
 
 
@@ -92,12 +108,18 @@ class _Relation:
     """
 
     def __init__(
-        self, connect: Connect, make: Make, made: DuckDBPyRelation, home: DuckDBPyConnection | None = None
+        self,
+        database: Database,
+        make: Make,
+        made: DuckDBPyRelation,
+        home: DuckDBPyConnection | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
-        self._mpnb_connect = connect
+        self._mpnb_database = database
         self._mpnb_make = make
         self._mpnb_made = made
         self._mpnb_home = home
+        self._mpnb_variables = variables or {}  # that its SQL names: DuckDB 1.5 looks them up at each reading
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -106,49 +128,47 @@ class _Relation:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of DuckDB's own, with methods that are called on a relation made anew."""
+        if name == "shape":  # which counts the rows
+            return self._mpnb_call("__getattribute__", name)
         found = getattr(self._mpnb_made, name)
-        if type(found) is DuckDBPyRelation:  # a column
-            return self._mpnb_step(lambda made: getattr(made, name))
+        if type(found) is DuckDBPyRelation:
+            return self[name]
         if not callable(found) or name.startswith("_") or name in _GOES_ON:
             return found
         return functools.wraps(found)(functools.partial(self._mpnb_call, name))
 
     def _mpnb_call(self, name: str, *args: Any, **options: Any) -> Any:
+        """
+        Call a method of DuckDB's on a connection that has this relation, and those among the arguments and variables.
+
+        What it gives may be a relation again, to be made by the same call.
+        """
         given = [*args, *options.values()]
-        variables = variables_in(" ".join(each for each in given if isinstance(each, str)), sys._getframe(1))
-        others = [each for each in (*given, *variables.values()) if type(each) is _Relation]
-
-        def call(made: DuckDBPyRelation, *others_made: DuckDBPyRelation) -> Any:
-            there = dict(zip(map(id, others), others_made, strict=True))
-            return called_with(
-                {key: there.get(id(each), each) for key, each in variables.items()},
-                getattr(made, name),
-                *(there.get(id(each), each) for each in args),
-                **{key: there.get(id(each), each) for key, each in options.items()},
-            )
-
-        return self._mpnb_step(call, *others, is_held=name in _HELD)
-
-    def _mpnb_step(self, step: Callable[..., Any], *others: _Relation, is_held: bool = False) -> Any:
-        """Take a step from this relation, and others, on one connection; what it gives may be a relation again."""
-        everyone = (self, *others)
+        text = " ".join(each for each in given if isinstance(each, str))
+        variables = variables_in(text, sys._getframe(1))
+        everyone = [each for each in (self, *given, *variables.values()) if type(each) is _Relation]
         home = next((each._mpnb_home for each in everyone if each._mpnb_home is not None), None)
+        for each in everyone:
+            variables = {**each._mpnb_variables, **variables}
 
         def make(connection: DuckDBPyConnection) -> Any:
-            return step(*(_on(each, connection, self._mpnb_connect) for each in everyone))
+            on = functools.partial(_on, connection=connection, database=self._mpnb_database)
+            # It adds no frame to those that DuckDB looks at.
+            call = operator.methodcaller(name, *map(on, args), **{key: on(each) for key, each in options.items()})
+            return called_with({key: on(each) for key, each in variables.items()}, call, on(self))
 
         try:
-            connection = self._mpnb_connect() if home is None else home
+            connection = self._mpnb_database.connect() if home is None else home
         except ClosedError as error:
             raise ClosedRelationError(str(error)) from None
         value = make(connection)
         if type(value) is not DuckDBPyRelation:
             return value
-        return _Relation(self._mpnb_connect, make, value, connection if is_held else home)
+        return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables)
 
     def __getitem__(self, name: str) -> Any:
         """Return a column as a relation."""
-        return self._mpnb_step(lambda made: made[name])
+        return self._mpnb_call("__getitem__", name)
 
     def __contains__(self, name: str) -> bool:
         """Return whether it has a column."""
@@ -156,28 +176,28 @@ class _Relation:
 
     def __len__(self) -> int:
         """Return the number of its rows."""
-        return int(self._mpnb_step(len))
+        return int(self._mpnb_call("__len__"))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Stream its rows to whatever reads Arrow's C interface."""
-        return self._mpnb_step(lambda made: made.__arrow_c_stream__(requested_schema))
+        return self._mpnb_call("__arrow_c_stream__", requested_schema)
 
     def __repr__(self) -> str:
         """Show its first rows."""
-        return str(self._mpnb_step(repr))
+        return str(self._mpnb_call("__repr__"))
 
     def __dir__(self) -> Iterable[str]:
         """List what DuckDB's own has."""
         return dir(self._mpnb_made)
 
 
-def _on(value: Any, connection: DuckDBPyConnection, connect: Connect) -> Any:
+def _on(value: Any, connection: DuckDBPyConnection, database: Database) -> Any:
     """
-    Return DuckDB's own relation in place of one of these, on a connection that ``connect`` gave; all else as it is.
+    Return DuckDB's own relation in place of one of these, on a connection to a database; all else as it is.
 
     One that has a home stays there. So does one of another database, which DuckDB then refuses in its own words.
     """
     if type(value) is not _Relation:
         return value
-    is_elsewhere = value._mpnb_home is not None or value._mpnb_connect != connect
+    is_elsewhere = value._mpnb_home is not None or value._mpnb_database.instance is not database.instance
     return value._mpnb_made if is_elsewhere else value._mpnb_make(connection)

@@ -25,7 +25,7 @@ from mpnb._ledger import HELD, Source, ended_exports, source_of
 from mpnb._origin import Origin, remember
 from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
 from mpnb._properties import exact
-from mpnb._relation import Connect, only_reads, related, relation, variables_in
+from mpnb._relation import Database, only_reads, related, relation, variables_in
 from mpnb._scalars import whole_number
 from mpnb._selection import Selection
 from mpnb._store import LEDGER, MEMORY, REJECTED, Store, columns_of, quoted, run
@@ -247,13 +247,13 @@ class ExportResult:
 
     def sql_with(self, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
         """Do what ``sql()`` does with variables that are not the caller's."""
-        connect = self._store.user_cursor
+        database = self._store.database
         named = {name: each for name, each in variables.items() if name in query}
-        if not hasattr(self._own, "con") and only_reads(connect(), query):
-            return relation(connect, lambda connection: related(connection, connect, query, named))
-        made = related(self.con, connect, query, named)
+        if not hasattr(self._own, "con") and only_reads(database.connect(), query):
+            return relation(database, lambda connection: related(connection, database, query, named))
+        made = related(self.con, database, query, named)
         # A statement without rows makes none.
-        return made if made is None else relation(connect, lambda _: made, self.con)
+        return made if made is None else relation(database, lambda _: made, self.con)
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
@@ -432,9 +432,9 @@ class ExportResult:
         with self._store.reading() as cursor:
             return self._selection.failures(ended_exports(cursor, self.table))
 
-    def _relation(self, query: str, connect: Connect | None = None) -> DuckDBPyRelation:
+    def _relation(self, query: str, database: Database | None = None) -> DuckDBPyRelation:
         """Make a relation of a query of this package, on connections with the user's settings if not said otherwise."""
-        connect = connect or self._store.user_cursor
+        database = database or self._store.database
         # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
         ours = ", ".join(
             f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {self._store.place}.{quoted(name)})"
@@ -443,9 +443,9 @@ class ExportResult:
 
         def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
             with self._needing_table():
-                return related(connection, connect, f"WITH {ours} {query}", {})
+                return related(connection, database, f"WITH {ours} {query}", {})
 
-        return relation(connect, make)
+        return relation(database, make)
 
     def _events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
         """

@@ -26,6 +26,7 @@ from mpnb._errors import ClosedError, DatabaseError, TableError
 from mpnb._failures import safe_text
 from mpnb._fork import SPAWN, free_in_child, is_inherited, keep_alive
 from mpnb._paths import local_path, shown, what_is_no_database
+from mpnb._relation import Database
 from mpnb._scalars import brief, is_text
 from mpnb._settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
@@ -193,6 +194,16 @@ class Store:
             self._cursors.add(cursor)
             _instance_of[cursor] = self._instance
             return cursor
+
+    @property
+    def database(self) -> Database:
+        """Return what relations of the user's need: connections with the user's settings."""
+        return Database(self.user_cursor, self._instance)
+
+    @property
+    def own_database(self) -> Database:
+        """Return what relations need that only this package reads."""
+        return Database(self.cursor, self._instance)
 
     def release(self, cursor: DuckDBPyConnection) -> None:
         """Close a cursor before the store is."""

@@ -93,10 +93,11 @@ def funnel(
         if before := [k for k in range(1, number) if pairs[k - 1][0] == pairs[number - 1][0]]:
             least = f"greatest({least}, t{before[-1]} + INTERVAL 1 MICROSECOND)"
         # The earliest event that fits leaves the most room for the next step, so that one join for each is enough.
+        # Nobody is looked for after the end of time: of more than 64 rows, DuckDB 1.5 finds somebody after NULL.
         queries.append(
             f"mpnb_way_{number} AS (SELECT w.* EXCLUDE (least),"
             f" CASE WHEN s.time <= t1 + to_microseconds({microseconds}) THEN s.time END AS t{number}"
-            f" FROM (SELECT *, CASE WHEN t{number - 1} IS NOT NULL THEN {least} END AS least"
+            f" FROM (SELECT *, CASE WHEN t{number - 1} IS NULL THEN TIMESTAMP 'infinity' ELSE {least} END AS least"
             f" FROM mpnb_way_{number - 1}) AS w"
             f" ASOF LEFT JOIN mpnb_step_{number} AS s ON w.person = s.person AND w.least <= s.time)"
         )

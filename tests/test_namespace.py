@@ -270,7 +270,8 @@ def words() -> set[str]:
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
     found = {word.lower() for text in texts for word in re.findall(r"[A-Za-z_]\w*", text)}
-    return {word for word in found if not word.startswith("mpnb_")} - {"events"}
+    # DuckDB 1.5 itself stumbles over a table that is called like a function of its catalog.
+    return {word for word in found if not word.startswith(("mpnb_", "duckdb_"))} - {"events"}
 
 
 def test_no_table_of_theirs_is_read_in_place_of_ours(mp, usual, tmp_path) -> None:
@@ -490,6 +491,20 @@ def test_relations_in_several_threads(result) -> None:
     for thread in threads:
         thread.join(60)
     assert found == [expected] * 60
+
+
+def test_relations_of_two_results_of_a_file_combine(mp, database) -> None:
+    """They have the same tables, so by DuckDB's methods and by name they are as those of one; so after a close."""
+    usual: dict[str, Any] = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
+    with mpnb.export(day(1), day(1), database=database, **usual) as first:
+        with mpnb.export(day(2), day(2), database=database, **usual) as second:
+            n, both = first.total_rows, first.events.union(second.events)
+            assert len(both) == n + second.total_rows
+            ended = second.event_names()
+        assert len(first.events.join(ended, "event_name")) == n
+        assert first.sql("SELECT count(*) FROM ended").fetchall() == [(6,)]
+        with pytest.raises(mpnb.ClosedError):
+            ended.fetchall()
 
 
 def test_relations_of_two_results_do_not_mix(result, mp) -> None:

@@ -64,6 +64,18 @@ def test_sql_below_it_runs_on_the_export(shell: Shell, mp: Sandbox) -> None:
     assert relation is shell["_"]
 
 
+def test_sql_below_it_sees_the_notebook(shell: Shell, mp: Sandbox) -> None:
+    """Its pandas and polars frames, relations of an earlier result, and what a function has that runs a cell."""
+    shell("import pandas, polars\nweights = pandas.DataFrame({'event_name': ['Purchase'], 'weight': [7]})")
+    shell("chosen = polars.DataFrame({'event_name': ['Purchase', 'Sign Up']})")
+    shell(f"jan = %mpexport {WEEK};\npurchases = jan.event(['Purchase'])")
+    joined = "FROM purchases JOIN weights USING (event_name) JOIN chosen USING (event_name)"
+    n = shell("len(purchases)")
+    assert shell('jan.sql("SELECT count(*), max(weight) ' + joined + '").fetchall()') == [(n, 7)]
+    assert shell(f"%%mpexport {WEEK}\nSELECT count(*), max(weight) {joined}").fetchall() == [(n, 7)]
+    assert isinstance(shell.run(f"%%mpexport {WEEK}\nFROM local_ns").error, duckdb.CatalogException)
+
+
 def test_sql_that_fails_is_one_message_and_leaves_the_export(shell: Shell, mp: Sandbox) -> None:
     """DuckDB's own words without a traceback; the result has its name all the same."""
     ran = shell.run(f"%%mpexport {WEEK} --as week\nSELECT * FROM evnts")

@@ -36,10 +36,11 @@ rows_of = st.lists(
 a_step = st.one_of(st.sampled_from("ABC"), st.tuples(st.sampled_from("ABC"), st.sampled_from(["amount > 0"])))
 
 
-@pytest.fixture(scope="module")
-def con() -> Any:
-    """Give a connection with one thread: the data is small, the examples many."""
+@pytest.fixture(scope="module", params=[64, 0], ids=["as few rows", "as many rows"])
+def con(request: pytest.FixtureRequest) -> Any:
+    """Give a connection with one thread: the data is small, the examples many. DuckDB joins many rows another way."""
     with duckdb.connect(config={"threads": 1}) as con:
+        con.execute(f"SET asof_loop_join_threshold = {request.param}")
         yield con
 
 
