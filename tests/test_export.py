@@ -139,7 +139,7 @@ def test_events_and_where_are_sent_as_mixpanel_wants_them(sandbox, export) -> No
 def test_one_event_may_be_a_text(sandbox, export) -> None:
     """A name with quotes and letters of other alphabets is still one name."""
     name = 'Tab "Ü" 你好'
-    mp = sandbox(lines=lambda d: [event(name), event("other")])
+    mp = sandbox(lines=lambda d: [moved(event(name), d), moved(event("other"), d)])
     assert export(mp, events=name).total_rows == 3
     assert json.loads(mp.requests[0].params["event"]) == [name]
 
@@ -266,7 +266,7 @@ def test_line_ends_and_blank_lines_add_nothing(sandbox, export, ending: bytes) -
 
 def test_a_charset_in_the_header_changes_nothing(sandbox, export) -> None:
     """Whatever the header says, the body is UTF-8."""
-    mp = sandbox(lines=lambda d: [event("ü", x="你好")], faults=[Fault("charset", times=None)])
+    mp = sandbox(lines=lambda d: [moved(event("ü", x="你好"), d)], faults=[Fault("charset", times=None)])
     result = export(mp)
     assert mp.injected["charset"] == 3
     all_or_nothing(result, mp)
@@ -487,8 +487,8 @@ class Changing:
     def __init__(self) -> None:
         self.version = 0
 
-    def __call__(self, _: object) -> list[bytes]:
-        return [event(version=self.version, n=n) for n in range(self.version + 1)]
+    def __call__(self, of: date) -> list[bytes]:
+        return [moved(event(version=self.version, n=n), of) for n in range(self.version + 1)]
 
 
 def versions(result: mpnb.ExportResult) -> list[tuple[Any, ...]]:
@@ -591,6 +591,6 @@ def test_events_may_be_large(sandbox, export) -> None:
 @pytest.mark.parametrize("make", [list, tuple, iter], ids=["list", "tuple", "iterator"])
 def test_the_order_of_events_is_no_part_of_the_source(sandbox, export, make: Callable[..., Any]) -> None:
     """The same names in another order, or twice, are the same filter."""
-    mp = sandbox(lines=lambda d: [event("a"), event("b")])
+    mp = sandbox(lines=lambda d: [moved(event("a"), d), moved(event("b"), d)])
     export(mp, events=["a", "b"])
     assert export(mp, events=make(["b", "a", "b"])).skipped_batches == 3
