@@ -164,7 +164,8 @@ def export(
             ``"yesterday"`` or ``"30 days ago"``. A ``to_date`` after today is cut at today, with a warning.
         events: a name of the events to fetch, or several, as a list, set, array or Series; ``None`` for all.
         where: Mixpanel's own filter expression, such as ``'properties["$os"] == "iOS"'``.
-        database: a path, ``":memory:"``, or an open DuckDB connection, which may go on being used meanwhile.
+        database: a path on this machine, where ``~`` is the home folder, ``":memory:"``, or an open DuckDB connection,
+            which may go on being used meanwhile. Its tables are in its current database and schema, as at the call.
         table: the table of events, made where it is missing. One table takes one project, ``events`` and ``where``.
         workers: requests at once, 1–100.
         chunk_days: days a batch, 1–100: one request, one row of the ledger, there whole or not. ``"auto"`` takes the

@@ -61,8 +61,8 @@ class ExportResult:
     Made by ``mpnb.export()``, ``job.result()``, ``retry()`` and ``mpnb.open()``. It keeps the database open, and its
     file locked against other processes, until ``close()``; a context manager does so by itself.
 
-    Relations run again at each read, and each has a cursor of its own. Any thread may call any method; a relation is
-    for one thread at a time.
+    Relations are DuckDB's own, run again at each read, and combine with each other; to read one is in no other's way.
+    Any thread may call any method, and read any relation, but for those of ``sql()`` in a thread that uses ``con``.
 
     Attributes:
         table: name of the events table.

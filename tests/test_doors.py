@@ -21,7 +21,8 @@ import pytest
 import mpnb
 from mpnb import _demo, _history
 from mpnb._paths import local_path
-from tests._helpers import all_or_nothing, day, query
+from mpnb._store import Store, run
+from tests._helpers import all_or_nothing, day, event, query
 
 # --- the connection's own place ------------------------------------------------------------------------------------
 
@@ -107,16 +108,17 @@ def test_open_and_plan_look_where_the_connection_is(sandbox, export, con) -> Non
 
 
 def test_typed_events_of_two_schemas_are_apart(sandbox, export, con) -> None:
-    """Tables of one name in two schemas of a database have typed events of their own."""
-    for schema, days in (("main", 3), ("raw", 1)):
+    """Tables of one name in two schemas of a database have typed events of their own, also where all else is alike."""
+    results = []
+    for number, schema in enumerate(["main", "raw"]):
         con.execute(f"USE wh.{schema}")
-        result = export(sandbox(), day(1), day(days), database=con)
-        everywhere = result.event_names().fetchall()
-        assert [len(result.event(name)) for name, *_ in everywhere] == [events for _, events, *_ in everywhere]
-    result.forget_typed()
-    con.execute("USE wh.main")
-    with mpnb.open(con) as first:
-        assert len(first.event("Purchase", materialize=False)) > len(result.event("Purchase", materialize=False)) > 0
+        mp = sandbox(lines=lambda _, n=number: [event("E", n=n)])
+        results.append(export(mp, day(1), day(1), database=con))
+    for _ in range(2):
+        assert [each.event("E").project("n").fetchall() for each in results] == [[(0,)], [(1,)]]
+    results[0].forget_typed()
+    assert con.execute("SELECT count(*) FROM wh.mpnb_typed.events").fetchall() == [(1,)]
+    assert results[1].event("E").project("n").fetchall() == [(1,)]
 
 
 def test_the_connection_may_be_in_the_middle_of_a_result(sandbox, export, con) -> None:
@@ -421,6 +423,20 @@ def test_relative_paths_are_those_of_the_call(sandbox, export, tmp_path, monkeyp
     assert result.successful_batches == 3
     assert sorted(path.name for path in here.iterdir()) == ["spool", "x.duckdb"]
     assert not list(there.iterdir())
+
+
+def test_a_file_that_is_opened_anew_is_the_same(tmp_path, monkeypatch) -> None:
+    """After DuckDB declared it invalid, wherever the process is by then."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(Store("x.duckdb")) as store:
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir("there")
+        store.reopen()
+        assert not os.listdir()
+        with store.reading() as cursor:
+            assert run(cursor, "SELECT path FROM duckdb_databases() WHERE database_name = 'x'") == [
+                (str(tmp_path / "x.duckdb"),)
+            ]
 
 
 # --- a forked process ----------------------------------------------------------------------------------------------
