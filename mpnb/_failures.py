@@ -15,6 +15,8 @@ from typing import Any
 
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
 MAX_MESSAGE = 500
+# Control characters, those of direction, and line breaks of other kinds than a line feed.
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Shorter pieces of a secret occur in any text, and a secret that is shorter itself is none.
 PIECE = 8
 SHORTEST = 4
@@ -232,6 +234,11 @@ def _masked(text: str, secrets: Iterable[str]) -> str:
                 hidden[i : i + size] = b"x" * size
     runs = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
     return "".join("***" if is_hidden else "".join(letter for _, letter in run) for is_hidden, run in runs)
+
+
+def harmless(lines: str) -> str:
+    """Return lines with what a terminal obeys written out, and all else as it is, such as joined emoji."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), lines)
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,9 @@ relation is made: each step and each reading makes it on a connection of its own
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import operator
 import re
 import sys
@@ -21,6 +23,7 @@ import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._errors import ClosedError
+from mpnb._failures import harmless
 
 Make = Callable[[DuckDBPyConnection], DuckDBPyRelation]
 Result = TypeVar("Result")
@@ -133,6 +136,8 @@ class _Relation:
         found = getattr(self._mpnb_made, name)
         if type(found) is DuckDBPyRelation:
             return self[name]
+        if name == "_repr_mimebundle_":
+            return self._mpnb_bundle
         if not callable(found) or name.startswith("_") or name in _GOES_ON:
             return found
         return functools.wraps(found)(functools.partial(self._mpnb_call, name))
@@ -182,9 +187,22 @@ class _Relation:
         """Stream its rows to whatever reads Arrow's C interface."""
         return self._mpnb_call("__arrow_c_stream__", requested_schema)
 
+    # What DuckDB shows are names and values from outside, of which it leaves some that a terminal obeys: in a heading,
+    # all of them.
+
     def __repr__(self) -> str:
         """Show its first rows."""
-        return str(self._mpnb_call("__repr__"))
+        return harmless(self._mpnb_call("__repr__"))
+
+    def show(self, **options: Any) -> None:
+        """Print its first rows. What other threads print meanwhile comes with it."""
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            self._mpnb_call("show", **options)
+        print(harmless(shown.getvalue()), end="")
+
+    def _mpnb_bundle(self, *args: Any, **options: Any) -> dict[str, str]:
+        bundle = self._mpnb_call("_repr_mimebundle_", *args, **options)
+        return {mime: harmless(text) for mime, text in bundle.items()}
 
     def __dir__(self) -> Iterable[str]:
         """List what DuckDB's own has."""

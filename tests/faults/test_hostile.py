@@ -195,3 +195,41 @@ def test_hostile_content_shows_as_text(tmp_path: Path, monkeypatch: pytest.Monke
     for text in [*texts, *messages]:
         assert [c for c in text if not c.isprintable() and c != "\n"] == []
     assert any("&lt;script&gt;" in text for text in texts)
+
+
+OBEYED = HOSTILE + "\x7f\x85\u2028\u200f\u061c"
+EMOJI = "👩\u200d💻 ok"
+
+
+def test_relations_show_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in names of events, in properties, their names and their headings; joined emoji stay joined."""
+
+    def events(day: date) -> list[bytes]:
+        own = {"time": 1767225600, "distinct_id": OBEYED, f"p{OBEYED}": OBEYED, "list": [OBEYED], "object": {OBEYED: 1}}
+        return [json.dumps({"event": name, "properties": own}).encode() for name in (OBEYED, "\x9b2J", EMOJI)]
+
+    with serve(lines=events) as server, export(server, ":memory:", events=[OBEYED, "\x9b2J", EMOJI]) as result:
+        relations = {
+            "events": result.events,
+            "batches": result.batches,
+            "names": result.event_names(),
+            "duplicates": result.duplicates(),
+            "catalog": result.catalog(),
+            "typed": result.event(OBEYED),
+            "several": result.event([OBEYED, EMOJI]),
+            "column": result.event_names().select("event_name"),
+            "sql": result.sql('SELECT event_name AS "\x1b[31m\u202e" FROM events'),
+            "segments": mpnb.analysis.segmentation(result.events, OBEYED, by="event_name"),
+            "check": result.check().relation,
+        }
+        for name, relation in relations.items():
+            relation.show(max_width=10_000, max_col_width=1000)
+            bundle = relation._repr_mimebundle_() if hasattr(relation, "_repr_mimebundle_") else {}
+            for text in (str(relation), capsys.readouterr().out, *bundle.values()):
+                assert text, name
+                assert [c for c in text if not c.isprintable() and c not in "\n\u200d"] == [], name
+        for name in ("names", "catalog", "several"):
+            assert EMOJI in str(relations[name]), name
+        assert relations["names"].select("event_name").fetchall() == [
+            (name,) for name in sorted((OBEYED, "\x9b2J", EMOJI))
+        ]
