@@ -16,7 +16,7 @@ from mpnb._board import BatchProgress
 from mpnb._clock import today
 from mpnb._credentials import Credentials, missing_variables
 from mpnb._errors import CredentialsError, PlanError
-from mpnb._event_names import event_names
+from mpnb._event_names import EVENTS, event_names
 from mpnb._ledger import Source
 from mpnb._limits import Quota
 from mpnb._plan import MAX_LATE_DAYS, Mode
@@ -104,9 +104,9 @@ def check(
     check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
     if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
         raise PlanError(f"where is a filter expression of Mixpanel's, not {brief(where)}")
-    names = None if events is None else tuple(event_names(events, "events", or_all=True))
+    names = None if events is None else tuple(event_names(events, EVENTS))
     if names and not all(names):
-        raise PlanError("events is a list of names of events, and '' is none")
+        raise PlanError(f"{EVENTS}, and '' is no name")
     name = check_table_name(table)
     if credentials is None and (needs_credentials or not missing_variables()):
         credentials = Credentials.from_environment()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb._event_names import event_names
+from mpnb._event_names import EVENTS, event_names
 from mpnb._events import rows_condition
 from mpnb._properties import REPEATED, Column, Seen, drift_of, exact, merged, sql_type
 from mpnb._relation import relation
@@ -52,7 +52,7 @@ def catalog(
     import pyarrow as pa
 
     if events is not None:
-        names = event_names(events, "events", or_all=True)
+        names = event_names(events, EVENTS)
     else:
         with interruptible():
             names = [name for name, *_ in self.event_names().fetchall()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from duckdb import DuckDBPyRelation
 
 from mpnb._errors import PlanError
-from mpnb._event_names import closest, event_names
+from mpnb._event_names import NAME, closest, event_names
 from mpnb._ledger import HELD, of_table
 from mpnb._properties import (
     BATCH_ID,
@@ -66,7 +66,7 @@ def event(
         PlanError: there is no such event or column.
         ClosedError: the result was closed.
     """
-    names = name if isinstance(name, str) else event_names(name, "name")
+    names = name if isinstance(name, str) else event_names(name, NAME)
     query = event_query(self, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
     return self._events(query, [names] if isinstance(names, str) else names)
 
@@ -80,7 +80,7 @@ def event_query(
     materialize: bool = True,
 ) -> str:
     """Give the query of ``event()``."""
-    names = event_names(name, "name")
+    names = event_names(name, NAME)
     if isinstance(columns, str):
         raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
     columns = None if columns is None else listed("columns", columns)

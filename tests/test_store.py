@@ -369,6 +369,7 @@ def test_a_table_has_one_source(sandbox, export, database, call: Any, other: dic
     assert len(mp.requests) == sent
 
 
+@pytest.mark.filterwarnings("ignore:no event 'Purchse' came")
 @pytest.mark.parametrize("first", [{"where": "foo("}, {"events": ["Purchse"]}, {"project": "999"}])
 def test_a_table_that_got_nothing_takes_another_source(sandbox, export, database, first: dict[str, Any]) -> None:
     """A wrong filter or project is mended by the right call, whether nothing came of it or no event was found."""

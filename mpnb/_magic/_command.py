@@ -7,7 +7,7 @@ import contextlib
 import keyword
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import duckdb
@@ -19,7 +19,7 @@ from IPython.display import display
 
 import mpnb
 from mpnb import _options
-from mpnb._event_names import event_names
+from mpnb._event_names import EVENTS, event_names
 from mpnb._magic._manual import NAME, make_parser, manual, option_names
 from mpnb._magic._words import Value, WordError, expanded
 from mpnb._progress import summary_line
@@ -175,7 +175,8 @@ def _check(options: argparse.Namespace, cell: str | None) -> None:
 
 def _names_of(word: str) -> list[str]:
     """Return the events that a word stands for: one, but for a list, an array or a Series that the notebook has."""
-    return event_names(word.value if isinstance(word, Value) else word, "--events")
+    given = word.value if isinstance(word, Value) else word
+    return event_names(given if isinstance(given, Iterable) else str(given), EVENTS)
 
 
 @contextlib.contextmanager
@@ -214,6 +215,7 @@ def _warnings_in_one_line() -> Iterator[None]:
                 show(message, category, filename, lineno, *more, **named)
 
         warnings.showwarning = show_here
+        warnings.simplefilter("always", UserWarning)  # each export has warnings of its own
         yield
 
 
