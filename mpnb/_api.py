@@ -556,7 +556,9 @@ def _retry(
         with store.reading() as cursor:
             source = ledger.source_of(cursor, result.table)
             unmet = result._selection.unmet_ranges(cursor)
-        assert source is not None
+        source = source or (asked.source if asked else None)
+        if source is None:
+            raise TableError(f"{store.label} has no table {result.table!r} of events any more: export into it anew")
         if asked is None:
             first = min((first for first, _ in unmet), default=today())
             last = max((last for _, last in unmet), default=first)

@@ -38,12 +38,13 @@ class Summary:
     retry: str
 
 
-def gather(result: ExportResult, store: Store, call: str, unmet: str | None) -> Summary:
+def gather(result: ExportResult, store: Store, call: str, unmet: str | None, unnoted: str = "") -> Summary:
     """
     Ask the database for what a display of a result shows.
 
     Args:
         unmet: the query for its failure table, ``None`` where the database is closed.
+        unnoted: the days besides that were asked for and that the table does not hold, in words.
     """
     kinds: list[tuple[str, int, str]] = []
     failures: list[FailedRow] = []
@@ -75,6 +76,8 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str | None) -> 
     if source is not None and (source.events is not None or source.where is not None):
         facts.append(("only", source.filter_in_words()))
     facts += [("note", sentence) for sentence in result._unheard()]
+    if unnoted:
+        facts.append(("not there", f"{unnoted}: the same call again fetches what is missing"))
     if outside := result.rows_outside:
         facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
     if result.rejected_lines:

@@ -30,6 +30,7 @@ UNMET = "('failed', 'cancelled')"
 SHOWN_NAMES = 8
 # When the request began that brought a batch, which is never null for what mpnb wrote.
 REQUESTED_AT = "coalesce(started_at, finished_at)"
+_DAYS = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE) AS day"
 
 
 class LedgerError(Exception):
@@ -197,25 +198,32 @@ def of_table(table: str) -> str:
     return f"lower(table_name) = lower({literal})"
 
 
-def unmet_days(mine: str, ended: Sequence[str] = (), least: str = "failed.batch_id") -> str:
+def held_days(mine: str) -> str:
+    """Return the query for ``batch_id``, ``day`` of the days that batches hold, of the rows that count."""
+    return f"{_DAYS} FROM {LEDGER} WHERE {mine} AND status IN {HELD}"
+
+
+def failed_days(mine: str, ended: Sequence[str] = ()) -> str:
     """
-    Return the query for ``batch_id``, ``day`` of the days of failed batches that nothing has made up for.
+    Return the query for ``batch_id``, ``day`` of the days of batches that failed or were cancelled.
 
     Args:
         mine: condition for the rows that count: of one table, perhaps of some days.
         ended: exports whose batches have failed, though they stand there as if they were under way.
-        least: expression for the id that a batch needs at least to make up for ``day`` of ``failed``.
     """
     failed = f"status IN {UNMET}"
     if ended:
         exports = ", ".join(f"'{each}'" for each in ended)
         failed = f"({failed} OR status NOT IN {HELD} AND export_id IN ({exports}))"
-    days = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE) AS day"
+    return f"{_DAYS} FROM {LEDGER} WHERE {mine} AND {failed}"
+
+
+def unmet_days(mine: str, ended: Sequence[str] = ()) -> str:
+    """Return the query for ``batch_id``, ``day`` of the failed days that nothing has brought since."""
     return (
-        "SELECT failed.batch_id, day FROM"
-        f" ({days} FROM {LEDGER} WHERE {mine} AND {failed}) AS failed"
-        f" LEFT JOIN ({days} FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS held USING (day)"
-        f" WHERE (held.batch_id IS NULL OR held.batch_id < {least})"
+        f"SELECT failed.batch_id, day FROM ({failed_days(mine, ended)}) AS failed"
+        f" LEFT JOIN ({held_days(mine)}) AS held USING (day)"
+        " WHERE held.batch_id IS NULL OR held.batch_id < failed.batch_id"
     )
 
 

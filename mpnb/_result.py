@@ -23,7 +23,7 @@ from mpnb._event_names import closest
 from mpnb._failures import Failure
 from mpnb._ledger import HELD, Source, ended_exports, source_of
 from mpnb._origin import Origin, remember
-from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS
+from mpnb._plan import LATE_DAYS, MAX_LATE_DAYS, in_words
 from mpnb._properties import exact
 from mpnb._relation import Database, only_reads, related, relation, variables_in
 from mpnb._scalars import whole_number
@@ -127,10 +127,10 @@ class ExportResult:
     @property
     def has_failures(self) -> bool:
         """
-        Whether a day is missing: its batch failed or was cancelled, and no other has brought it since.
+        Whether a day is missing that this call asked for: its batch failed or was cancelled, and no other brought it.
 
-        That goes for the days that this call asked for. Those that it was to fetch again, such as all by
-        ``mode="refresh"``, are missing until they came again, though the table has what it had before.
+        Those that it was to fetch again, such as all by ``mode="refresh"``, are missing until they came again, though
+        the table has what it had before. Of ``mpnb.open()``, days are missing that failed and have not come since.
         """
         return self._known("unmet", lambda cursor: f"SELECT count(*) FROM ({self._unmet(cursor)})") > 0
 
@@ -358,6 +358,9 @@ class ExportResult:
                 f" FROM ({self._failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1",
             )
             landed = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
+            unnoted = self._selection.unnoted_ranges(cursor)
+        if not rows and unnoted:
+            return f"{in_words(unnoted)}: not in {self._store.label}; the same call again fetches what is missing"
         if not rows:
             return "nothing failed"
         kind, message, status, hint, most, count = rows[0]
@@ -391,8 +394,11 @@ class ExportResult:
 
     def summary(self) -> display.Summary:
         """Gather what a display shows. Works after ``close()`` as well, then without what only the database knows."""
-        failures = None if self._store.closed else self._failures()
-        return display.gather(self, self._store, self._call, failures)
+        if self._store.closed:
+            return display.gather(self, self._store, self._call, None)
+        with self._store.reading() as cursor:
+            unnoted = self._selection.unnoted_ranges(cursor)
+        return display.gather(self, self._store, self._call, self._failures(), in_words(unnoted))
 
     def __repr__(self) -> str:
         """Say it in a few lines."""

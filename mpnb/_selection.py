@@ -102,20 +102,28 @@ class Selection:
 
     def unmet(self, ended: list[str]) -> str:
         """
-        Return the query for ``batch_id``, ``day`` of the days that this result misses, by failed batch.
+        Return the query for ``batch_id``, ``day`` of the days that this result misses, once a batch that failed.
 
-        A day is met once the table holds it. One that the call set out to fetch must have come since, and where the
-        whole ledger is asked, one that failed must have come since it did.
+        A day that was asked for is met once the table holds it; one that the call set out to fetch must have come
+        since. ``batch_id`` is null where no note is left of who was to bring it, or where somebody fetches it now. Of
+        the whole ledger, a day is missing that failed and has not come since.
 
         Args:
             ended: exports that ended without a note in the ledger, see ``ledger.ended_exports``.
         """
-        least = "failed.batch_id"
-        if self.days:
-            again = " OR ".join(f"day BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in self.fetched)
-            least = f"CASE WHEN {again} THEN {self.since} ELSE 0 END" if again else "0"
-        days = ledger.unmet_days(self.batches(), ended, least)
-        return f"{days} AND day BETWEEN DATE '{self.days[0]}' AND DATE '{self.days[1]}'" if self.days else days
+        mine = self.batches()
+        if not self.days:
+            return ledger.unmet_days(mine, ended)
+        first, last = self.days
+        again = " OR ".join(f"day BETWEEN DATE '{a}' AND DATE '{b}'" for a, b in self.fetched)
+        least = f"CASE WHEN {again} THEN {self.since} ELSE 0 END" if again else "0"
+        days = f"SELECT CAST(DATE '{first}' + unnest(range({(last - first).days + 1}))::INTEGER AS DATE) AS day"
+        return (
+            f"SELECT failed.batch_id, day FROM ({days}) AS asked"
+            f" LEFT JOIN ({ledger.held_days(mine)}) AS held USING (day)"
+            f" LEFT JOIN ({ledger.failed_days(mine, ended)}) AS failed USING (day)"
+            f" WHERE held.batch_id IS NULL OR held.batch_id < {least}"
+        )
 
     def failures(self, ended: list[str]) -> str:
         """Return the query for the failure table, in date order."""
@@ -131,15 +139,20 @@ class Selection:
 
     def unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
         """Return the ranges of days that this result misses, apart by failed batch, in date order."""
+        return [(first, last) for first, last, _ in self._unmet_ranges(cursor)]
+
+    def unnoted_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
+        """Return those of them that no failed batch tells of."""
+        return [(first, last) for first, last, batch_id in self._unmet_ranges(cursor) if batch_id is None]
+
+    def _unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date, int | None]]:
         query = self.unmet(ledger.ended_exports(cursor, self.table))
         # Of failures that overlap, the latest says what the day waits for.
         days = run(cursor, f"SELECT max(batch_id), day FROM ({query}) GROUP BY day ORDER BY day ASC")
-        ranges: list[tuple[date, date]] = []
-        before = None
+        ranges: list[tuple[date, date, int | None]] = []
         for batch_id, day in days:
-            if batch_id == before and ranges[-1][1] + DAY == day:
-                ranges[-1] = (ranges[-1][0], day)
+            if ranges and ranges[-1][1:] == (day - DAY, batch_id):
+                ranges[-1] = (ranges[-1][0], day, batch_id)
             else:
-                ranges.append((day, day))
-            before = batch_id
+                ranges.append((day, day, batch_id))
         return ranges

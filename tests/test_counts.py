@@ -179,6 +179,47 @@ def test_what_is_missing_does_not_depend_on_the_clock(sandbox, export, database,
             assert (again.successful_batches, again.has_failures) == (1, False)
 
 
+def test_days_that_nobody_tells_of_are_missing(sandbox, export, database) -> None:
+    """What was asked for and is not held is missing, also where the ledger has lost all notes of it."""
+    mp = sandbox()
+    result = export(mp, day(1), day(4))
+    query(database, "DELETE FROM mpnb_batches WHERE from_date IN ('2026-01-02', '2026-01-03')")
+    query(database, "DELETE FROM events WHERE batch_id NOT IN (SELECT batch_id FROM mpnb_batches)")
+    assert (result.has_failures, ranges(result), result.failures.fetchall()) == (True, [(2, 3)], [])
+    assert "not there 2026-01-02 – 2026-01-03: the same call again fetches what is missing" in str(result)
+    with pytest.raises(mpnb.ExportError, match=r"2026-01-02 – 2026-01-03: not in .*; the same call again"):
+        result.raise_for_failures()
+    with result.retry() as again:
+        assert (again.has_failures, again.total_rows) == (False, mp.count(day(1), day(4)))
+    assert not result.has_failures
+
+
+def test_days_stay_missing_while_they_are_fetched_again(sandbox, export, start) -> None:
+    """Until the retry has brought them; the failure table is the retry's own by then."""
+    mp = sandbox(faults=[Fault("status", day(2), **REFUSED)])
+    result = export(mp)
+    mp.clear_faults()
+    mp.add_fault(Fault("hang", day(2), times=None))
+    job = result.start_retry()
+    until(lambda: mp.injected["hang"])
+    assert (result.has_failures, ranges(result)) == (True, [(2, 2)])
+    job.cancel()
+    job.outcome(30).close()
+    assert result.failures.select("kind").fetchall() == [("cancelled",)]
+
+
+def test_a_retry_brings_back_what_was_dropped(sandbox, export, database) -> None:
+    """Of an export, whose days are asked for still; of a table that was opened nobody knows any more what it had."""
+    mp = sandbox()
+    result, db = export(mp), mpnb.open(database)
+    mpnb.drop("events", database=database)
+    assert (ranges(result), ranges(db)) == ([(1, 3)], [])
+    with db, pytest.raises(mpnb.TableError, match="has no table 'events' of events any more: export into it anew"):
+        db.retry()
+    with result.retry() as again:
+        assert again.total_rows == mp.count(day(1), day(3))
+
+
 # --- what an export could not note -----------------------------------------------------------------------------------
 
 
