@@ -138,6 +138,8 @@ class _Relation:
             return self[name]
         if name == "_repr_mimebundle_":
             return self._mpnb_bundle
+        if name in _GOES_ON:
+            self._mpnb_connected()  # DuckDB 1.5 reads nothing from a connection that was closed
         if not callable(found) or name.startswith("_") or name in _GOES_ON:
             return found
         return functools.wraps(found)(functools.partial(self._mpnb_call, name))
@@ -162,14 +164,17 @@ class _Relation:
             call = operator.methodcaller(name, *map(on, args), **{key: on(each) for key, each in options.items()})
             return called_with({key: on(each) for key, each in variables.items()}, call, on(self))
 
-        try:
-            connection = self._mpnb_database.connect() if home is None else home
-        except ClosedError as error:
-            raise ClosedRelationError(str(error)) from None
+        connection = self._mpnb_connected() if home is None else home
         value = make(connection)
         if type(value) is not DuckDBPyRelation:
             return value
         return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables)
+
+    def _mpnb_connected(self) -> DuckDBPyConnection:
+        try:
+            return self._mpnb_database.connect()
+        except ClosedError as error:
+            raise ClosedRelationError(str(error)) from None
 
     def __getitem__(self, name: str) -> Any:
         """Return a column as a relation."""
