@@ -482,91 +482,91 @@ def run_forks(path: Path, body: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-class TestFork:
-    """Nothing of a database is read or written by a process that did not open it."""
+def test_a_child_is_refused(database) -> None:
+    """Whatever a result or a job gives, a look and an export there: one line, and the child ends well."""
+    lines = run_forks(
+        database,
+        """
+        result = fetch(path)
+        events, names = result.events, result.event_names()
+        slow = serve(faults=[mpnb.sandbox.Fault("hang", times=None)])
+        job = mpnb.start("2026-01-01", "2026-01-01", database=folder / "job.duckdb", credentials=slow.credentials)
+        for ask in (
+            lambda: result.events, lambda: result.sql("SELECT 1"), lambda: result.con, lambda: result.df(),
+            lambda: result.event("Purchase"), lambda: result.check(), lambda: result.retry(),
+            lambda: mpnb.open(path), lambda: fetch(path), lambda: job.result(5), lambda: job.cancel(),
+            lambda: events.fetchall(), lambda: len(events), lambda: events.join(names, "event_name"),
+        ):
+            forked(ask)
+        job.cancel()
+        job.outcome().close()
+        result.close()
+        slow.close()
+        """,
+    )
+    assert len(lines) == 14, "\n".join(lines)
+    assert all(re.match("0 (Closed|ClosedRelation|Database)Error: ", line) for line in lines), lines
+    assert all("this one was forked from: start processes by 'spawn'" in line for line in lines), lines
 
-    def test_a_child_is_refused(self, database) -> None:
-        """Whatever a result or a job gives, a look and an export there: one line, and the child ends well."""
-        lines = run_forks(
-            database,
-            """
-            result = fetch(path)
-            events, names = result.events, result.event_names()
-            slow = serve(faults=[mpnb.sandbox.Fault("hang", times=None)])
-            job = mpnb.start("2026-01-01", "2026-01-01", database=folder / "job.duckdb", credentials=slow.credentials)
-            for ask in (
-                lambda: result.events, lambda: result.sql("SELECT 1"), lambda: result.con, lambda: result.df(),
-                lambda: result.event("Purchase"), lambda: result.check(), lambda: result.retry(),
-                lambda: mpnb.open(path), lambda: fetch(path), lambda: job.result(5), lambda: job.cancel(),
-                lambda: events.fetchall(), lambda: len(events), lambda: events.join(names, "event_name"),
-            ):
-                forked(ask)
-            job.cancel()
-            job.outcome().close()
-            result.close()
-            slow.close()
-            """,
-        )
-        assert len(lines) == 14, "\n".join(lines)
-        assert all(re.match("0 (Closed|ClosedRelation|Database)Error: ", line) for line in lines), lines
-        assert all("this one was forked from: start processes by 'spawn'" in line for line in lines), lines
 
-    def test_a_child_leaves_the_file_alone(self, database) -> None:
-        """Neither its end nor its own close folds its parent's log into the file; its parent writes on."""
-        lines = run_forks(
-            database,
-            """
-            result = fetch(path)
-            result.con.execute("CREATE TABLE mine AS SELECT 1").fetchall()
-            files = lambda: {each.name: each.read_bytes() for each in folder.glob("*.duckdb*")}
-            before = files()
-            forked(lambda: 1)
-            forked(result.close)
-            forked(lambda: result)
-            print(before == files(), ".wal" in str(list(before)))
-            result.con.execute("INSERT INTO mine VALUES (2)").fetchall()
-            result.close()
-            """,
-        )
-        assert [line[:1] for line in lines[:2]] == ["0", "0"]
-        assert lines[-1] == "True True"
-        assert query(database, "SELECT count(*) FROM mine") == [(2,)]
+def test_a_child_leaves_the_file_alone(database) -> None:
+    """Neither its end nor its own close folds its parent's log into the file; its parent writes on."""
+    lines = run_forks(
+        database,
+        """
+        result = fetch(path)
+        result.con.execute("CREATE TABLE mine AS SELECT 1").fetchall()
+        files = lambda: {each.name: each.read_bytes() for each in folder.glob("*.duckdb*")}
+        before = files()
+        forked(lambda: 1)
+        forked(result.close)
+        forked(lambda: result)
+        print(before == files(), ".wal" in str(list(before)))
+        result.con.execute("INSERT INTO mine VALUES (2)").fetchall()
+        result.close()
+        """,
+    )
+    assert [line[:1] for line in lines[:2]] == ["0", "0"]
+    assert lines[-1] == "True True"
+    assert query(database, "SELECT count(*) FROM mine") == [(2,)]
 
-    def test_a_file_that_only_the_users_own_connection_has(self, database) -> None:
-        """A child refuses what its parent has open by other means, the connection itself as well."""
-        lines = run_forks(
-            database,
-            """
-            con = duckdb.connect(str(path))
-            con.execute("CREATE TABLE mine AS SELECT 1").fetchall()
-            forked(lambda: fetch(path), end=os._exit)
-            forked(lambda: fetch(con), end=os._exit)
-            """,
-        )
-        assert all("DatabaseError" in line and "forked" in line for line in lines), lines
 
-    def test_a_child_exports_elsewhere(self, database) -> None:
-        """Into a file of its own it may."""
-        lines = run_forks(
-            database,
-            """
-            result = fetch(path)
-            forked(lambda: fetch(folder / "child.duckdb").total_rows)
-            print(result.total_rows)
-            result.close()
-            """,
-        )
-        assert lines[0].split()[1] == lines[1]
+def test_a_file_that_only_the_users_own_connection_has(database) -> None:
+    """A child refuses what its parent has open by other means, the connection itself as well."""
+    lines = run_forks(
+        database,
+        """
+        con = duckdb.connect(str(path))
+        con.execute("CREATE TABLE mine AS SELECT 1").fetchall()
+        forked(lambda: fetch(path), end=os._exit)
+        forked(lambda: fetch(con), end=os._exit)
+        """,
+    )
+    assert all("DatabaseError" in line and "forked" in line for line in lines), lines
 
-    def test_a_child_of_a_process_that_let_go_may_open_it(self, database) -> None:
-        """What was closed before the fork is nobody's."""
-        lines = run_forks(
-            database,
-            """
-            with fetch(path) as result:
-                rows = result.total_rows
-            forked(lambda: mpnb.open(path).total_rows == rows)
-            """,
-        )
-        assert lines == ["0 True"]
+
+def test_a_child_exports_elsewhere(database) -> None:
+    """Into a file of its own it may."""
+    lines = run_forks(
+        database,
+        """
+        result = fetch(path)
+        forked(lambda: fetch(folder / "child.duckdb").total_rows)
+        print(result.total_rows)
+        result.close()
+        """,
+    )
+    assert lines[0].split()[1] == lines[1]
+
+
+def test_a_child_of_a_process_that_let_go_may_open_it(database) -> None:
+    """What was closed before the fork is nobody's."""
+    lines = run_forks(
+        database,
+        """
+        with fetch(path) as result:
+            rows = result.total_rows
+        forked(lambda: mpnb.open(path).total_rows == rows)
+        """,
+    )
+    assert lines == ["0 True"]
