@@ -18,7 +18,7 @@ import pytest
 import mpnb
 import mpnb._engine
 from mpnb._progress import PipeLines
-from mpnb._store import LEDGER, REJECTED, quoted
+from mpnb._store import LEDGER, META, REJECTED, quoted
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
 
@@ -74,7 +74,7 @@ def check_table(server: Sandbox, con: duckdb.DuckDBPyConnection, table: str) -> 
         assert (db.table, db.total_rows) == (table, wanted)
     assert con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall() == [(wanted,)]
     after = {name for (name,) in con.execute(tables).fetchall()}
-    assert after - {name for (name,) in before} <= {table, LEDGER, REJECTED}
+    assert after - {name for (name,) in before} <= {table, LEDGER, META, REJECTED}
     assert {name for (name,) in before} <= after
 
 
@@ -83,7 +83,7 @@ def test_any_table_name_is_a_name(server: Sandbox) -> None:
     with contextlib.closing(duckdb.connect()) as con:
         for table in NAMES:
             check_table(server, con, table)
-        assert len(con.execute("SELECT table_name FROM duckdb_tables()").fetchall()) == len(NAMES) + 2
+        assert len(con.execute("SELECT table_name FROM duckdb_tables()").fetchall()) == len(NAMES) + 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -168,7 +168,8 @@ def test_hostile_content_shows_as_text(tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
     def events(day: date) -> list[bytes]:
-        return [json.dumps({"event": HOSTILE, "properties": {"time": 1767225600, HOSTILE: HOSTILE}}).encode()] * 40
+        own = {"time": 1767225600 + 86400 * (day.day - 1), HOSTILE: HOSTILE}
+        return [json.dumps({"event": HOSTILE, "properties": own}).encode()] * 40
 
     with (
         serve(lines=events, faults=faults) as server,
