@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import mpnb
-from mpnb import _options
+from mpnb import _client, _engine, _options, _settings, _spool, _verify
 from mpnb._credentials import Credentials
 from mpnb._failures import KINDS
-from mpnb.sandbox import Sandbox
+from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import day
+from tests.benchmarks import others
 from tests.benchmarks.__main__ import main as measure
 
 ROOT = Path(__file__).parent.parent
@@ -198,6 +199,49 @@ def test_the_readme_lists_every_option() -> None:
         default = _options.PARAMETERS[ticked(row[1])[0].partition("=")[0]].default
         if default is not None and row[1] != "`from_date`, `to_date`":
             assert str(default) in row[2], row
+
+
+def test_what_shows_a_promise_is_there() -> None:
+    """Each promise names a file of tests, or a test in it, that there is."""
+    rows = table(README, "| whatever happens |")
+    assert len(rows) > 15
+    for _, _, shown in rows:
+        assert ticked(shown)
+        for place in ticked(shown):
+            file, _, name = place.partition("::")
+            assert f"def {name or 'test_'}" in (ROOT / file).read_text(), place
+
+
+FIGURES = {
+    "3 requests a second and 60 an hour": (mpnb.Quota().per_second, mpnb.Quota().per_hour) == (3, 60),
+    "60 requests an hour, 3 a second and 100 at once": mpnb.Quota() == mpnb.Quota(60, 3, 100),
+    "up to four times a batch": _engine.MAX_ATTEMPTS == 4,
+    "no connection in 10 seconds": _client.CONNECT_SECONDS == 10,
+    "nothing for 5 minutes": _client.IDLE_SECONDS == 5 * 60,
+    "fewer than 100 bytes a second for 10": (_client.LEAST_SPEED, 2 * _client.IDLE_SECONDS) == (100, 600),
+    "A line longer than 15 MiB": _verify.MAX_LINE == 15 << 20,
+    "half of what is free, at most 10 GB": _spool.MAX_BYTES == 10 * 10**9,
+    "two threads and 420 MB": (_settings.SETTINGS["threads"], _settings.MEMORY_LIMIT) == ("2", 420 * 10**6),
+    "with 210 MB for each": _settings.BYTES_A_THREAD == 210 * 10**6,
+}
+
+
+@pytest.mark.parametrize("words", FIGURES)
+def test_the_figures_of_the_readme_are_those_of_the_code(words: str) -> None:
+    """What a reader plans with is what is done; that it is done, other tests show."""
+    assert words in " ".join(README.split())
+    assert FIGURES[words]
+
+
+def test_the_readme_says_what_comes_of_each_fault() -> None:
+    """Of the comparison with others, the column of mpnb's own: so many events, or the error."""
+    rows = table(README, "| the server | mpnb |")
+    assert len(rows) == len(others.FAULTS)
+    for (_, told, *_), faults in zip(rows, others.FAULTS.values(), strict=True):
+        with serve(faults=faults) as mp:
+            events, ended = others.ours(mp)
+        assert told == (f"{events:,}" if events else f"none, `{ended.split()[0]}` says why")
+        assert events in (0, mp.count(others.FIRST, others.LAST))
 
 
 def test_the_readme_explains_every_kind_of_failure() -> None:

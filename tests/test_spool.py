@@ -107,6 +107,18 @@ def test_a_copy_on_a_full_disk_leaves_the_original(make: list[SpoolFolder], tmp_
     assert sorted(each.name for each in folder.path.iterdir()) == ["1.jsonl", "owner.lock"]
 
 
+@pytest.mark.parametrize(("free", "budget"), [(3 * 10**9, 1_500_000_000), (10**12, 10**10), (1, 1)])
+def test_the_budget_is_half_of_what_is_free(
+    make: list[SpoolFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, budget: int
+) -> None:
+    """At most 10 GB, and never nothing: one batch passes whatever is free."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    make.append(SpoolFolder(Spool(tmp_path), None, "a"))
+    make.append(SpoolFolder(Spool(tmp_path, max_bytes=7), None, "b"))
+    assert [folder.max_bytes for folder in make] == [budget, 7]
+
+
 # --- folders of the dead -------------------------------------------------------------------------------------------
 
 

@@ -313,6 +313,17 @@ def test_a_bomb_is_one_failed_batch(
     tell(f"{kind} of {size >> 30} GiB: one failed batch, peak memory {answer['peak'] / 1e6:.0f} MB")
 
 
+def test_memory_stays_small_however_large_a_batch_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None]
+) -> None:
+    """Hundreds of megabytes of JSON in one batch take no more than README promises."""
+    with serve(events_per_day=100_000) as server:
+        answer = end(begin(asked(server, path, "2026-01-01", "2026-01-04", chunk_days=4)))
+    assert (answer["done"], answer["rows"] > 350_000) == (1, True)
+    assert answer["peak"] < 600 * 10**6
+    tell(f"{answer['rows']:,} events in one batch: peak memory {answer['peak'] / 1e6:.0f} MB")
+
+
 @contextlib.contextmanager
 def readable_by_others(folder: Path) -> Iterator[dict[str, int]]:
     """With no umask at all, watch a folder, and give what in it others could come to and read, by its mode."""
