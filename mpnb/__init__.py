@@ -13,10 +13,6 @@ from typing import TYPE_CHECKING
 from mpnb import analysis
 from mpnb._api import export, plan, start
 from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
-from mpnb._board import BatchProgress, JobProgress
-from mpnb._check import Check
-from mpnb._credentials import Credentials
-from mpnb._drop import drop
 from mpnb._errors import (
     ClosedError,
     CredentialsError,
@@ -27,12 +23,16 @@ from mpnb._errors import (
     PlanError,
     TableError,
 )
-from mpnb._job import ExportJob
-from mpnb._limits import Quota
-from mpnb._panel import panel
-from mpnb._plan import Batch, ExportPlan, split_date_range
-from mpnb._result import ExportResult
-from mpnb._spool import Spool
+from mpnb._exporting.board import BatchProgress, JobProgress
+from mpnb._exporting.job import ExportJob
+from mpnb._exporting.result import ExportResult
+from mpnb._fetching.limiter import Quota
+from mpnb._fetching.spool import Spool
+from mpnb._mixpanel.credentials import Credentials
+from mpnb._notebook.panel import panel
+from mpnb._planning.plan import Batch, ExportPlan, split_date_range
+from mpnb._reading.check import Check
+from mpnb._reading.drop import drop
 from mpnb._version import __version__
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ __all__ = [
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Bring ``%mpexport`` into a notebook: ``%load_ext mpnb``."""
-    from mpnb._magic import load
+    from mpnb._notebook.magic import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Take ``%mpexport`` out again: ``%unload_ext mpnb``."""
-    from mpnb._magic import unload
+    from mpnb._notebook.magic import unload
 
     unload(shell)

@@ -1,5 +1,5 @@
 """Run ``python -m mpnb`` as the command ``mpnb``."""
 
-from mpnb._cli import run
+from mpnb._command.cli import run
 
 run()

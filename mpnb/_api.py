@@ -15,31 +15,31 @@ from typing import Any, Literal
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from mpnb import _layout as layout
-from mpnb import _ledger as ledger
-from mpnb import _plan as planning
-from mpnb import _progress
-from mpnb._asked import MAX_WORKERS, Asked, Database, OnBatch, check, check_helpers
-from mpnb._board import BatchBoard
-from mpnb._clock import today, utc_now
-from mpnb._credentials import Credentials
-from mpnb._engine import Engine
+from mpnb._base.clock import today, utc_now
+from mpnb._base.scalars import whole_number
+from mpnb._base.warn import warn
 from mpnb._errors import DatabaseError, PlanError, TableError
-from mpnb._failures import safe_text
-from mpnb._interrupt import interrupts_later
-from mpnb._job import Events, ExportJob
-from mpnb._ledger import Source
-from mpnb._limits import Quota, RateLimiter, limiter_for
-from mpnb._offset import day_lag
-from mpnb._plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
-from mpnb._result import ExportResult, Outcome, outcome_of
-from mpnb._route import Route, route_to
-from mpnb._running import entering, registration, running
-from mpnb._scalars import whole_number
-from mpnb._selection import Selection
-from mpnb._spool import Spool, SpoolFolder
-from mpnb._store import MEMORY, Store, check_database, check_path, check_table_name, run, transaction
-from mpnb._warn import warn
+from mpnb._exporting.board import BatchBoard
+from mpnb._exporting.engine import Engine
+from mpnb._exporting.interrupt import interrupts_later
+from mpnb._exporting.job import Events, ExportJob
+from mpnb._exporting.result import ExportResult, Outcome, outcome_of
+from mpnb._fetching.limiter import Quota, RateLimiter, limiter_for
+from mpnb._fetching.route import Route, route_to
+from mpnb._fetching.spool import Spool, SpoolFolder
+from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.failures import safe_text
+from mpnb._planning import plan as planning
+from mpnb._planning.plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
+from mpnb._planning.request import MAX_WORKERS, Asked, Database, OnBatch, check, check_helpers
+from mpnb._reading.offset import day_lag
+from mpnb._reading.selection import Selection
+from mpnb._showing import progress as _progress
+from mpnb._storing import ledger
+from mpnb._storing import tables as layout
+from mpnb._storing.database import MEMORY, Store, check_database, check_path, check_table_name, run, transaction
+from mpnb._storing.ledger import Source
+from mpnb._storing.running import entering, registration, running
 
 # Between two looks at the whole while an export runs in the caller's thread.
 TICK_SECONDS = 0.1

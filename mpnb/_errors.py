@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpnb._result import ExportResult
+    from mpnb._exporting.result import ExportResult
 
 
 class MpnbError(Exception):

@@ -27,15 +27,15 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyRelation
 
+from mpnb._base.names import closest
+from mpnb._base.origin import origin_of
+from mpnb._base.relation import called_with, variables_in
+from mpnb._base.scalars import brief, is_text
+from mpnb._base.warn import warn
 from mpnb._errors import PlanError
-from mpnb._event_names import closest
-from mpnb._failures import safe_text
-from mpnb._origin import origin_of
-from mpnb._properties import exact, literal
-from mpnb._relation import called_with, variables_in
-from mpnb._scalars import brief, is_text
-from mpnb._store import interruptible, quoted
-from mpnb._warn import warn
+from mpnb._mixpanel.failures import safe_text
+from mpnb._reading.properties import exact, literal
+from mpnb._storing.database import interruptible, quoted
 
 UNITS = ("hour", "day", "week", "month")
 

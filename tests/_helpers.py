@@ -23,9 +23,9 @@ import pytest
 from pexpect.fdpexpect import fdspawn
 
 import mpnb
-import mpnb._limits
+import mpnb._fetching.limiter
 from mpnb import Quota
-from mpnb._limits import RateLimiter
+from mpnb._fetching.limiter import RateLimiter
 from mpnb.sandbox import Sandbox
 
 # Long past, so that no batch is provisional unless a test makes it so.
@@ -201,7 +201,7 @@ class Recorded(RateLimiter):
     def of(cls, mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Recorded:
         """Put one in the place of a sandbox's own limiter."""
         limiter = cls()
-        monkeypatch.setitem(mpnb._limits._limiters, (mp.url, mp.project_id), limiter)
+        monkeypatch.setitem(mpnb._fetching.limiter._limiters, (mp.url, mp.project_id), limiter)
         return limiter
 
     @contextmanager

@@ -22,9 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import mpnb
-from mpnb import _board, _client, _engine, _handover, _insert, _job, _layout, _ledger, _limits, _spool, _store, _verify
-from mpnb import _writer as writer
-from mpnb._running import running
+from mpnb._base import handover as _handover
+from mpnb._exporting import board as _board
+from mpnb._exporting import engine as _engine
+from mpnb._exporting import job as _job
+from mpnb._fetching import client as _client
+from mpnb._fetching import limiter as _limits
+from mpnb._fetching import spool as _spool
+from mpnb._fetching import verify as _verify
+from mpnb._storing import database as _store
+from mpnb._storing import insert as _insert
+from mpnb._storing import ledger as _ledger
+from mpnb._storing import tables as _layout
+from mpnb._storing import writer
+from mpnb._storing.running import running
 from mpnb.sandbox import Fault, serve
 from tests._helpers import WIDE, all_or_nothing, day
 

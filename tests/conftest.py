@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 import mpnb
-import mpnb._clock
-import mpnb._engine
+import mpnb._base.clock
+import mpnb._exporting.engine
 from mpnb.sandbox import Sandbox, serve
 from tests._helpers import WIDE, WallClock, day, until
 
@@ -55,7 +55,7 @@ def _own_home(nothing_left: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_REGION", "MP_API_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def sandbox(nothing_left: None) -> Iterator[Callable[..., Sandbox]]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     """Give days and moments a clock that a test moves."""
     clock = WallClock()
-    monkeypatch.setattr(mpnb._clock, "system", clock)
+    monkeypatch.setattr(mpnb._base.clock, "system", clock)
     return clock
 
 

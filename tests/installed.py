@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import mpnb
-from mpnb._demo import notebooks
+from mpnb._command.demo import notebooks
 from mpnb.sandbox import serve
 
 HERE = Path(__file__).parents[1]

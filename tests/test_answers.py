@@ -20,10 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb import _insert, _verify, _writer
-from mpnb._insert import NotAllEvents, blocks, insert_files, insert_lines
-from mpnb._store import EVENT_COLUMNS, REJECTED, REJECTED_COLUMNS
-from mpnb._verify import Body, BodyError
+from mpnb._fetching import verify as _verify
+from mpnb._fetching.verify import Body, BodyError
+from mpnb._storing import insert as _insert
+from mpnb._storing import writer as _writer
+from mpnb._storing.database import EVENT_COLUMNS, REJECTED, REJECTED_COLUMNS
+from mpnb._storing.insert import NotAllEvents, blocks, insert_files, insert_lines
 from mpnb.sandbox import Fault
 from tests._helpers import all_or_nothing, day, event, statuses, zipped
 

@@ -20,8 +20,8 @@ import pexpect
 import pytest
 
 import mpnb
-from mpnb import _options
-from mpnb._cli import EXPORT_EXAMPLES, PLAN_EXAMPLES, main
+from mpnb._command import options as _options
+from mpnb._command.cli import EXPORT_EXAMPLES, PLAN_EXAMPLES, main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import as_served, as_stored, day, days_of, query, terminal, until

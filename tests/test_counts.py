@@ -20,8 +20,8 @@ import pyarrow
 import pytest
 
 import mpnb
-from mpnb._clock import today
-from mpnb._event_names import closest
+from mpnb._base.clock import today
+from mpnb._base.names import closest
 from mpnb.sandbox import BAD_LINES, Fault
 from tests._helpers import all_or_nothing, as_served, as_stored, day, days_of, event, query, until
 

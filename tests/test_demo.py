@@ -19,9 +19,9 @@ import pexpect
 import pytest
 
 import mpnb
-from mpnb._cli import main
-from mpnb._clock import today
-from mpnb._demo import DAYS, LAB_NEEDS
+from mpnb._base.clock import today
+from mpnb._command.cli import main
+from mpnb._command.demo import DAYS, LAB_NEEDS
 from mpnb.sandbox import serve
 from tests import _kernels
 from tests._helpers import terminal, until

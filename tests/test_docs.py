@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 
 import mpnb
-from mpnb import _client, _engine, _options, _settings, _spool, _verify
-from mpnb._credentials import Credentials
-from mpnb._failures import KINDS
+from mpnb._command import options as _options
+from mpnb._exporting import engine as _engine
+from mpnb._fetching import client as _client
+from mpnb._fetching import spool as _spool
+from mpnb._fetching import verify as _verify
+from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.failures import KINDS
 from mpnb.sandbox import Sandbox, serve
+from mpnb._storing import settings as _settings
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import day
 from tests.benchmarks import others

@@ -20,9 +20,10 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb import _demo, _history
-from mpnb._paths import local_path
-from mpnb._store import Store, run
+from mpnb._base.paths import local_path
+from mpnb._command import demo as _demo
+from mpnb._fetching import history as _history
+from mpnb._storing.database import Store, run
 from tests._helpers import all_or_nothing, day, event, query
 
 # --- the connection's own place ------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 import pytest
 
 import mpnb
-import mpnb._client
-import mpnb._engine
-import mpnb._verify
-from mpnb._failures import KINDS, Failure, from_answer
+import mpnb._exporting.engine
+import mpnb._fetching.client
+import mpnb._fetching.verify
+from mpnb._mixpanel.failures import KINDS, Failure, from_answer
 from mpnb.sandbox import Fault
 from mpnb.sandbox._faults import KINDS as FAULTS
 from tests._helpers import WIDE, Recorded, all_or_nothing, day, days_of, event, statuses, until
@@ -95,8 +95,8 @@ def fault_of(name: str, number: int, times: int | None) -> Fault:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a third of a second of silence for a dead connection, and a few megabytes for a bomb."""
-    monkeypatch.setattr(mpnb._client, "IDLE_SECONDS", 0.33)
-    monkeypatch.setattr(mpnb._verify, "BOMB_BYTES", 8 << 20)
+    monkeypatch.setattr(mpnb._fetching.client, "IDLE_SECONDS", 0.33)
+    monkeypatch.setattr(mpnb._fetching.verify, "BOMB_BYTES", 8 << 20)
 
 
 def test_every_fault_of_the_sandbox_is_tried() -> None:
@@ -545,7 +545,7 @@ def test_a_full_hour_is_waited_out(sandbox, export, monkeypatch) -> None:
 @pytest.mark.parametrize("how", ["seconds", "date", None])
 def test_a_server_that_counts_is_obeyed(sandbox, export, monkeypatch, how: str | None) -> None:
     """Against a real limit of two a second, refusals slow all workers down and every batch comes through."""
-    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.5)
+    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.5)
     mp = sandbox(quota=mpnb.Quota(per_hour=10**6, per_second=2), retry_after=how)
     result = export(mp, day(1), day(4), workers=2)
     assert result.successful_batches == 4

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import mpnb
-from mpnb._handover import Handover
-from mpnb._running import running
+from mpnb._base.handover import Handover
+from mpnb._storing.running import running
 from tests._helpers import WIDE, all_or_nothing, day, statuses
 from tests._injected import OWNERS
 

@@ -16,12 +16,12 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb import _layout as layout
-from mpnb import _ledger as ledger
-from mpnb._layout import LAYOUT
-from mpnb._plan import Batch
-from mpnb._running import entering, running
-from mpnb._store import Store
+from mpnb._planning.plan import Batch
+from mpnb._storing import ledger
+from mpnb._storing import tables as layout
+from mpnb._storing.database import Store
+from mpnb._storing.running import entering, running
+from mpnb._storing.tables import LAYOUT
 from mpnb.sandbox import Fault, serve
 from tests._helpers import WIDE, all_or_nothing, day, query, statuses
 
@@ -139,7 +139,7 @@ def test_opening_mends_a_table_that_is_missing(sandbox, export, database: Path, 
 
 KILLED_WHILE_MAKING = """
 import os, signal, sys, threading
-import duckdb, mpnb._store as store
+import duckdb, mpnb._storing.database as store
 
 nth = int(sys.argv[2])
 seen = 0
@@ -280,7 +280,7 @@ def test_a_batch_that_landed_is_never_noted_as_failed(database: Path) -> None:
         arrival = ledger.Arrival(batch_id, Batch(day(1), day(1)), 3, 0, 10, 1, None)
         ledger.landed(cursor, "events", [arrival])
         with pytest.raises(ledger.LedgerError):
-            ledger.unmet(cursor, "events", [batch_id], "failed", mpnb._failures.failure("write", "late"))  # type: ignore[attr-defined]
+            ledger.unmet(cursor, "events", [batch_id], "failed", mpnb._mixpanel.failures.failure("write", "late"))  # type: ignore[attr-defined]
         assert ledger.status_of(cursor, "events", batch_id) == ("done", 3, 0)
 
 

@@ -7,12 +7,12 @@ from datetime import datetime
 
 import pytest
 
-from mpnb import _layout as layout
-from mpnb import _ledger as ledger
-from mpnb._failures import Failure
-from mpnb._ledger import Arrival, Source
-from mpnb._plan import Batch
-from mpnb._store import LEDGER, Store, run
+from mpnb._mixpanel.failures import Failure
+from mpnb._planning.plan import Batch
+from mpnb._storing import ledger
+from mpnb._storing import tables as layout
+from mpnb._storing.database import LEDGER, Store, run
+from mpnb._storing.ledger import Arrival, Source
 from tests._helpers import day
 
 SOURCE = Source("1234567", None, None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mpnb import Quota
-from mpnb._limits import HOUR, Cancelled, RateLimiter, limiter_for
+from mpnb._fetching.limiter import HOUR, Cancelled, RateLimiter, limiter_for
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, Clock, Recorded, day, until
 

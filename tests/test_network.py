@@ -26,19 +26,19 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import mpnb
-import mpnb._client
-import mpnb._engine
-import mpnb._wire
-from mpnb._belongs import is_for_other_days
-from mpnb._cli import main
-from mpnb._client import HTTP_ERRORS, _from_httpcore
-from mpnb._credentials import forms_of
-from mpnb._failures import from_answer, safe_text
-from mpnb._limits import RateLimiter, limiter_for
-from mpnb._reach import unreached
-from mpnb._route import Proxy as Named
-from mpnb._route import route_to
-from mpnb._wire import TooSlow, Wire
+import mpnb._exporting.engine
+import mpnb._fetching.client
+import mpnb._fetching.wire
+from mpnb._command.cli import main
+from mpnb._fetching.belongs import is_for_other_days
+from mpnb._fetching.client import HTTP_ERRORS, _from_httpcore
+from mpnb._fetching.limiter import RateLimiter, limiter_for
+from mpnb._fetching.reach import unreached
+from mpnb._fetching.route import Proxy as Named
+from mpnb._fetching.route import route_to
+from mpnb._fetching.wire import TooSlow, Wire
+from mpnb._mixpanel.credentials import forms_of
+from mpnb._mixpanel.failures import from_answer, safe_text
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import WIDE, all_or_nothing, day, statuses, until, zipped
 from tests._network import CA, LOOPBACK, Proxy, Server, head_of, nobody, tls_settings, tls_to
@@ -347,7 +347,7 @@ def test_a_proxy_that_does_not_get_through_at_first_is_asked_again(sandbox, expo
 def left(credentials: mpnb.Credentials) -> int:
     """Count what the hour of a project still has, as this process and as the file that all share know it."""
     mine = limiter_for(credentials.host, credentials.project_id, None)
-    shared = RateLimiter(mpnb.Quota(), history=mpnb._limits.History(credentials.host, credentials.project_id))
+    shared = RateLimiter(mpnb.Quota(), history=mpnb._fetching.limiter.History(credentials.host, credentials.project_id))
     assert mine.left() == shared.left()
     return mine.left()
 
@@ -378,7 +378,7 @@ def untrusted(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @contextlib.contextmanager
 def vouched_for_by_others(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The user's own certificates are for somebody else."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", mpnb._route.certifi.where())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", mpnb._fetching.route.certifi.where())
     with tls_to(port_of(mp)) as front:
         yield f"https://localhost:{front.port}"
 
@@ -425,7 +425,7 @@ def cut_off(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @contextlib.contextmanager
 def silent_tls(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Nothing comes after the connection."""
-    monkeypatch.setattr(mpnb._client, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(mpnb._fetching.client, "CONNECT_SECONDS", 0.2)
     with Server(lambda connection: connection.recv(1) and connection.recv(1 << 20) and connection.recv(1)) as server:
         yield f"https://localhost:{server.port}"
 
@@ -447,7 +447,7 @@ def by_server(serve: Callable[[socket.socket], object]) -> Callable[[Sandbox, py
 
     @contextlib.contextmanager
     def way(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        monkeypatch.setattr(mpnb._client, "PROXY_SECONDS", 0.2)
+        monkeypatch.setattr(mpnb._fetching.client, "PROXY_SECONDS", 0.2)
         with Server(serve) as server:
             monkeypatch.setenv("ALL_PROXY", f"http://{LOOPBACK}:{server.port}")
             yield FAR
@@ -601,7 +601,7 @@ def test_a_network_that_comes_back_is_enough(sandbox, export, monkeypatch) -> No
         with socket.create_connection((LOOPBACK, port_of(mp))) as inner, found[0].keeping(inner):
             found[0].join(connection, inner)
 
-    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.3)
     credentials = at(mp, f"http://{LOOPBACK}:{port}")
     result = export(mp, day(1), day(1), credentials=credentials, on_batch=bring, quota=mpnb.Quota())
     with found[0]:
@@ -840,7 +840,7 @@ def test_a_stop_does_not_wait_for_it(tmp_path) -> None:
     line = json.dumps({"event": "a", "properties": {"time": NOW - 9 * DAY_SECONDS}}).encode()
     (tmp_path / "body").write_bytes((line + b"\n") * 10)
     looks = iter([False] * 5)
-    with pytest.raises(mpnb._limits.Cancelled):
+    with pytest.raises(mpnb._fetching.limiter.Cancelled):
         is_for_other_days(tmp_path / "body", line, *ASKED, gzip=False, is_cancelled=lambda: next(looks, True))
 
 
@@ -926,8 +926,8 @@ def patience_for_ever(connection: socket.socket) -> None:
 )
 def test_no_part_of_an_answer_may_drip(sandbox, database, monkeypatch, serve: Any, kind: str) -> None:
     """Headers and what stands in for them are given up; of a refusal, what came of it is enough."""
-    monkeypatch.setattr(mpnb._client, "IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(mpnb._client, "LEAST_SPEED", 1000.0)
+    monkeypatch.setattr(mpnb._fetching.client, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(mpnb._fetching.client, "LEAST_SPEED", 1000.0)
     with Server(serve) as server:
         _, rows = failed(
             mpnb.export, day(1), day(1), database=database, credentials=account(f"http://{LOOPBACK}:{server.port}")
@@ -937,7 +937,7 @@ def test_no_part_of_an_answer_may_drip(sandbox, database, monkeypatch, serve: An
 
 def test_a_drip_says_so(sandbox, export, monkeypatch) -> None:
     """The message names the speed and how long it was waited for."""
-    monkeypatch.setattr(mpnb._client, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(mpnb._fetching.client, "IDLE_SECONDS", 0.2)
     mp = sandbox(faults=[Fault("drip", day(2), times=None)])
     result = export(mp)
     [(kind, message)] = result.failures.select("kind, message").fetchall()
@@ -1066,7 +1066,7 @@ def test_what_nobody_expected_shows_no_secret(sandbox, export, monkeypatch, capl
     def broken(*_: object) -> None:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr(mpnb._client, "_keep", broken)
+    monkeypatch.setattr(mpnb._fetching.client, "_keep", broken)
     mp = sandbox()
     with pytest.raises(mpnb.ExportError, match="made up") as raised:
         export(mp, day(1), day(1))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._plan import Batch, Calendar, HeldBatch, make_batches, make_plan, parse_date, plan_again
+from mpnb._planning.plan import Batch, Calendar, HeldBatch, make_batches, make_plan, parse_date, plan_again
 from mpnb.sandbox import Fault
 from tests._helpers import START, WIDE, day, days_of, query
 

@@ -20,9 +20,9 @@ from datetime import timedelta
 import pytest
 
 import mpnb
-from mpnb import _progress
-from mpnb._board import ENDED, STATUSES, JobProgress
-from mpnb._clock import today
+from mpnb._base.clock import today
+from mpnb._exporting.board import ENDED, STATUSES, JobProgress
+from mpnb._showing import progress as _progress
 from mpnb.sandbox import Fault
 from tests._helpers import day, until
 

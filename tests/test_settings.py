@@ -11,9 +11,9 @@ import duckdb
 import pytest
 
 import mpnb
-import mpnb._settings
-from mpnb._settings import SHOWN
-from mpnb._store import Store
+import mpnb._storing.settings
+from mpnb._storing.database import Store
+from mpnb._storing.settings import SHOWN
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, day, until
 
@@ -22,7 +22,7 @@ LIMIT = "400.5 MiB"
 
 def shown(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Read the settings that an export makes."""
-    return dict(con.execute(SHOWN, [list(mpnb._settings.SETTINGS)]).fetchall())
+    return dict(con.execute(SHOWN, [list(mpnb._storing.settings.SETTINGS)]).fetchall())
 
 
 def begun(job: mpnb.ExportJob) -> mpnb.ExportJob:
@@ -121,7 +121,7 @@ def test_they_hold_until_the_last_of_two_exports_ends(sandbox, start, database) 
 
 def test_one_that_duckdb_refuses_is_left_as_it_is(sandbox, export, start, monkeypatch) -> None:
     """As a limit below what a query holds would be: the export goes on, and the others hold and are set back."""
-    monkeypatch.setitem(mpnb._settings.SETTINGS, "memory_limit", "'nothing at all'")
+    monkeypatch.setitem(mpnb._storing.settings.SETTINGS, "memory_limit", "'nothing at all'")
     mp = sandbox(latency=0.2)
     con = export(mp).con
     default = shown(con)
@@ -135,7 +135,7 @@ def test_one_that_duckdb_refuses_is_left_as_it_is(sandbox, export, start, monkey
 
 def test_the_number_of_threads_is_left_where_others_are_connected(store, monkeypatch) -> None:
     """DuckDB would wait for their queries; as many threads get as much memory as they need."""
-    monkeypatch.setitem(mpnb._settings.SETTINGS, "threads", "7")
+    monkeypatch.setitem(mpnb._storing.settings.SETTINGS, "threads", "7")
     with store.reading() as cursor:
         before = shown(cursor)
         with store.settings():
@@ -143,7 +143,7 @@ def test_the_number_of_threads_is_left_where_others_are_connected(store, monkeyp
         assert shown(cursor) == before
         with contextlib.closing(store.share()), store.settings():
             assert shown(cursor)["threads"] == before["threads"]
-            most = max(2, int(before["threads"])) * mpnb._settings.BYTES_A_THREAD
+            most = max(2, int(before["threads"])) * mpnb._storing.settings.BYTES_A_THREAD
             assert shown(cursor)["memory_limit"] == f"{int(most / 2**20 * 10) / 10} MiB"
         assert shown(cursor) == before
 

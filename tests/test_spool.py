@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-import mpnb._spool
-from mpnb._spool import COPY_SHARE, PlainCopy, Spool, SpoolFolder
+import mpnb._fetching.spool
+from mpnb._fetching.spool import COPY_SHARE, PlainCopy, Spool, SpoolFolder
 
 BODY = b"as it was received"
 
@@ -199,7 +199,7 @@ def test_what_is_another_users_stays(theirs: str, planted: Path, monkeypatch: py
     own = os.getuid()
     looks = iter([own + 1] if theirs == "folder" else [own, own + 1])
     monkeypatch.setattr(os, "getuid", lambda: next(looks))
-    mpnb._spool._remove_dead(planted)
+    mpnb._fetching.spool._remove_dead(planted)
     assert (folder / "1.jsonl").read_bytes() == BODY
     assert list(looks) == []
 
@@ -209,7 +209,7 @@ def at_each_line(functions: set[str], number: int, do: Callable[[], object]) -> 
     left = [number]
 
     def trace(frame: FrameType, what: str, _: Any) -> Any:
-        if frame.f_code.co_filename != mpnb._spool.__file__ or frame.f_code.co_name not in functions:
+        if frame.f_code.co_filename != mpnb._fetching.spool.__file__ or frame.f_code.co_name not in functions:
             return None
         if what == "line":
             left[0] -= 1
@@ -243,8 +243,8 @@ def test_whenever_cleaners_come_a_claimed_folder_stays(tmp_path: Path) -> None:
         for second in range(1, 40, 1 if first > 3 else 20):
             parent = tmp_path / f"{first}-{second}"
             parent.mkdir()
-            other = at_each_line(cleaning, second, lambda parent=parent: mpnb._spool._remove_dead(parent))
-            one = lambda parent=parent, other=other: traced(lambda: mpnb._spool._remove_dead(parent), other)  # noqa: E731
+            other = at_each_line(cleaning, second, lambda parent=parent: mpnb._fetching.spool._remove_dead(parent))
+            one = lambda parent=parent, other=other: traced(lambda: mpnb._fetching.spool._remove_dead(parent), other)  # noqa: E731
             claimed: list[SpoolFolder] = []
             traced(
                 lambda parent=parent, claimed=claimed: claimed.append(SpoolFolder(Spool(parent), None, "a")),
@@ -252,12 +252,12 @@ def test_whenever_cleaners_come_a_claimed_folder_stays(tmp_path: Path) -> None:
             )
             [folder] = claimed
             path = spooled(folder)
-            mpnb._spool._remove_dead(parent)
+            mpnb._fetching.spool._remove_dead(parent)
             assert path.read_bytes() == BODY, (first, second)
             assert (folder.path / "owner.lock").exists()
             assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
             folder.close()
-            mpnb._spool._remove_dead(parent)
+            mpnb._fetching.spool._remove_dead(parent)
             assert list(parent.iterdir()) == [], (first, second)
             runs += 1
     assert runs > 500
@@ -265,7 +265,7 @@ def test_whenever_cleaners_come_a_claimed_folder_stays(tmp_path: Path) -> None:
 
 CLAIM = """
 import sys
-from mpnb._spool import Spool, SpoolFolder
+from mpnb._fetching.spool import Spool, SpoolFolder
 folders = []
 for number in range(60):
     folders.append(SpoolFolder(Spool(sys.argv[1]), None, f"{sys.argv[2]}x{number}"))

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 import mpnb
-import mpnb._client
-import mpnb._engine
-import mpnb._limits
+import mpnb._exporting.engine
+import mpnb._fetching.client
+import mpnb._fetching.limiter
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import WIDE, all_or_nothing, day, query, statuses, until
 
@@ -97,7 +97,7 @@ def stopped_as_it_should(mp: Sandbox, database: Path, done: int, total: int = 5)
     assert sum(by_status.values()) == total
     mp.clear_faults()
     mp._world.bytes_per_second = None  # its pace was part of what was stopped
-    mpnb._limits._limiters.clear()  # and so was a cool-down
+    mpnb._fetching.limiter._limiters.clear()  # and so was a cool-down
     with mpnb.export(
         day(1), day(total), credentials=mp.credentials, quota=WIDE, database=database, chunk_days=1
     ) as result:
@@ -263,7 +263,7 @@ def test_another_exception_stops_it_as_well(sandbox, export, database) -> None:
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[mpnb.Credentials]:
     """Give credentials for a server that never answers a connect: its queue of connections is full."""
-    monkeypatch.setattr(mpnb._client, "CONNECT_SECONDS", 2.5)
+    monkeypatch.setattr(mpnb._fetching.client, "CONNECT_SECONDS", 2.5)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 0))
@@ -323,7 +323,7 @@ def large() -> Iterator[Sandbox]:
 @pytest.mark.parametrize(("grace", "rows"), [(0.0, False), (60.0, True)], ids=["interrupted", "let through"])
 def test_cancel_while_it_writes(large, start, database, monkeypatch, grace: float, rows: bool) -> None:
     """A write gets a moment to be done; past it, it is interrupted, and nothing of the batch is in the table."""
-    monkeypatch.setattr(mpnb._engine, "WRITE_GRACE_SECONDS", grace)
+    monkeypatch.setattr(mpnb._exporting.engine, "WRITE_GRACE_SECONDS", grace)
     job = start(large, day(1), day(2), chunk_days=2)
     writer = job._engine._writer
     until(lambda: writer._in_insert, 20)

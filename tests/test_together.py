@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mpnb
-from mpnb import _writer
+from mpnb._storing import writer as _writer
 from mpnb.sandbox import Fault, serve
 from tests._helpers import until
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpnb import _verify
-from mpnb._verify import Body, BodyError, NoExport, Verifier, ended_early
+from mpnb._fetching import verify as _verify
+from mpnb._fetching.verify import Body, BodyError, NoExport, Verifier, ended_early
 from tests._helpers import event, zipped
 
 LINES = b"".join(event(n=n, text="ä\u2028\u0085 \n") + b"\n" for n in range(4))

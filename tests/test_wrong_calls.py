@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb._cli import main
+from mpnb._command.cli import main
 from mpnb.sandbox import Fault, Sandbox, serve
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import WIDE

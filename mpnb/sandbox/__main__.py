@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import mpnb.sandbox
 from mpnb._errors import PlanError
-from mpnb._failures import safe_text
-from mpnb._limits import Quota
+from mpnb._fetching.limiter import Quota
+from mpnb._mixpanel.failures import safe_text
 from mpnb.sandbox._days import checked_day
 from mpnb.sandbox._faults import KINDS, Fault
 from mpnb.sandbox._sandbox import Sandbox, serve

@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from mpnb._base.scalars import brief
 from mpnb._errors import PlanError
-from mpnb._scalars import brief
 from mpnb.sandbox._stories import PLACES, PLATFORMS, SCRIPTS, own_properties
 
 # Monday to Sunday; the mean is 1, so that a long range has events_per_day on average.

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 from isal import isal_zlib
 
+from mpnb._base.scalars import as_day, brief
 from mpnb._errors import PlanError
-from mpnb._scalars import as_day, brief
 from mpnb.sandbox._data import MadeUp
 
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

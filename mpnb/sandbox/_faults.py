@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from mpnb._base.scalars import as_int, brief, real_number, whole_number
 from mpnb._errors import PlanError
-from mpnb._scalars import as_int, brief, real_number, whole_number
 from mpnb.sandbox._days import checked_day
 
 TRANSPORT = frozenset(

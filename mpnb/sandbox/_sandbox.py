@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from mpnb import _clock
-from mpnb._credentials import Credentials
+from mpnb._base import clock as _clock
+from mpnb._base.scalars import brief, real_number, whole_number
 from mpnb._errors import PlanError
-from mpnb._limits import Quota
-from mpnb._scalars import brief, real_number, whole_number
+from mpnb._fetching.limiter import Quota
+from mpnb._mixpanel.credentials import Credentials
 from mpnb.sandbox._data import MadeUp
 from mpnb.sandbox._days import Days, checked_day, days_between
 from mpnb.sandbox._faults import DAY_SECONDS, Fault, FaultBook

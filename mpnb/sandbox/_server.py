@@ -21,8 +21,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import urlsplit
 
-from mpnb._clock import utc_now
-from mpnb._credentials import Credentials
+from mpnb._base.clock import utc_now
+from mpnb._mixpanel.credentials import Credentials
 from mpnb.sandbox._answer import Answer, Export, accepts_gzip, narrowed, refusal, refused_by
 from mpnb.sandbox._days import Days, Part, days_between, part_of_lines
 from mpnb.sandbox._faults import COMBINE, Fault, FaultBook, Target

@@ -77,7 +77,7 @@ def floor(folder: Path, first: date, workers: int, chunk_days: int) -> int:
     """Let DuckDB load the same files from the disk, into the same table, all in one statement."""
     import duckdb
 
-    from mpnb._store import EVENT_COLUMNS
+    from mpnb._storing.database import EVENT_COLUMNS
 
     con = duckdb.connect(str(folder / "floor.duckdb"))
     con.execute("SET preserve_insertion_order = false").fetchall()

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-import mpnb._panel
-from mpnb._board import STATUSES
-from mpnb._panel._feed import CODES, packed_days
+import mpnb._notebook.panel
+from mpnb._exporting.board import STATUSES
+from mpnb._notebook.panel._feed import CODES, packed_days
 from mpnb.sandbox import Fault, serve
 from tests.browser._lab import Notebook
 from tests.browser.test_panel import QUOTA, button, known
 
-FILES = Path(mpnb._panel.__file__).parent
+FILES = Path(mpnb._notebook.panel.__file__).parent
 LONGEST_TASK_MS = 200
 # A host of anywidgets, as small as they can be: https://anywidget.dev/en/afm/
 HOST = """<!doctype html><html lang="en"><link rel="stylesheet" href="grid.css"><body><script type="module">

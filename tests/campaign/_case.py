@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from mpnb._writer import LINGER_SECONDS
+from mpnb._storing.writer import LINGER_SECONDS
 from mpnb.sandbox import Fault
 from mpnb.sandbox._faults import KINDS
 from mpnb.sandbox._stories import SCRIPTS

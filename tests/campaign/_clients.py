@@ -15,9 +15,9 @@ from typing import Protocol
 import httpx
 
 import mpnb
-from mpnb import _layout as layout
-from mpnb import _ledger as ledger
-from mpnb._store import Store, run
+from mpnb._storing import ledger
+from mpnb._storing import tables as layout
+from mpnb._storing.database import Store, run
 from tests.campaign._case import Case
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)

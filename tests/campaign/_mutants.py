@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import httpcore
 
-import mpnb._ledger
-import mpnb._writer
-from mpnb._verify import Body, Verifier
+import mpnb._storing.ledger
+import mpnb._storing.writer
+from mpnb._fetching.verify import Body, Verifier
 
 
 def believe_every_end() -> None:
@@ -35,33 +35,33 @@ def believe_every_end() -> None:
 
 def drop_what_is_no_event() -> None:
     """Leave lines out without a word."""
-    insert = mpnb._writer.insert_lines
+    insert = mpnb._storing.writer.insert_lines
 
     def insert_lines(cursor: Any, table: str, batch_id: int, lines: Any) -> tuple[int, int]:
         rows, _ = insert(cursor, table, batch_id, lines)
         cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
         return rows, 0
 
-    mpnb._writer.insert_lines = insert_lines
+    mpnb._storing.writer.insert_lines = insert_lines
 
 
 def keep_what_is_replaced() -> None:
     """Add a refreshed batch to the old one."""
-    mpnb._ledger.forget = lambda *_: None
+    mpnb._storing.ledger.forget = lambda *_: None
 
 
 def commit_in_two() -> None:
     """Commit the rows of a batch before its ledger row."""
-    landed: Any = mpnb._ledger.landed
+    landed: Any = mpnb._storing.ledger.landed
 
     def landed_apart(cursor: Any, table: str, arrivals: Any) -> Any:
-        mpnb._writer.run(cursor, "COMMIT")  # type: ignore[attr-defined]
-        mpnb._writer.run(cursor, "BEGIN")  # type: ignore[attr-defined]
+        mpnb._storing.writer.run(cursor, "COMMIT")  # type: ignore[attr-defined]
+        mpnb._storing.writer.run(cursor, "BEGIN")  # type: ignore[attr-defined]
         if any(arrival.rows % 7 == 3 for arrival in arrivals):
             raise duckdb.IOException("made up")
         return landed(cursor, table, arrivals)
 
-    mpnb._ledger.landed = landed_apart
+    mpnb._storing.ledger.landed = landed_apart
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

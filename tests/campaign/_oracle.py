@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from mpnb._store import LEDGER, REJECTED, quoted
+from mpnb._storing.database import LEDGER, REJECTED, quoted
 from mpnb.sandbox import BAD_LINES, Request
 from tests.campaign._clients import Said
 from tests.campaign._events import comparable

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import mpnb._client
-import mpnb._engine
-import mpnb._settings
-import mpnb._verify
-import mpnb._writer
+import mpnb._exporting.engine
+import mpnb._fetching.client
+import mpnb._fetching.verify
+import mpnb._storing.settings
+import mpnb._storing.writer
 
 # A request is given up after so much silence; a stall is shorter, or longer.
 IDLE_SECONDS = 0.4
@@ -19,10 +19,10 @@ BOMB_BYTES = 8 << 20
 MAX_LINE = 1 << 20
 
 _SHORT = (
-    (mpnb._client, "IDLE_SECONDS", IDLE_SECONDS),
-    (mpnb._engine, "BACKOFF_SECONDS", BACKOFF_SECONDS),
-    (mpnb._verify, "BOMB_BYTES", BOMB_BYTES),
-    (mpnb._verify, "MAX_LINE", MAX_LINE),
+    (mpnb._fetching.client, "IDLE_SECONDS", IDLE_SECONDS),
+    (mpnb._exporting.engine, "BACKOFF_SECONDS", BACKOFF_SECONDS),
+    (mpnb._fetching.verify, "BOMB_BYTES", BOMB_BYTES),
+    (mpnb._fetching.verify, "MAX_LINE", MAX_LINE),
 )
 
 
@@ -46,17 +46,17 @@ def quick(linger: float, *, checkpoints: bool = False) -> Iterator[None]:
     Args:
         checkpoints: whether DuckDB folds its log into the file after nearly every commit, in place of at the end.
     """
-    threshold = mpnb._settings.SETTINGS["checkpoint_threshold"]
-    with _set(*_SHORT, (mpnb._writer, "LINGER_SECONDS", linger)):
-        mpnb._settings.SETTINGS["checkpoint_threshold"] = "'10KB'" if checkpoints else threshold
+    threshold = mpnb._storing.settings.SETTINGS["checkpoint_threshold"]
+    with _set(*_SHORT, (mpnb._storing.writer, "LINGER_SECONDS", linger)):
+        mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = "'10KB'" if checkpoints else threshold
         try:
             yield
         finally:
-            mpnb._settings.SETTINGS["checkpoint_threshold"] = threshold
+            mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = threshold
 
 
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
     """Within ``quick()``: let a busy machine be silent for longer, where no fault is."""
-    with _set((mpnb._client, "IDLE_SECONDS", 60.0)):
+    with _set((mpnb._fetching.client, "IDLE_SECONDS", 60.0)):
         yield

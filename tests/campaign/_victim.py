@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import mpnb
-import mpnb._client
-import mpnb._insert
-import mpnb._settings
-import mpnb._store
-import mpnb._writer
-from mpnb._spool import SpoolFolder
+import mpnb._fetching.client
+import mpnb._storing.database
+import mpnb._storing.insert
+import mpnb._storing.settings
+import mpnb._storing.writer
+from mpnb._fetching.spool import SpoolFolder
 
 PHASES = ("fetching", "writing", "committing", "checkpointing")
 STATEMENTS = {"INSERT INTO": "writing", "COMMIT": "committing", "CHECKPOINT": "checkpointing"}
@@ -86,9 +86,11 @@ def main() -> None:
     """Export what the argument says, and die on the way."""
     asked = json.loads(sys.argv[1])
     death = Death(asked["phase"], asked["nth"], asked["delay"], asked["abort"])
-    mpnb._writer.LINGER_SECONDS = asked["linger"]
-    mpnb._settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
-    mpnb._writer.run = mpnb._insert.run = mpnb._store.run = death.running(mpnb._store.run)  # type: ignore[attr-defined]
+    mpnb._storing.writer.LINGER_SECONDS = asked["linger"]
+    mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
+    mpnb._storing.writer.run = mpnb._storing.insert.run = mpnb._storing.database.run = death.running(
+        mpnb._storing.database.run
+    )  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 
     def growing(self: SpoolFolder, *arguments: Any) -> None:

@@ -17,8 +17,8 @@ import time
 from typing import Any
 
 import mpnb
-import mpnb._engine
-from mpnb._board import ENDED
+import mpnb._exporting.engine
+from mpnb._exporting.board import ENDED
 from tests._memory import peak_memory
 
 # A wait as long as this is for the hour's quota.
@@ -39,7 +39,7 @@ def obey_permissions() -> None:
 def main() -> None:
     """Do what the argument says."""
     asked = json.loads(sys.argv[1])
-    mpnb._engine.BACKOFF_SECONDS = 0.01
+    mpnb._exporting.engine.BACKOFF_SECONDS = 0.01
     for name, value in asked.pop("limits", {}).items():
         number = getattr(resource, name)
         resource.setrlimit(number, (value, resource.getrlimit(number)[1]))

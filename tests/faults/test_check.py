@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mpnb
-from mpnb._check import Check, Finding
+from mpnb._reading.check import Check, Finding
 from mpnb.sandbox import BAD_LINES, Fault, serve
 from tests.campaign._clients import QUOTA
 

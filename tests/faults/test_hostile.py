@@ -16,9 +16,9 @@ import duckdb
 import pytest
 
 import mpnb
-import mpnb._engine
-from mpnb._progress import PipeLines
-from mpnb._store import LEDGER, META, REJECTED, quoted
+import mpnb._exporting.engine
+from mpnb._showing.progress import PipeLines
+from mpnb._storing.database import LEDGER, META, REJECTED, quoted
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
 
@@ -121,7 +121,7 @@ def test_event_names_and_filters_reach_the_server_as_they_are(server: Sandbox) -
     with export(server, ":memory:", events=[*NAMES, HOSTILE], where='properties["a"] == "it\'s \\" & <b>"') as result:
         request = server.requests[-1]
         assert request.params["where"] == 'properties["a"] == "it\'s \\" & <b>"'
-        assert mpnb._engine.ledger.source_of(result.con, "events").events == tuple(sorted({*NAMES, HOSTILE}))
+        assert mpnb._exporting.engine.ledger.source_of(result.con, "events").events == tuple(sorted({*NAMES, HOSTILE}))
 
 
 class Tags(HTMLParser):
@@ -156,7 +156,7 @@ def shown(*values: Any) -> list[str]:
 
 def test_hostile_content_shows_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts, escape sequences and direction marks in messages, events and names neither run nor vanish."""
-    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.01)
     stream = io.StringIO()
     lines = PipeLines(stream)
     faults = [

@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 import mpnb
-import mpnb._history
-import mpnb._limits
-from mpnb._history import History, Times
-from mpnb._limits import HOUR, RateLimiter
+import mpnb._fetching.history
+import mpnb._fetching.limiter
+from mpnb._fetching.history import History, Times
+from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests._helpers import Clock, until
 from tests.faults.conftest import asked, begin, end
@@ -186,7 +186,7 @@ def test_state_that_is_locked_is_not_waited_for(state: Path) -> None:
     with FileLock(state / "quota.lock"):
         began = time.monotonic()
         assert len(start(limiter(Clock()), 10)) == 10
-        assert time.monotonic() - began < 5 * mpnb._history.LOCK_SECONDS
+        assert time.monotonic() - began < 5 * mpnb._fetching.history.LOCK_SECONDS
 
 
 def test_deleted_state_is_made_anew(state: Path) -> None:
@@ -312,7 +312,7 @@ def test_whoever_waits_takes_a_start_that_another_process_gave_back() -> None:
 
         before = clock.now
         with mine.slot(lambda: False, hear):
-            assert clock.now - before <= mpnb._limits.LOOK_AGAIN
+            assert clock.now - before <= mpnb._fetching.limiter.LOOK_AGAIN
     assert len(told) == 1
 
 

@@ -14,10 +14,10 @@ import pytest
 from IPython.core.error import UsageError
 
 import mpnb
-from mpnb import _options
-from mpnb._clock import today
-from mpnb._magic._command import PARSER
-from mpnb._magic._manual import manual
+from mpnb._base.clock import today
+from mpnb._command import options as _options
+from mpnb._notebook.magic._command import PARSER
+from mpnb._notebook.magic._manual import manual
 from mpnb.sandbox import Sandbox
 from tests._helpers import day, query
 from tests.magic.conftest import Shell
@@ -253,7 +253,7 @@ def test_the_readme_shows_the_manual() -> None:
 
 def test_the_manual_is_the_same_on_every_terminal() -> None:
     """Neither its width nor its colours matter: the README is compared with it."""
-    code = "from mpnb._magic._command import PARSER\nfrom mpnb._magic._manual import manual\nprint(manual(PARSER))"
+    code = "from mpnb._notebook.magic._command import PARSER\nfrom mpnb._notebook.magic._manual import manual\nprint(manual(PARSER))"
     for env in ({"COLUMNS": "40"}, {"FORCE_COLOR": "1", "COLUMNS": "200"}):
         told = subprocess.run([sys.executable, "-c", code], env={**env}, capture_output=True, text=True, check=True)
         assert told.stdout == manual(PARSER) + "\n"

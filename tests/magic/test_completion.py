@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb._magic._command import PARSER
-from mpnb._magic._words import expanded
+from mpnb._notebook.magic._command import PARSER
+from mpnb._notebook.magic._words import expanded
 from mpnb.sandbox import Sandbox
 from tests._helpers import WIDE, day, event
 from tests.magic.conftest import Shell

@@ -16,7 +16,7 @@ import pytest
 from IPython.core.error import UsageError
 
 import mpnb
-from mpnb import _plan as planning
+from mpnb._planning import plan as planning
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, query, until
 from tests.magic.conftest import Shell

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpnb._magic._words import Value, WordError, expanded, is_silent, quoted, words
+from mpnb._notebook.magic._words import Value, WordError, expanded, is_silent, quoted, words
 
 
 @pytest.mark.parametrize(

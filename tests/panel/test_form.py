@@ -12,9 +12,9 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb import _plan as planning
-from mpnb._panel._code import code_of
-from mpnb._panel._form import Form, place_of, planned, preset_range
+from mpnb._notebook.panel._code import code_of
+from mpnb._notebook.panel._form import Form, place_of, planned, preset_range
+from mpnb._planning import plan as planning
 from tests._odd import try_all
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret

@@ -16,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from mpnb._board import STATUSES
+from mpnb._exporting.board import STATUSES
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests._kernels import KERNEL_PATH, KERNEL_VERSION, environment
 from tests.panel._kernel import Kernel
@@ -28,12 +28,12 @@ DONE, FETCHING = STATUSES.index("done"), STATUSES.index("fetching")
 PACED = """
 import threading, time
 from datetime import date, timedelta
-from mpnb import _layout as layout
-from mpnb._board import BatchBoard
-from mpnb._job import Events, ExportJob
-from mpnb._plan import Batch
-from mpnb._result import ExportResult, outcome_of
-from mpnb._store import Store
+from mpnb._storing import tables as layout
+from mpnb._exporting.board import BatchBoard
+from mpnb._exporting.job import Events, ExportJob
+from mpnb._planning.plan import Batch
+from mpnb._exporting.result import ExportResult, outcome_of
+from mpnb._storing.database import Store
 
 COUNT, SECONDS = 1000, 30.0
 CHANGES = ("waiting", "fetching", "writing", "failed", "done")
@@ -96,7 +96,7 @@ def test_the_pump_takes_three_percent(kernel: Kernel, known: Known) -> None:
     with serve(events_per_day=300, latency=0.2) as mp:
         kernel.run(known(mp))
         used = kernel.run(
-            "import json, time; from mpnb._panel._pump import pump; before = time.process_time()\n"
+            "import json, time; from mpnb._notebook.panel._pump import pump; before = time.process_time()\n"
             "r = mpnb.export('2024-01-01', '2024-10-26', chunk_days=1, quota=WIDE)\n"
             "print(json.dumps([pump.cpu_seconds, time.process_time() - before, r.duration_seconds, r.total_rows]))"
         )
@@ -283,7 +283,9 @@ def test_a_display_that_fails_never_fails_the_export(kernel: Kernel, known: Know
         kernel.run(known(mp))
         export = "print(mpnb.export('2026-01-01', '2026-01-02', chunk_days=1, quota=WIDE, database={!r}).fetched_rows)"
         rows = str(mp.count(date(2026, 1, 1), date(2026, 1, 2)))
-        kernel.run("from mpnb._panel import _live, _frontend\ndef broken(*a, **k): raise RuntimeError('no screen')")
+        kernel.run(
+            "from mpnb._notebook.panel import _live, _frontend\ndef broken(*a, **k): raise RuntimeError('no screen')"
+        )
         kernel.run("grid, _live.Grid = _live.Grid, broken")
         assert kernel.run(export.format("a.duckdb")) == rows
         kernel.run("_live.Grid, _frontend.swap, _live.SWAP_SECONDS = grid, broken, 0.5")

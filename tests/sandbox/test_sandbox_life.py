@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import mpnb.sandbox
-from mpnb import _credentials
+from mpnb._mixpanel import credentials as _credentials
 from mpnb.sandbox import Fault, serve
 from mpnb.sandbox import _days as days_module
 from mpnb.sandbox.__main__ import fault, main

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from mpnb._limits import Quota
+from mpnb._fetching.limiter import Quota
 from mpnb.sandbox import serve
 from mpnb.sandbox._limiter import Limiter
 

@@ -1,0 +1,61 @@
+"""
+What ``os.fork`` does to a process that has DuckDB open, and how the child is kept from harm.
+
+The child has DuckDB's memory, but none of its threads: it would read what was in the file at that moment, write over
+what its parent writes, and at its end fold the parent's log into the file. So it opens no file that its parent had
+open, and ends without a word to DuckDB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mpnb._base.paths import open_files
+
+SPAWN = "start processes by 'spawn', or let one process have it open at a time"
+
+# Device and inode of the files that were open when this process was forked; none in one that was not.
+_inherited: frozenset[tuple[int, int]] = frozenset()
+_kept: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def keep_alive(connection: Any) -> None:
+    """Keep a connection from being closed in a child, also by the end of the process."""
+    _kept.add(connection)
+
+
+def free_in_child(lock: threading.Lock) -> None:
+    """Let no child wait for a lock that a thread of its parent had, which would never let go of it there."""
+    in_child(lock._at_fork_reinit)  # type: ignore[attr-defined]  # as concurrent.futures does
+
+
+def in_child(function: Callable[[], object]) -> None:
+    """Call a function in each forked child."""
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=function)
+
+
+def is_inherited(path: Path) -> bool:
+    """Return whether the process that this one was forked from had a file open then."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return (found.st_dev, found.st_ino) in _inherited
+    return False
+
+
+def _after_fork() -> None:
+    global _inherited
+    _inherited = open_files() or frozenset()
+    for connection in list(_kept):
+        # Nothing in Python keeps an object beyond the end of the interpreter but a reference too many.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+in_child(_after_fork)

@@ -1,0 +1,48 @@
+"""Names of events as people pass them, and the ones that they may have meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import partial
+
+from mpnb._base.scalars import brief, each_of, is_text
+from mpnb._errors import PlanError
+
+# What names of events are as an argument, for messages.
+EVENTS = "events is a list of names of events, or None for all"
+NAME = "name is the name of an event, or a list of them"
+
+
+def event_names(given: object, wanted: str) -> list[str]:
+    """
+    Return names as a list: of one name, or of whatever gives some, such as a list, set, generator, array or Series.
+
+    Args:
+        wanted: what is wanted, to begin the message with: ``EVENTS`` or ``NAME``.
+
+    Raises:
+        PlanError: there is none, or something is no name.
+    """
+    names = [given] if isinstance(given, str) else each_of(given)
+    if not names:
+        raise PlanError(f"{wanted}, not {brief(given)}")
+    for name in names:
+        if not isinstance(name, str) or not is_text(name):
+            raise PlanError(f"{wanted}, and {brief(name)} is no name")
+    return list(dict.fromkeys(map(str, names)))
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Ask, at the end of a message, whether some name that is there was meant."""
+    folded: dict[str, list[str]] = {}
+    for each in names:
+        folded.setdefault(each.casefold(), []).append(each)
+    # Case is what people get wrong first: it does not matter for who is close, but for who comes first.
+    matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    close = [each for match in matches for each in sorted(folded[match], key=partial(_unlike, name)) if each != name]
+    return f": is it {' or '.join(map(repr, close[:3]))}?" if close else ""
+
+
+def _unlike(name: str, other: str) -> float:
+    return -difflib.SequenceMatcher(None, name, other).ratio()

@@ -1,0 +1,106 @@
+"""Paths that people type: which of them are on this machine, and what a file there is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+from mpnb._base.scalars import brief, is_text
+from mpnb._errors import PlanError
+from mpnb._mixpanel.failures import safe_text
+
+# What DuckDB, or whoever else opens files by URL, would look for elsewhere. One letter is a drive.
+_ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)
+_FILE = re.compile(r"file:(?://(?:localhost)?(?=/))?", re.IGNORECASE)
+
+# How the files begin that people mix up with DuckDB's own.
+_SIGNATURES = {
+    b"SQLite format 3\0": "a SQLite database",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a compressed file",
+    b"PK\x03\x04": "a zip archive or spreadsheet",
+}
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def local_path(value: object, name: str, advice: str, error: type[PlanError] = PlanError, what: str = "a path") -> Path:
+    """
+    Return a path of this machine, with ``~`` as the home folder.
+
+    Args:
+        name: of the argument.
+        advice: what to pass in place of a URL.
+        error: what is raised.
+        what: it may be.
+
+    Raises:
+        PlanError: it is no path, that of something elsewhere, or one that the system refuses.
+    """
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text.strip() or "\0" in text or not is_text(text):
+        raise error(f"{name} is {what}, not {brief(value)}")
+    if text.lower().startswith("file:"):
+        raise error(f"{name} {brief(text)} is a URL: pass the path alone, {brief(_FILE.sub('', text))}")
+    if found := _ELSEWHERE.match(text):
+        called_so = "" if found[0].endswith(("//", ":memory:")) else f"; what is called so here is {brief('./' + text)}"
+        raise error(f"{name} {brief(text)} is nothing on this machine: {advice}{called_so}")
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except OSError as why:
+        if why.errno in (errno.ENAMETOOLONG, errno.EACCES):  # else it may be made there
+            raise error(f"{name} {brief(text)} cannot be used: {why.strerror}") from None
+    except RuntimeError:
+        raise error(f"{name} {brief(text)}: there is no such home folder, pass the whole path") from None
+    return path
+
+
+def what_is_no_database(path: Path) -> str | None:
+    """
+    Return what a file is, such as ``"a SQLite database"``, where it cannot be a database of DuckDB's, else ``None``.
+
+    A file that this process has open already is not looked into: closing any handle of it would drop the lock that
+    DuckDB has on it. Two that open it at the same moment must have a lock of their own.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+    handles = open_files()
+    # Where nobody can tell: Windows alone leaves the locks of other handles as they are.
+    if (found.st_dev, found.st_ino) in handles if handles is not None else os.name != "nt":
+        return None
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[8:12] == b"DUCK":
+        return None
+    if not head:
+        return "empty"
+    return next((what for start, what in _SIGNATURES.items() if head.startswith(start)), "no DuckDB database")
+
+
+def open_files() -> frozenset[tuple[int, int]] | None:
+    """Return device and inode of each file that this process has open, ``None`` where the system does not tell."""
+    try:
+        handles = os.listdir("/dev/fd")
+    except OSError:
+        return None
+    found = (_stat_of(handle) for handle in handles)
+    return frozenset((each.st_dev, each.st_ino) for each in found if each)
+
+
+def _stat_of(handle: str) -> os.stat_result | None:
+    try:
+        return os.fstat(int(handle))
+    except (OSError, ValueError):
+        return None
+
+
+def shown(path: Path) -> str:
+    """Return a path as it may show: a file's name may hold what a terminal obeys."""
+    return safe_text(str(path))

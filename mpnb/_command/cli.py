@@ -1,0 +1,250 @@
+"""The command ``mpnb``: the public functions, for a shell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+import mpnb
+from mpnb._api import open_database
+from mpnb._command import demo as _demo
+from mpnb._command import options as _options
+from mpnb._command.text import result_text
+from mpnb._mixpanel.failures import printable, safe_text
+from mpnb.sandbox.__main__ import main as serve_sandbox
+
+DONE, SOME_FAILED, NOTHING, INTERRUPTED = 0, 1, 2, 130
+
+EXPORT_EXAMPLES = """\
+examples:
+  mpnb export 2026-01-01 2026-03-31
+  mpnb export last 30 days --database mixpanel.duckdb
+  mpnb export 2026-01-01 yesterday -e "Sign Up" -e Purchase --table funnel
+  mpnb export last 7 days --where 'properties["$os"] == "iOS"' --table ios
+
+MP_USERNAME, MP_SECRET and MP_PROJECT_ID of a service account come from the
+environment, and if set MP_REGION (us, eu, in) and MP_API_BASE_URL.
+
+The same command again fetches what is missing, and the days of which late
+events may still have arrived. Exit status: 0 all is there, 1 some batches
+failed, 2 wrong arguments or nothing exported, 130 interrupted."""
+
+PLAN_EXAMPLES = """\
+examples:
+  mpnb plan 2026-01-01 2026-03-31
+  mpnb plan last 365 days --chunk-days auto"""
+
+
+DROP_EXAMPLES = """\
+examples:
+  mpnb drop events
+  mpnb drop test --database analysis.duckdb --yes
+
+The next export into the table starts anew. The file does not get smaller: what
+comes next takes the room."""
+
+
+class Parser(_options.Parser):
+    """Say in one line what is wrong with the words of a command, and end with its status."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line."""
+        self.exit(NOTHING, f"{self.prog}: {safe_text(message)} ({self.prog} --help shows what there is)\n")
+
+
+def run() -> NoReturn:
+    """Stand in for the interpreter's way out: the entry point of the console script."""
+    _fill_streams()
+    status = main()
+    if status == INTERRUPTED:
+        # A connect that is still pending takes ten seconds to give up and writes nothing: nobody waits for it.
+        for stream in _streams():
+            stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _fill_streams() -> None:
+    """
+    Lead streams that were closed, as by ``2>&-``, into nowhere.
+
+    Else the database would get such a number, and what a library prints would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
+
+
+def _streams() -> list[TextIO]:
+    """Return what there is of standard output and error: a process without a terminal may have neither."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        argv: words after ``mpnb``; those of the process without.
+
+    Returns:
+        The exit status: 0 all is there, 1 some batches failed, 2 wrong arguments or nothing exported, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in _streams():
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a Windows pipe has no dashes and boxes
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            warnings.simplefilter("always", UserWarning)
+            status = _run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has left, as head does. What is still buffered must not be flushed into nowhere at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["sandbox"]:
+        return serve_sandbox(words[1:], prog="mpnb sandbox")
+    parser = _parser()
+    options = parser.parse_args(words)
+    command: Callable[[argparse.Namespace, list[str]], int] = options.command
+    try:
+        return command(options, words)
+    except mpnb.PlanError as error:
+        _say(options.name, _options.in_shell_words(str(error)))
+        return NOTHING
+    except KeyboardInterrupt as stop:
+        _say(options.name, _options.in_shell_words(str(stop)) or "interrupted")
+        return INTERRUPTED
+
+
+def _export(options: argparse.Namespace, words: list[str]) -> int:
+    arguments = _options.export_arguments(options)
+    if arguments.get("database") == ":memory:":
+        raise mpnb.PlanError("--database is a file: what is in memory ends with the command")
+    try:
+        result = mpnb.export(**arguments)
+    except mpnb.ExportError as error:
+        with error.result as result:
+            print(result_text(result, _again(result, options, words)))
+        _say(options.name, _options.in_shell_words(str(error)))
+        return NOTHING
+    with result:
+        print(result_text(result, _again(result, options, words)))
+        return SOME_FAILED if result.has_failures else DONE
+
+
+def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[str]) -> str:
+    """Give the command that fetches what failed: the same again, but for a mode that would not."""
+    typed = sys.argv[0]
+    program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
+    more: list[str] = []
+    if getattr(options, "mode", None) in ("new", "refresh"):
+        more = ["--mode", "resume"]  # which fetches what failed, and nothing else
+    return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + printable(shlex.join([*words, *more]))
+
+
+def _plan(options: argparse.Namespace, words: list[str]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
+        plan = mpnb.plan(**_options.export_arguments(options))
+    print(_options.in_shell_words(str(plan)))
+    return DONE
+
+
+def _drop(options: argparse.Namespace, words: list[str]) -> int:
+    which = safe_text(f"table {options.table!r} of {options.database}")
+    if not options.yes:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise mpnb.PlanError("it deletes events for good, and nobody is there to be asked: --yes says that it may")
+        with open_database(options.database, table=options.table) as db:
+            rows = db.total_rows
+        print(f"{rows:,} events in {which}. Delete them for good? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            _say(options.name, "nothing was deleted")
+            return NOTHING
+    rows = mpnb.drop(options.table, database=options.database)
+    print(f"{which} is gone, with {rows:,} events")
+    return DONE
+
+
+def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
+    if options.lab:
+        return _demo.open_lab()
+    try:
+        _demo.run(options.database)
+    except KeyboardInterrupt:
+        # Not what an export says: there is nothing to go on with.
+        raise KeyboardInterrupt from None
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="mpnb",
+        description="Get raw events out of Mixpanel and into a DuckDB file.",
+        epilog="mpnb COMMAND --help says more about each. Nothing to try it on? mpnb demo needs no account.",
+    )
+    parser.add_argument("--version", action="version", version=f"mpnb {mpnb.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[..., int], help: str, **more: Any) -> argparse.ArgumentParser:
+        described = f"{help[0].upper()}{help[1:]}."
+        sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=described, **more)
+        sub.set_defaults(command=function, name=f"mpnb {name}")
+        return sub
+
+    _options.add_export_options(
+        command("export", _export, "fetch the events of a range of days into a DuckDB table", epilog=EXPORT_EXAMPLES)
+    )
+    _options.add_export_options(
+        command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
+    )
+    drop = command("drop", _drop, "delete a table of events, with all that is known of it", epilog=DROP_EXAMPLES)
+    drop.add_argument("table", metavar="TABLE", help="the table of events")
+    drop.add_argument(
+        "--database", metavar="FILE", default="mixpanel.duckdb", help="the DuckDB file (default: mixpanel.duckdb)"
+    )
+    drop.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is there to answer")
+    demo = command("demo", _demonstrate, "export made-up events, with faults on the way, without an account")
+    one = demo.add_mutually_exclusive_group()
+    one.add_argument(
+        "--database", metavar="FILE", help="a new DuckDB file to keep (default: a temporary one, deleted at the end)"
+    )
+    one.add_argument("--lab", action="store_true", help="open the quickstart notebook in JupyterLab instead")
+    # Only to be listed: it has a parser of its own, see _run().
+    commands.add_parser("sandbox", help="serve made-up events as Mixpanel's export API does, until Ctrl-C")
+    return parser
+
+
+def _say(name: str, text: str) -> None:
+    if sys.stderr is not None:  # print() would take standard output for none
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _say("mpnb", _options.in_shell_words(str(message)))

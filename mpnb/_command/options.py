@@ -1,0 +1,172 @@
+"""The arguments of an export as words of a command: what every command that exports has in common."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mpnb._api import export
+from mpnb._base.scalars import brief
+from mpnb._errors import PlanError
+from mpnb._fetching.limiter import Quota
+from mpnb._fetching.spool import Spool
+from mpnb._planning.request import MODES
+
+# Options that are not an argument of export() themselves, by the argument that is made of them.
+PARTS: dict[str, tuple[type[Quota] | type[Spool], dict[str, str]]] = {
+    "quota": (Quota, {"per_hour": "per_hour", "per_second": "per_second", "concurrent": "concurrent"}),
+    "spool": (Spool, {"spool_folder": "folder", "spool_bytes": "max_bytes"}),
+}
+PARAMETERS = inspect.signature(export).parameters
+# The days are no options, and a callback or a secret cannot be one.
+NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials"})
+
+# Where a command takes credentials from, by their parts.
+VARIABLES = {
+    "username": "MP_USERNAME",
+    "secret": "MP_SECRET",  # pragma: allowlist secret
+    "project_id": "MP_PROJECT_ID",
+    "region": "MP_REGION",
+    "base_url": "MP_API_BASE_URL",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse options as they are spelt out, and name the closest one where there is none of a name."""
+
+    def __init__(self, **more: Any) -> None:
+        # An abbreviation that works today may be ambiguous tomorrow.
+        super().__init__(allow_abbrev=False, **more)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse, and name what there is no such option of, with the closest that there is."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if not rest:
+            return namespace, rest
+        word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+        options = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
+        if word.startswith("-"):
+            self.error(f"{word} is no option" + (f", the closest is {close[0]}" if close else ""))
+        self.error(f"{word} is out of place: words that are no options come together, before them")
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Give a parser the arguments of ``export``, all but those that no command line can carry.
+
+    No option takes a secret: it would stay in the history. What is not typed is not set, so that the defaults are
+    those of ``export`` itself.
+    """
+
+    def add(*names: str, help: str, **more: Any) -> None:
+        name = names[-1].removeprefix("--").replace("-", "_")
+        default = PARAMETERS[name].default if name in PARAMETERS else None
+        text = help if default is None else f"{help} (default: {default})"
+        parser.add_argument(*names, default=argparse.SUPPRESS, help=text, **more)
+
+    parser.add_argument(
+        "days",
+        nargs="*",
+        metavar="FROM TO",
+        help="first and last day, both inclusive, in UTC: YYYY-MM-DD, today, yesterday or 'N days ago'; "
+        "or in place of both: last N days, up to yesterday",
+    )
+    add("-e", "--events", action="append", metavar="NAME", help="fetch this event only; repeat it for more than one")
+    add("--where", metavar="EXPRESSION", help='Mixpanel\'s filter expression, such as \'properties["$os"] == "iOS"\'')
+    add("--database", metavar="FILE", help="the DuckDB file")
+    add("--table", metavar="NAME", help="the table of events in it")
+    add("--workers", type=int, metavar="N", help="requests at once, 1 to 100")
+    add(
+        "--chunk-days",
+        type=_chunk_days,
+        metavar="N",
+        help="days a request, 1 to 100, or auto: the fewest that the quota has room for",
+    )
+    add("--mode", choices=MODES, help="resume fetches what is missing, refresh all again, new wants an empty table")
+    add("--late-days", type=int, metavar="N", help="for how many days after a day its events may still arrive")
+    add("--per-hour", type=int, metavar="N", help="requests an hour that the project was granted (usual: 60)")
+    add("--per-second", type=int, metavar="N", help="requests a second that it was granted (usual: 3)")
+    add("--concurrent", type=int, metavar="N", help="requests at once that it was granted (usual: 100)")
+    add("--spool-folder", metavar="FOLDER", help="where downloads wait to be written (default: beside the database)")
+    add("--spool-bytes", type=int, metavar="N", help="how many bytes of them (default: half the free disk, to 10 GB)")
+
+
+def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Turn what was parsed into arguments of ``export``.
+
+    Raises:
+        PlanError: the days cannot be read, or a number is out of its range.
+    """
+    first, last = parse_range(options.days)
+    return option_arguments(options) | {"from_date": first, "to_date": last}
+
+
+def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Turn what was parsed into arguments of ``export``, all but the days.
+
+    Raises:
+        PlanError: a number is out of its range.
+    """
+    typed = vars(options)
+    arguments = {name: value for name, value in typed.items() if name in PARAMETERS}
+    for name, (kind, parts) in PARTS.items():
+        given = {parts[option]: typed[option] for option in parts if option in typed}
+        if given:
+            arguments[name] = kind(**given)
+    return arguments
+
+
+def parse_range(words: Sequence[str]) -> tuple[str, str]:
+    """
+    Read a range of days: ``FROM TO``, each as ``export`` takes it, or ``last N days``, which ends yesterday.
+
+    Raises:
+        PlanError: it is neither.
+    """
+    text = " ".join(" ".join(words).split())
+    if match := re.fullmatch(r"last ([1-9]\d{0,4}) days?", text, re.IGNORECASE):
+        return f"{match[1]} days ago", "yesterday"
+    # A shell takes the quotes of '30 days ago' away, and people forget them.
+    day = r"\d+ days? ago|\S+"
+    if match := re.fullmatch(f"({day}) ({day})", text, re.IGNORECASE):
+        return match[1], match[2]
+    asked = f", not {brief(text)}" if text else ""
+    raise PlanError(f"days are FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
+
+
+def in_shell_words(text: str) -> str:
+    """Put what a message says of arguments of ``export`` in terms of options, so that it can be typed."""
+    every = [*(name for name in PARAMETERS if name not in NOT_OPTIONS), *PARTS["quota"][1]]
+    names, joined = "|".join(every), "|".join(name for name in every if "_" in name)
+    text = text.replace("from_date", "FROM").replace("to_date", "TO").replace("the same call", "the same command")
+    text = text.replace(", or pass credentials=mpnb.Credentials(username, secret, project_id)", "")
+    text = text.replace("; result.failures lists the rest", "").replace("max_bytes is", "--spool-bytes is")
+    text = text.replace("result.rejected holds", "the table mpnb_rejected holds")
+    text = text.replace("spool=mpnb.Spool(folder)", "--spool-folder FOLDER")
+    text = re.sub(rf"^({'|'.join(VARIABLES)})(?= )", lambda m: VARIABLES[m[1]], text)
+    text = re.sub(rf"\b({names})='(\w*)'(?: or '(\w*)')?", _typed_value, text)
+    text = re.sub(rf"\b({names})=", lambda m: _option(m[1]), text)
+    # A name that is a word of its own is meant as one, but where a complaint begins with it.
+    return re.sub(rf"\b(?:{joined})\b|^(?:{names})(?= is )", lambda m: _option(m[0]), text)
+
+
+def _typed_value(match: re.Match[str]) -> str:
+    name, value, other = match.groups()
+    return f"{_option(name)} {value}" + (f" or {other}" if other else "")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _chunk_days(text: str) -> int | str:
+    if text != "auto" and not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"a number of days or auto, not {brief(text)}")
+    return text if text == "auto" else int(text)

@@ -1,0 +1,375 @@
+"""One request to one verified spool file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+import httpcore
+from isal import isal_zlib
+
+from mpnb._base.clock import epoch_seconds, today
+from mpnb._fetching.belongs import is_for_other_days
+from mpnb._fetching.limiter import Cancelled
+from mpnb._fetching.reach import unreached
+from mpnb._fetching.route import Route
+from mpnb._fetching.spool import PlainCopy, SpoolFolder
+from mpnb._fetching.verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, NoExport, Verifier
+from mpnb._fetching.wire import TooSlow, Wire
+from mpnb._mixpanel.credentials import Credentials, forms_of
+from mpnb._mixpanel.failures import Failure, failure, from_answer, from_os_error
+from mpnb._version import __version__
+
+CONNECT_SECONDS = 10.0
+# A proxy may have to find the server first.
+PROXY_SECONDS = 30.0
+# Between two reads, not for the whole: minutes can pass before Mixpanel's first byte, and silent gaps occur.
+IDLE_SECONDS = 300.0
+# Bytes a second, over twice that: a drip would hold a worker for ever. Ten workers share a line of a thousand bytes a
+# second with it, and a silence as long as is allowed is made up for by the hundred bytes a second of the other half.
+LEAST_SPEED = 100.0
+MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_HOST = 253
+# What the target of a request may hold as it is, %-sequences included.
+TARGET = "/?&=%+:;,@!$'()*~[]"
+# All that httpcore raises.
+HTTP_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+)
+MAX_ERROR_BODY = 64 << 10
+# Compressed bytes that are verified and written at once. What arrives comes in pieces of 16 kB (TLS) to 64 kB, and ten
+# threads that take turns for each of them cost a quarter more CPU than the same work in such blocks.
+BLOCK = 512 << 10
+# More threads than cores would only push each other out of the caches, and end all at the same time: with two cores
+# and ten workers a twentieth more CPU, and the writer begins later.
+_unpacking = threading.Semaphore(os.cpu_count() or 1)
+
+
+class FetchError(Exception):
+    """A request did not bring a whole body; ``failure`` says how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for one date range: the query parameters of ``GET /api/2.0/export``."""
+
+    from_date: str
+    to_date: str
+    project_id: str
+    events: tuple[str, ...] | None
+    where: str | None
+
+    def params(self) -> dict[str, str]:
+        """Give the parameters as Mixpanel wants them: ``event`` is a JSON array in text."""
+        params = {"from_date": self.from_date, "to_date": self.to_date, "project_id": self.project_id}
+        if self.events is not None:
+            params["event"] = json.dumps(list(self.events))
+        if self.where is not None:
+            params["where"] = self.where
+        return params
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    Hold an answer whose body is still to come.
+
+    Attributes:
+        headers: by their names in small letters.
+    """
+
+    status_code: int
+    headers: dict[str, str]
+    iter_raw: Callable[[], Iterator[bytes]]
+
+
+class Connection:
+    """
+    Send one worker's requests, one at a time, each over a connection of its own.
+
+    A connection that is used again costs less, by half a millisecond on loopback; but what an odd server or proxy sends
+    after an answer would be taken for the next one, and no check can be sure to see it first.
+
+    All methods are the worker's, but for ``abort`` and the properties, which any thread may call.
+    """
+
+    def __init__(self, credentials: Credentials, route: Route) -> None:
+        self._credentials = credentials
+        self._route = route
+        self._wire = Wire()
+        self._pool = route.pool(self._wire)
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made, which nobody can wake."""
+        return self._wire.connecting
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything of the latest request left this machine."""
+        return self._wire.sent
+
+    def abort(self) -> None:
+        """Wake a thread that waits for this connection, and let no new one be made. Any thread may call it."""
+        self._wire.abort()
+
+    def close(self) -> None:
+        """Close the connection. The worker's own, or anyone's when the worker has ended."""
+        self._pool.close()
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        login = b64encode(f"{self._credentials.username}:{self._credentials.secret}".encode())
+        host = urlsplit(self._credentials.host).netloc
+        return [
+            (b"Host", host.encode("idna")),
+            (b"Accept", b"*/*"),
+            (b"Accept-Encoding", b"gzip"),
+            (b"User-Agent", f"mpnb/{__version__}".encode()),
+            (b"Authorization", b"Basic " + login),
+        ]
+
+    @contextlib.contextmanager
+    def _answer(self, request: Request) -> Iterator[Answer]:
+        """Send the request, and follow redirects that stay on the same scheme, host and port: nobody else is asked."""
+        target = f"/api/2.0/export?{urlencode(request.params(), quote_via=quote)}"
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._send(target) as answer:
+                location = answer.headers.get("location")
+                if answer.status_code not in REDIRECTS or location is None:
+                    yield answer
+                    return
+                target = self._redirected(target, location, answer.status_code)
+        raise FetchError(failure("http", "redirected in a circle", http_status=answer.status_code, retryable=False))
+
+    @contextlib.contextmanager
+    def _send(self, target: str) -> Iterator[Answer]:
+        route = self._route
+        times = {"connect": CONNECT_SECONDS, "read": IDLE_SECONDS, "write": IDLE_SECONDS, "pool": CONNECT_SECONDS}
+        url = httpcore.URL(scheme=route.scheme, host=route.host, port=route.port, target=target)
+        with self._pool.stream("GET", url, headers=self._headers(), extensions={"timeout": times}) as response:
+            headers: dict[str, str] = {}
+            for name, value in response.headers:
+                key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+            yield Answer(response.status, headers, response.iter_stream)
+
+    def _redirected(self, target: str, location: str, status: int) -> str:
+        """Return the target of a redirect, which must be on the server that was asked."""
+        route = self._route
+        try:
+            to = urlsplit(urljoin(f"{route.scheme}://{route.host}:{route.port}{target}", location))
+            port = to.port or DEFAULT_PORTS[to.scheme]
+            if not to.hostname or len(to.hostname) > MAX_HOST or not location.isprintable():
+                raise ValueError(location)
+        except (ValueError, KeyError):
+            message = f"redirected to an invalid URL: {location}"
+            raise FetchError(failure("connection", message, http_status=status)) from None
+        if (to.scheme, to.hostname, port) != (route.scheme, route.host, route.port):
+            hint = "Something between here and Mixpanel redirects: a proxy, or a wrong MP_API_BASE_URL."
+            message = f"redirected to {to.scheme}://{to.hostname}, which was not asked"
+            raise FetchError(failure("http", message, http_status=status, retryable=False, hint=hint))
+        return quote(f"{to.path or '/'}?{to.query}" if to.query else to.path or "/", safe=TARGET)
+
+    def fetch(
+        self,
+        request: Request,
+        spool: SpoolFolder,
+        path: Path,
+        *,
+        is_cancelled: Callable[[], bool],
+        on_answer: Callable[[int], object],
+        on_bytes: Callable[[int], object],
+    ) -> tuple[Path, Body]:
+        """
+        Send a request and keep its body in a spool file.
+
+        Args:
+            spool: takes the body.
+            path: of its file there as received, made anew.
+            on_answer: told the HTTP status when the headers are there.
+            on_bytes: told how many bytes have arrived so far.
+
+        Returns:
+            The file, which is a plain copy of what was received where there was room for one, and what the body is,
+            once it is known to be whole.
+
+        Raises:
+            FetchError: there is no whole body. What ``path`` holds is of no use then.
+            Cancelled: the export ended first.
+        """
+        self._wire.begin(proxy_seconds=PROXY_SECONDS, least=LEAST_SPEED, window=2 * IDLE_SECONDS)
+        try:
+            with self._answer(request) as answer:
+                on_answer(answer.status_code)
+                if answer.status_code != 200:
+                    raise FetchError(_refusal(answer, request))
+                try:
+                    return _keep(answer, request, spool, path, is_cancelled, on_bytes)
+                except NoExport as error:
+                    raise FetchError(_judged_words(answer, error.words, request)) from None
+        except Cancelled:
+            raise
+        except Exception as error:
+            if is_cancelled():
+                raise Cancelled from None
+            why = self._judged(error)
+        # Out of the handler: what was met there has the request in its frames, and with it the secret.
+        raise FetchError(why.without(self._hidden()))
+
+    def _hidden(self) -> list[str]:
+        """Return all that no text may show: the secret, and the proxy's password."""
+        logins = [(self._credentials.username, self._credentials.secret)]
+        if self._route.proxy and self._route.proxy.auth:
+            logins.append(self._route.proxy.auth)
+        return [form for login in logins for form in forms_of(*login)]
+
+    def _judged(self, error: Exception) -> Failure:
+        """Make a failure of whatever ended a request. Raises what is no fault of the network or the disk."""
+        if isinstance(error, FetchError):
+            return error.failure
+        if not self._wire.sent:
+            return unreached(error, self._wire, self._route, connect_seconds=CONNECT_SECONDS)
+        if isinstance(error, BodyError):
+            return failure(error.kind, str(error), http_status=200)
+        if isinstance(error, HTTP_ERRORS):
+            return _from_httpcore(error)
+        if isinstance(error, OSError):
+            return from_os_error(error)
+        raise error
+
+
+def _refusal(answer: Answer, request: Request) -> Failure:
+    body = b""
+    with contextlib.suppress(*HTTP_ERRORS):
+        for chunk in answer.iter_raw():
+            body += chunk
+            if len(body) >= MAX_ERROR_BODY:
+                break
+    if answer.headers.get("content-encoding", "").lower() == "gzip":
+        with contextlib.suppress(GZIP_ERROR):
+            body = isal_zlib.decompressobj(wbits=31).decompress(body, MAX_ERROR_BODY)
+    return _judged_words(answer, body, request)
+
+
+def _judged_words(answer: Answer, words: bytes, request: Request) -> Failure:
+    return from_answer(
+        answer.status_code,
+        words[:MAX_ERROR_BODY],
+        answer.headers.get("retry-after"),
+        where=request.where,
+        asks_for_today=request.to_date >= today().isoformat(),
+        now=epoch_seconds(),
+    )
+
+
+def _keep(
+    answer: Answer,
+    request: Request,
+    spool: SpoolFolder,
+    path: Path,
+    is_cancelled: Callable[[], bool],
+    on_bytes: Callable[[int], object],
+) -> tuple[Path, Body]:
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("gzip", "x-gzip", "identity", ""):
+        raise FetchError(_unasked(f"as {encoding!r}, which was not asked for"))
+    if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
+        raise _unframed(answer, Verifier(gzip="gzip" in encoding))
+    gzip = "gzip" in encoding
+    with PlainCopy(spool, path.with_name(path.name + ".plain")) as copy:
+        verifier = Verifier(gzip=gzip, on_unpacked=copy.write)
+        begun = False
+        with spool.new_file(path) as file:
+            for block in _blocks(answer, is_cancelled, on_bytes):
+                if not begun and not gzip and block.startswith(GZIP_MAGIC):
+                    raise FetchError(_unasked("as gzip, and its headers do not say so"))
+                begun = True
+                spool.grow(path, len(block), is_cancelled)
+                with _unpacking:
+                    verifier.feed(block)
+                    file.write(block)
+        body = verifier.finish()
+        if is_for_other_days(
+            path, verifier.last_line, request.from_date, request.to_date, gzip=gzip, is_cancelled=is_cancelled
+        ):
+            hint = "A proxy, or a cache, mixes answers up: retry, and without it if this goes on."
+            raise FetchError(
+                failure("decode", "the answer is for other days", http_status=200, once_more=True, hint=hint)
+            )
+        if copy.keep():
+            spool.remove(path)
+            return copy.path, replace(body, gzip=False)
+        return path, body
+
+
+def _unasked(how: str) -> Failure:
+    """Judge a body in an encoding that was not asked for. The next one would come alike."""
+    hint = "Something between here and Mixpanel packs answers anew, a proxy perhaps: go without it, then retry."
+    return failure("decode", f"the body comes {how}", http_status=200, retryable=False, hint=hint)
+
+
+def _unframed(answer: Answer, verifier: Verifier) -> Exception:
+    """
+    Judge an answer with neither a length nor chunks by how it begins.
+
+    RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between two
+    lines. What is no export at all says so all the same.
+    """
+    size = 0
+    with contextlib.suppress(*HTTP_ERRORS, BodyError):
+        for piece in answer.iter_raw():
+            verifier.feed(piece)
+            size += len(piece)
+            if size >= MAX_ERROR_BODY:
+                break
+    if verifier.words and verifier.words.strip():
+        return NoExport(verifier.words)
+    return BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
+
+
+def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:
+    """Gather what arrives to blocks, and tell of it at once."""
+    pieces: list[bytes] = []
+    size = told = 0
+    for piece in answer.iter_raw():
+        if is_cancelled():
+            raise Cancelled
+        pieces.append(piece)
+        size += len(piece)
+        told += len(piece)
+        on_bytes(told)
+        if size >= BLOCK:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield b"".join(pieces)
+
+
+def _from_httpcore(error: Exception) -> Failure:
+    """Map every error of httpcore, once a request was sent, to a kind of failure."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, TooSlow):
+        return failure("timeout", text)
+    if isinstance(error, httpcore.TimeoutException):
+        return failure("timeout", f"nothing arrived for {IDLE_SECONDS:.0f} s")
+    if isinstance(error, httpcore.RemoteProtocolError) and ("message body" in text or "chunked read" in text):
+        return failure("truncated", f"the body ended early: {text}", http_status=200)
+    return failure("connection", text)

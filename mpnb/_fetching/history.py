@@ -1,0 +1,172 @@
+"""
+When a project was asked: a small file in the user's state folder, so that a quota holds across kernels and restarts.
+
+It is a help, never a condition. State that is broken, gone, locked or read-only leaves a process with what it knows by
+itself; then, and after a clock was set back, Mixpanel's own 429 is what holds an export back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+from filelock import FileLock
+
+from mpnb._base.paths import local_path
+from mpnb._mixpanel.failures import safe_text
+
+# Where the files are, in place of the user's state folder.
+FOLDER_VARIABLE = "MPNB_STATE_DIR"
+# A lock is held for a millisecond. One that is held longer belongs to a process that was stopped, or to no file system
+# that can lock: requests do not wait for it each time anew.
+LOCK_SECONDS = 0.5
+RETRY_SECONDS = 30.0
+# Nobody asks for older times.
+OLD_SECONDS = 7200.0
+
+log = logging.getLogger("mpnb")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """
+    Hold what is known of a project's requests, in seconds since the epoch.
+
+    Attributes:
+        starts: when requests started, in order.
+        cool_until: no request starts before.
+        withdrawn: starts that no request followed. They stay known, since another process may still hold them for
+            starts and write them again.
+    """
+
+    starts: tuple[float, ...] = ()
+    cool_until: float = 0.0
+    withdrawn: tuple[float, ...] = ()
+
+
+class History:
+    """
+    Keep a project's times in a file that all processes of a user share. One thread at a time.
+
+    Args:
+        host: scheme and host of the API.
+        project_id: number of the project there.
+    """
+
+    def __init__(self, host: str, project_id: str) -> None:
+        # The same project behind another address, such as a sandbox, is another one.
+        self._name = f"quota-{project_id}-{hashlib.sha256(host.encode()).hexdigest()[:8]}.json"
+        self._host = urlsplit(host).hostname or host
+        self._skip_until = -math.inf
+        self._told = False
+
+    def read(self) -> Times:
+        """Give what the file holds, nothing where it cannot be read. It takes no lock: files are replaced whole."""
+        try:
+            return _parse((_folder() / self._name).read_bytes())
+        except FileNotFoundError:
+            return Times()
+        except (OSError, ValueError, RuntimeError, RecursionError) as error:
+            self._tell(error)
+            return Times()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let nobody else write until the end of the block, where that can be had."""
+        with contextlib.ExitStack() as stack:
+            try:
+                if time.monotonic() >= self._skip_until:
+                    folder = _folder()
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    lock = FileLock(folder / "quota.lock", mode=0o600)
+                    stack.enter_context(lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.005))
+            except (OSError, RuntimeError, ValueError) as error:
+                self._give_up(error)
+            yield
+
+    def write(self, times: Times) -> None:
+        """Replace the file. Within ``exclusive()``, else what another process writes meanwhile is lost."""
+        if time.monotonic() < self._skip_until:
+            return
+        try:
+            path = _folder() / self._name
+            if not path.exists():
+                _remove_old(path.parent)
+            fresh = path.with_suffix(f".{os.getpid()}")
+            with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+                json.dump({"host": self._host, **asdict(times)}, file)
+            fresh.replace(path)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._skip_until = time.monotonic() + RETRY_SECONDS
+        self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            why = safe_text(f"{type(error).__name__}: {error}")
+            log.warning("the times of requests are not kept, and the quota holds in this process alone: %s", why)
+
+
+def _folder() -> Path:
+    given = os.environ.get(FOLDER_VARIABLE)
+    return _given_folder(given) if given else platformdirs.user_state_path("mpnb", appauthor=False)
+
+
+@functools.cache
+def _given_folder(given: str) -> Path:
+    """
+    Return the folder that the variable names, the same one wherever the process goes.
+
+    Raises:
+        PlanError: it is none of this machine.
+    """
+    return local_path(given, FOLDER_VARIABLE, "name a folder of this machine").absolute()
+
+
+def _parse(data: bytes) -> Times:
+    """Read a file's content. Raises ``ValueError`` where it is none of ours."""
+    value: Any = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("the file holds something else")
+    # A file of an older version has no "withdrawn".
+    starts, withdrawn = (_moments(value.get(name, default)) for name, default in (("starts", None), ("withdrawn", [])))
+    return Times(starts, _moment(value.get("cool_until", 0.0)), withdrawn)
+
+
+def _moments(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError("the file holds something else")
+    return tuple(sorted(_moment(each) for each in value))
+
+
+def _moment(value: Any) -> float:
+    try:
+        moment = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        moment = math.inf
+    if not math.isfinite(moment):
+        raise ValueError("the file holds a time that is none")
+    return moment
+
+
+def _remove_old(folder: Path) -> None:
+    """Delete the files of projects that were not asked for a while: they say nothing any more."""
+    for path in folder.glob("quota-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > OLD_SECONDS:
+                path.unlink()

@@ -1,0 +1,250 @@
+"""How often Mixpanel may be asked: a quota of a project, and the limiter that holds every request to it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+
+from mpnb._base.clock import epoch_seconds
+from mpnb._base.fork import free_in_child, in_child
+from mpnb._base.scalars import whole_number
+from mpnb._fetching.history import History, Times
+
+HOUR = 3600.0
+# Requests that leave a second apart may arrive less apart, where the first one had to connect and the other had not, or
+# a busy machine held it up: stay clear of the edge of both windows.
+SECOND_WINDOW = 1.3
+HOUR_WINDOW = HOUR + 2.0
+# A file that is written at every start would slow those who may ask this often, and they rarely meet the limit.
+MOST_SHARED = 1000
+# As long as the longest Retry-After that is believed: a moment later than that is of a clock that was set back.
+MOST_COOL = 2 * HOUR + 1.0
+# How often those who wait look at the file again: another process may have given a start back.
+LOOK_AGAIN = 60.0
+# Waits shorter than this are the pace of three a second, not news.
+WORTH_TELLING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """
+    State how often a project may be queried.
+
+    Args:
+        per_hour: requests started in any 3,600 seconds, 1 or more.
+        per_second: requests started in any second, 1 or more.
+        concurrent: requests in flight at once, 1 or more.
+
+    Raises:
+        PlanError: one of them is no whole number of at least 1.
+
+    The defaults are Mixpanel's for the raw export API; pass others only for a project that was granted more:
+    https://developer.mixpanel.com/reference/raw-event-export#rate-limits
+    """
+
+    per_hour: int = 60
+    per_second: int = 3
+    concurrent: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("per_hour", "per_second", "concurrent"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+
+
+class Cancelled(Exception):
+    """The wait ended because the export did."""
+
+
+class RateLimiter:
+    """
+    Hold every request of a project to its quota: a semaphore, a window of a second, and one of an hour.
+
+    Any thread may call any method. One object serves all exports of a project in this process, and a history what other
+    processes of the user start.
+
+    Args:
+        quota: what the project may do.
+        history: shares the times of requests with other processes; of no use, and not used, where the quota allows
+            more than ``MOST_SHARED`` an hour.
+        clock: gives the time in seconds since the epoch.
+        wait: sleeps on the condition for some seconds, or until it is notified.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        *,
+        history: History | None = None,
+        clock: Callable[[], float] = epoch_seconds,
+        wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
+    ) -> None:
+        self.quota = quota
+        self._history = history
+        self._clock = clock
+        self._wait = wait
+        self._changed = threading.Condition()
+        self._starts: list[float] = []  # in order
+        self._withdrawn: set[float] = set()
+        self._in_flight = 0
+        self._cool_until = 0.0
+
+    @contextmanager
+    def slot(
+        self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None = None
+    ) -> Iterator[float]:
+        """
+        Wait for a place in all three, start a request there, and give the place among those in flight back.
+
+        Args:
+            is_cancelled: looked at whenever ``wake()`` was called.
+            on_wait: told until when (seconds since the epoch, ``None`` for a place among those in flight) if the
+                wait is worth telling.
+
+        Returns:
+            The start, for ``withdraw`` where no request followed.
+
+        Raises:
+            Cancelled: ``is_cancelled()`` became true before the request started.
+        """
+        start = self._start(is_cancelled, on_wait)
+        try:
+            yield start
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def withdraw(self, start: float) -> None:
+        """Give the hour a start back: no request left this machine, so that Mixpanel counts none."""
+        with self._changed, self._exclusive():
+            self._next_start(self._clock())
+            self._withdrawn.add(start)
+            with suppress(ValueError):  # it left the hour meanwhile
+                self._starts.remove(start)
+            self._note([])
+            self._changed.notify_all()
+
+    def _start(self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None) -> float:
+        told: float | None = 0.0
+        with self._changed:
+            while True:
+                if is_cancelled():
+                    raise Cancelled
+                with self._exclusive():
+                    now = self._clock()
+                    until = self._next_start(now)
+                    full = self._in_flight >= self.quota.concurrent
+                    if until <= now and not full:
+                        [start] = self._note([now])
+                        self._in_flight += 1
+                        return start
+                moment = until if until > now else None
+                seconds = until - now if until > now else HOUR
+                if on_wait and seconds >= WORTH_TELLING and moment != told:
+                    on_wait(moment)
+                    told = moment
+                self._wait(self._changed, min(seconds, LOOK_AGAIN if self._shared else HOUR))
+
+    @property
+    def _shared(self) -> History | None:
+        return self._history if self.quota.per_hour <= MOST_SHARED else None
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return self._shared.exclusive() if self._shared else nullcontext()
+
+    def _note(self, starts: list[float]) -> list[float]:
+        """Add starts, let other processes know, and return them as they were noted. Within ``_exclusive()``."""
+        noted = []
+        for start in starts:
+            # Each is a moment of its own: the file's and ours, and those that were withdrawn, are told apart by it.
+            while start in self._withdrawn or (
+                (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start
+            ):
+                start = math.nextafter(start, math.inf)
+            insort(self._starts, start)
+            noted.append(start)
+        if self._shared:
+            self._shared.write(Times(tuple(self._starts), self._cool_until, tuple(sorted(self._withdrawn))))
+        return noted
+
+    def _next_start(self, now: float) -> float:
+        """Give the first moment at which neither window nor a cool-down stands in the way."""
+        if self._shared:
+            theirs = self._shared.read()
+            self._cool_until = max(self._cool_until, theirs.cool_until)
+            self._withdrawn.update(theirs.withdrawn)
+            self._starts = sorted({*self._starts, *theirs.starts} - self._withdrawn)
+        # What lies in the future is of a clock that was set back: it would block for ever.
+        first, last = bisect_right(self._starts, now - HOUR_WINDOW), bisect_right(self._starts, now + 1)
+        self._starts = self._starts[first:last]
+        self._withdrawn = {start for start in self._withdrawn if now - HOUR_WINDOW < start <= now + 1}
+        if self._cool_until > now + MOST_COOL:
+            self._cool_until = 0.0
+        until = max(now, self._cool_until)
+        for count, window in ((self.quota.per_second, SECOND_WINDOW), (self.quota.per_hour, HOUR_WINDOW)):
+            if len(self._starts) >= count:
+                until = max(until, self._starts[-count] + window)
+        return until
+
+    def cool_down(self, seconds: float, *, hour_is_full: bool = False) -> float:
+        """
+        Let no request of the project start for so many seconds, and give the moment at which that ends.
+
+        Args:
+            hour_is_full: Mixpanel says that the hour is used up. What is missing of it here was then asked by others,
+                and nobody knows when: it is taken for spread over the hour, so that places come back one by one.
+        """
+        with self._changed, self._exclusive():
+            now = self._clock()
+            self._next_start(now)
+            self._cool_until = max(self._cool_until, now + max(seconds, 0.0))
+            others = self.quota.per_hour - len(self._starts)
+            if hour_is_full and self._shared and others > 0:
+                self._note([now - HOUR * i / others for i in range(others)])
+            else:
+                self._note([])
+            self._changed.notify_all()
+            return self._cool_until
+
+    def left(self) -> int:
+        """Count the requests that the rolling hour still has."""
+        with self._changed:
+            self._next_start(self._clock())
+            return max(0, self.quota.per_hour - len(self._starts))
+
+    def in_flight(self) -> int:
+        """Count the requests that are under way."""
+        with self._changed:
+            return self._in_flight
+
+    def wake(self) -> None:
+        """Make every waiting thread look at its ``is_cancelled`` at once."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+_limiters: dict[tuple[str, str], RateLimiter] = {}
+_limiters_lock = threading.Lock()
+# A child learns what its parent asked as any other process does: a limiter may have been in use when it was forked.
+free_in_child(_limiters_lock)
+in_child(_limiters.clear)
+
+
+def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
+    """
+    Give the one limiter of a project in this process.
+
+    Args:
+        quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.
+    """
+    with _limiters_lock:
+        limiter = _limiters.get((host, project_id))
+        if limiter is None:
+            limiter = _limiters[host, project_id] = RateLimiter(quota or Quota(), history=History(host, project_id))
+        if quota is not None:
+            limiter.quota = quota
+        return limiter

@@ -1,0 +1,185 @@
+"""Who asks Mixpanel, for which project, and where: a service account and its region."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit
+
+from mpnb._base.scalars import as_int, brief, is_text
+from mpnb._errors import CredentialsError
+from mpnb._mixpanel.failures import safe_text
+
+# Hosts per region: https://developer.mixpanel.com/reference/raw-event-export
+HOSTS = {
+    "us": "https://data.mixpanel.com",
+    "eu": "https://data-eu.mixpanel.com",
+    "in": "https://data-in.mixpanel.com",
+}
+REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Credentials:
+    """
+    Name a service account of a Mixpanel project.
+
+    Args:
+        username: name of the service account, ``"….mp-service-account"``.
+        secret: its secret. Never part of a repr. Blanks around it are left out, as around all the others: none has any,
+            and what is pasted often does.
+        project_id: number of the project, as text or integer.
+        region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data lives.
+        base_url: scheme and host that stand in for the region's, for proxies and the sandbox.
+            Plain ``http`` is for loopback only.
+
+    Raises:
+        CredentialsError: a part is empty, or cannot be meant.
+
+    Service accounts: https://developer.mixpanel.com/reference/service-accounts
+    """
+
+    username: str
+    secret: str = field(repr=False)
+    project_id: str
+    region: str = "us"
+    base_url: str | None = None
+
+    def __init__(
+        self, username: str, secret: str, project_id: str | int, region: str = "us", base_url: str | None = None
+    ) -> None:
+        number = as_int(project_id)
+        is_whole = number is not None and 0 <= number < 10**20
+        object.__setattr__(self, "username", _stripped(username))
+        object.__setattr__(self, "secret", _stripped(secret))
+        object.__setattr__(self, "project_id", str(number) if is_whole else _stripped(project_id))
+        object.__setattr__(self, "region", _stripped(region).lower() if isinstance(region, str) else region)
+        object.__setattr__(self, "base_url", _stripped(base_url))
+        fault = _fault_of(self)
+        # Many tools show the variables of every frame in a traceback. This frame, unlike one that a dataclass would
+        # generate, can drop them before it raises: the secret may be any of them, where their order was mixed up.
+        del self, username, secret, project_id, region, base_url
+        if fault:
+            raise CredentialsError(fault)
+
+    @property
+    def host(self) -> str:
+        """Give the scheme and host that requests go to, without a slash at the end."""
+        return (self.base_url or HOSTS[self.region]).rstrip("/")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Credentials:
+        """
+        Read ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set ``MP_REGION`` and ``MP_API_BASE_URL``.
+
+        Raises:
+            CredentialsError: one of the first three is missing; the message names each.
+        """
+        if environ is not None and not isinstance(environ, Mapping):
+            kind = type(environ).__name__
+            del environ
+            raise CredentialsError(f"environ is a mapping such as os.environ, not a {kind}")
+        missing, fault = missing_variables(environ), ""
+        if not missing:
+            try:
+                return cls(**_arguments(environ))
+            except CredentialsError as error:
+                fault = str(error)
+        # Raised here, with the environment gone from this frame: a traceback may show the variables of every frame.
+        del environ
+        raise CredentialsError(
+            fault
+            or f"no credentials: set {', '.join(missing)} in the environment, or pass "
+            "credentials=mpnb.Credentials(username, secret, project_id)"
+        )
+
+
+def forms_of(username: str, secret: str) -> list[str]:
+    """Return the forms in which a text from outside may say a secret back."""
+    both = f"{username}:{secret}".encode()
+    raw = secret.encode()
+    encoded = [encode(each).decode().rstrip("=") for each in (raw, both) for encode in (b64encode, urlsafe_b64encode)]
+    percent = [quote(secret), quote(secret, safe=""), quote_plus(secret)]
+    percent += [re.sub("%..", lambda code: code[0].lower(), form) for form in percent]
+    escaped = [json.dumps(secret)[1:-1], html.escape(secret), repr(raw)[2:-1], repr(secret)[1:-1]]
+    escaped += [form.replace("/", "\\/") for form in (secret, json.dumps(secret)[1:-1], *encoded)]
+    return list(dict.fromkeys([secret, *encoded, *percent, *escaped, raw.hex(), raw.hex().upper()]))
+
+
+def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Name the variables that credentials need and the environment does not have."""
+    env = os.environ if environ is None else environ
+    return [name for name in REQUIRED_VARIABLES if not _word(env, name)]
+
+
+def _arguments(environ: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what the environment says of each argument of ``Credentials``."""
+    env = os.environ if environ is None else environ
+    username, secret, project_id = (_word(env, name) for name in REQUIRED_VARIABLES)
+    return {
+        "username": username,
+        "secret": secret,
+        "project_id": project_id,
+        "region": _word(env, "MP_REGION") or "us",
+        "base_url": _word(env, "MP_API_BASE_URL") or None,
+    }
+
+
+def _word(env: Mapping[str, Any], name: str) -> str:
+    value = env.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def _fault_of(credentials: Credentials) -> str:
+    """Return what is wrong with credentials, nothing where they are sound. It raises nothing: its frame has them."""
+    for name in ("username", "secret"):
+        value = getattr(credentials, name)
+        if not isinstance(value, str):
+            return f"{name} is a text, not {'None' if value is None else f'a {type(value).__name__}'}"
+        if not value:
+            return f"{name} is empty"
+        # A control character would end the header, or fold into it.
+        if re.search(r"[\x00-\x1f\x7f]", value) or not is_text(value):
+            return f"{name} holds a line break or another character that none has: copy it once more"
+    if ":" in credentials.username:
+        return "username holds a colon, which HTTP Basic cannot carry"
+    if not isinstance(credentials.project_id, str) or not re.fullmatch("[0-9]{1,20}", credentials.project_id):
+        return f"project_id is the number of the project, not {_no_secret(credentials.project_id)}"
+    if not isinstance(credentials.region, str) or credentials.region not in HOSTS:
+        return f"region is {', '.join(map(repr, HOSTS))}, not {_no_secret(credentials.region)}"
+    return _fault_of_base_url(credentials.base_url) if credentials.base_url is not None else ""
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _no_secret(value: object) -> str:
+    """Show a value, but no long text: who mixes up the order of the arguments passes the secret as another one."""
+    is_long = isinstance(value, str) and len(value) > 16
+    return f"a text of {len(str(value)):,} characters" if is_long else brief(value)
+
+
+def _fault_of_base_url(url: object) -> str:
+    if not isinstance(url, str):
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
+    if "@" in url:  # before any message that quotes it
+        return "base_url must not hold a user name or password"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"base_url {brief(url)} is no address: {safe_text(str(error))}"
+    is_more = parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url)
+    if parts.scheme not in ("http", "https") or not host or is_more or not is_text(url):
+        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
+    if parts.scheme == "http" and host not in LOOPBACK:
+        return f"base_url {brief(url)} would send the secret in clear: plain http is for loopback only"
+    return ""

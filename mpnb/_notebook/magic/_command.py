@@ -1,0 +1,224 @@
+"""What ``%mpexport`` does: words to a call of a public function, and what comes of it into the notebook."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import keyword
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.display import display
+
+import mpnb
+from mpnb._base.names import EVENTS, event_names
+from mpnb._command import options as _options
+from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
+from mpnb._notebook.magic._words import Value, WordError, expanded
+from mpnb._showing.progress import summary_line
+
+Shown = mpnb.ExportResult | mpnb.ExportJob | mpnb.ExportPlan | DuckDBPyRelation | None
+
+PARSER = make_parser()
+OPTIONS = option_names(PARSER)
+# What goes together: the other options that these take.
+_FETCHING = {name for name in OPTIONS if name not in ("days", "plan", "status", "cancel", "retry", "help")}
+TAKES = {
+    "status": set[str](),
+    "cancel": set[str](),
+    "plan": _FETCHING | {"days"},
+    "retry": {"workers", *(part for _, parts in _options.PARTS.values() for part in parts), "bg", "strict", "name"},
+}
+AGAIN = f"%{NAME} --retry"
+
+
+class Command:
+    """
+    Run the magic in one shell. Called in the kernel's main thread.
+
+    It remembers the latest export, for ``--status`` and ``--retry``, and those in the background, for ``--cancel``.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._latest: mpnb.ExportJob | mpnb.ExportResult | None = None
+        self._jobs: list[mpnb.ExportJob] = []
+
+    @no_var_expand
+    @needs_local_scope
+    def mpexport(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Shown:
+        # The manual is its docstring, see below.
+        with _errors_in_one_line():
+            names = {**self._shell.user_ns, **(local_ns or {})}
+            options = self._parse(line, names)
+            _check(options, cell)
+            if "help" in options:
+                print(manual(PARSER))
+                return None
+            if "status" in options:
+                return self._status()
+            if "cancel" in options:
+                self._cancel()
+                return None
+            made = self._retry(options) if "retry" in options else self._fetch(options)
+            if "name" in options:
+                self._shell.user_ns[options.name] = made
+                if isinstance(made, mpnb.ExportResult):
+                    made.known_as(options.name)
+            if cell is not None and isinstance(made, mpnb.ExportResult):
+                return made.sql_with(cell, names)
+            return made
+
+    mpexport.__doc__ = manual(PARSER)
+
+    def _parse(self, line: str, names: dict[str, Any]) -> argparse.Namespace:
+        try:
+            words = expanded(line, names)
+        except WordError as error:
+            raise UsageError(str(error)) from None
+        options: argparse.Namespace = PARSER.parse_args(words)
+        if "events" in options:
+            options.events = [name for each in options.events for name in _names_of(each)]
+        if "database" in options and isinstance(options.database, Value):
+            given = options.database.value
+            options.database = given if isinstance(given, DuckDBPyConnection) else str(given)
+        return options
+
+    def _fetch(self, options: argparse.Namespace) -> mpnb.ExportResult | mpnb.ExportJob | mpnb.ExportPlan:
+        arguments = _options.export_arguments(options)
+        if "plan" in options:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
+                return mpnb.plan(**arguments)
+        with _warnings_in_one_line():
+            if "bg" in options:
+                return self._in_background(mpnb.start(**arguments))
+            return self._wait(options, lambda: mpnb.export(**arguments))
+
+    def _retry(self, options: argparse.Namespace) -> mpnb.ExportResult | mpnb.ExportJob:
+        result = self._result()
+        arguments = _options.option_arguments(options)
+        if "bg" in options:
+            return self._in_background(result.start_retry(**arguments))
+        return self._wait(options, lambda: result.retry(**arguments))
+
+    def _wait(self, options: argparse.Namespace, fetch: Callable[[], mpnb.ExportResult]) -> mpnb.ExportResult:
+        try:
+            result = fetch()
+        except (mpnb.ExportError, mpnb.ExportCancelled) as error:
+            self._latest = error.result
+            raise
+        self._latest = result
+        if result.has_failures:
+            if "strict" in options:
+                result.raise_for_failures()
+            name = getattr(options, "name", None)
+            again = f"{name} = {name}.retry()" if name else AGAIN
+            _say(f"{_options.in_shell_words(result.failed_line(None))}. To fetch what is missing: {again}")
+        return result
+
+    def _in_background(self, job: mpnb.ExportJob) -> mpnb.ExportJob:
+        self._latest = job
+        self._jobs = [*self._running(), job]
+        display(job.panel())  # type: ignore[no-untyped-call]
+        return job
+
+    def _running(self) -> list[mpnb.ExportJob]:
+        return [job for job in self._jobs if not job.done()]
+
+    def _status(self) -> mpnb.ExportResult | None:
+        running = self._running()
+        for job in running:
+            progress = job.progress()
+            print(f"{progress.ended:,} of {progress.total:,} batches, {summary_line(progress)}")
+        return None if running else self._result()
+
+    def _cancel(self) -> None:
+        running = self._running()
+        for job in running:
+            job.cancel()
+        for job in running:
+            print(_options.in_shell_words(job.outcome().stopped_line()))
+        if not running:
+            print("no export runs in the background")
+
+    def _result(self) -> mpnb.ExportResult:
+        if self._latest is None:
+            raise UsageError(f"%{NAME} has exported nothing in this kernel yet")
+        if isinstance(self._latest, mpnb.ExportResult):
+            return self._latest
+        if not self._latest.done():
+            raise UsageError(f"the latest export still runs: %{NAME} --status tells how far, --cancel stops it")
+        return self._latest.outcome()
+
+
+def _check(options: argparse.Namespace, cell: str | None) -> None:
+    """Raise ``UsageError`` for what does not go together."""
+    typed = {name for name, value in vars(options).items() if value}
+    for action in TAKES.keys() & typed:
+        if others := typed - {action} - TAKES[action]:
+            raise UsageError(f"{OPTIONS[action]} goes without {OPTIONS[min(others)]}")
+    if "bg" in typed and (both := typed & {"plan", "strict"}):
+        raise UsageError(f"{OPTIONS[min(both)]} goes without --bg")
+    if cell is not None and (early := typed & {"bg", "plan", "status", "cancel", "help"}):
+        raise UsageError(f"SQL runs on an export that is done: leave {OPTIONS[min(early)]} out")
+    if "name" in typed and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
+        raise UsageError(f"--as takes a name of Python's, not {options.name!r}")
+
+
+def _names_of(word: str) -> list[str]:
+    """Return the events that a word stands for: one, but for a list, an array or a Series that the notebook has."""
+    given = word.value if isinstance(word, Value) else word
+    return event_names(given if isinstance(given, Iterable) else str(given), EVENTS)
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """
+    Show what fails without a traceback.
+
+    Arguments that cannot work become ``UsageError``. The others stay what they are, so that Run All, nbclient and
+    nbval stop, with the hook by which IPython lets an exception show itself.
+    """
+    try:
+        yield
+    except (mpnb.MpnbError, duckdb.Error, KeyboardInterrupt) as error:
+        text = _options.in_shell_words(str(error))
+        if isinstance(error, mpnb.PlanError) and not isinstance(error, mpnb.DatabaseError | mpnb.TableError):
+            raise UsageError(text) from None
+        if isinstance(error, mpnb.ExportError | mpnb.ExportCancelled):
+            text += f". %{NAME} --status shows what failed, --retry fetches it again"
+        shown = [f"{type(error).__name__}: {text}" if text else type(error).__name__]
+        vars(error)["_render_traceback_"] = lambda: shown
+        raise
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show what ``export`` warns of without the place in this file that it comes from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_here(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any, **named: Any
+        ) -> None:
+            if filename == __file__:
+                _say(_options.in_shell_words(str(message)))
+            else:
+                show(message, category, filename, lineno, *more, **named)
+
+        warnings.showwarning = show_here
+        warnings.simplefilter("always", UserWarning)  # each export has warnings of its own
+        yield
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        print(f"mpnb: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,61 @@
+"""
+The control panel and the live grid. What is here imports the widgets only when it is called.
+
+    _frontend   is there a kernel, and how to show and to swap an output
+    _feed       from the state of batches to bytes, counters and words
+    _grid       the anywidget (grid.js, grid.css)
+    _pump       the one thread that touches widgets
+    _live       a running export with its grid: job.panel(), mpnb.export() in a notebook
+    _form       the fields, and the call that they stand for
+    _login      the anywidget that asks for credentials (login.js)
+    _control    the control panel: mpnb.panel()
+    _static     what stays in the notebook
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpnb._exporting.job import ExportJob
+    from mpnb._notebook.panel._control import Panel
+    from mpnb._notebook.panel._live import JobPanel
+    from mpnb._showing.progress import Progress
+
+
+def panel(**options: Any) -> Panel:
+    """
+    Show the control panel: choose, see what it will take, start, watch each batch, stop, retry.
+
+    It never blocks the kernel. ``panel.job`` is the export that runs or ran, ``panel.result`` what it brought.
+
+    Args:
+        options: arguments of ``mpnb.start()``, which fill the form in: ``from_date``, ``to_date``, ``events``,
+            ``where``, ``database``, ``table``, ``workers``, ``chunk_days`` and ``mode``; the others are passed on.
+
+    Raises:
+        TypeError: there is no such argument; the message names the closest.
+        PlanError: an argument cannot work that the form has no field for, or cannot show; the others show beside their
+            fields what is wrong with them.
+    """
+    from mpnb._notebook.panel._control import Panel
+
+    return Panel(**options)
+
+
+def job_panel(job: ExportJob) -> JobPanel:
+    """Show a job's batches."""
+    from mpnb._notebook.panel._live import JobPanel
+
+    return JobPanel(job)
+
+
+def notebook_progress() -> Progress | None:
+    """Give what shows an export while it blocks, or ``None`` where no kernel's front end could show it."""
+    from mpnb._notebook.panel._frontend import has_kernel
+
+    if not has_kernel():
+        return None
+    from mpnb._notebook.panel._live import NotebookProgress
+
+    return NotebookProgress()

@@ -1,0 +1,63 @@
+"""The call that does what the panel does, to be copied into a cell."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from typing import Any
+
+from mpnb._api import export
+from mpnb._base.scalars import as_int
+from mpnb._fetching.limiter import Quota
+from mpnb._fetching.spool import Spool
+from mpnb._mixpanel.credentials import Credentials
+
+DEFAULTS = {name: p.default for name, p in inspect.signature(export).parameters.items()}
+
+
+def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:
+    """
+    Write a call of ``mpnb.export()`` with what differs from its defaults. It never holds a secret.
+
+    Args:
+        asked: arguments of ``mpnb.export()``.
+        from_environment: whether the call finds the credentials by itself.
+    """
+    lines = ["import mpnb"]
+    words = [_word("from_date", asked["from_date"]), _word("to_date", asked["to_date"])]
+    for name, value in asked.items():
+        if name in ("from_date", "to_date") or value == DEFAULTS[name] or value is None:
+            continue
+        if name == "credentials" and from_environment:
+            continue
+        words.append(f"{name}={_word(name, value)}")
+    if any('os.environ["' in word for word in words):
+        lines.insert(0, "import os")
+    call = f"result = mpnb.export({', '.join(words)})"
+    if len(call) > 100:
+        call = "result = mpnb.export(\n" + "".join(f"    {word},\n" for word in words) + ")"
+    return "\n".join([*lines, "", call])
+
+
+def _word(name: str, value: object) -> str:
+    if isinstance(value, Credentials):
+        words = [_word("", value.username), 'os.environ["MP_SECRET"]', _word("", value.project_id)]
+        words += [f"region={_word('', value.region)}"] if value.region != "us" else []
+        words += [f"base_url={_word('', value.base_url)}"] if value.base_url else []
+        return f"mpnb.Credentials({', '.join(words)})"
+    if isinstance(value, Quota):
+        return f"mpnb.{value!r}"
+    if isinstance(value, Spool):
+        folder = None if value.folder is None else _word("", os.fspath(value.folder))
+        return f"mpnb.Spool({folder}, {value.max_bytes})"
+    if isinstance(value, os.PathLike):
+        return _word(name, os.fspath(value))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_word(name, each) for each in value)}]"
+    if (number := as_int(value)) is not None:
+        return repr(number)
+    # An object of the notebook's: only its owner knows its name.
+    return getattr(value, "__name__", "con" if name == "database" else name)

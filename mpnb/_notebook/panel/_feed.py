@@ -1,0 +1,235 @@
+"""From the state of batches to what the grid shows: bytes, counters and words. No widgets here."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from operator import attrgetter
+from sys import byteorder
+from typing import Any
+
+from mpnb._base.clock import epoch_seconds
+from mpnb._exporting.board import ENDED, STATUSES, BatchProgress, JobProgress
+from mpnb._exporting.job import ExportJob
+from mpnb._planning.plan import ExportPlan
+from mpnb._showing.summary import days, duration, plural, size
+
+CODES = {status: code for code, status in enumerate(STATUSES)}
+UNMET = frozenset({"failed", "cancelled"})
+EPOCH = date(1970, 1, 1).toordinal()
+# Fewer events a second than this many seconds of work would give a number that jumps.
+WORTH_A_RATE = 1.0
+
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """
+    Hold what the grid shows at one moment.
+
+    ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock into
+    "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
+    (seconds, where a clock runs) and ``at`` and ``until`` (seconds since the epoch), ``failures`` (by kind), ``notes``,
+    and what the buttons need: ``actions`` and ``code``.
+    """
+
+    state: bytes = b""
+    days: bytes = b""
+    info: Info = field(default_factory=dict)
+
+
+class Track:
+    """
+    Follow an export and its retries as one. For one thread.
+
+    Args:
+        job: the export; ``go_on`` adds its retries.
+    """
+
+    def __init__(self, job: ExportJob) -> None:
+        self.jobs = [job]
+        self._days_of: tuple[int, int] = (0, 0)
+        self._days = b""
+
+    def go_on(self, job: ExportJob) -> None:
+        """Add a retry."""
+        self.jobs.append(job)
+
+    @property
+    def job(self) -> ExportJob:
+        """Give the latest."""
+        return self.jobs[-1]
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Give what differs whenever something is new."""
+        return len(self.jobs), self.job.version
+
+    def cells(self, *, clock: bool = False) -> list[BatchProgress]:
+        """Give every batch in date order; those of a retry stand in for the ones that it fetches again."""
+        cells = self.jobs[0].batches(clock=clock)
+        for job in self.jobs[1:]:
+            kept = [cell for cell in cells if cell.status not in UNMET]
+            there = {cell.from_date for cell in kept}
+            new = job.batches(clock=clock)
+            cells = kept + [cell for cell in new if cell.status != "skipped" or cell.from_date not in there]
+        return sorted(cells, key=attrgetter("from_date"))
+
+    def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], **more: Any) -> Frame:
+        """Show the batches as they are."""
+        if self._days_of != (len(self.jobs), len(cells)):
+            self._days_of = (len(self.jobs), len(cells))
+            self._days = packed_days([(cell.from_date, cell.to_date) for cell in cells])
+        statuses = [cell.status for cell in cells]
+        info = self._info(cells, Counter(statuses))
+        return Frame(packed_state(statuses), self._days, info | {"actions": list(actions)} | more)
+
+    def _info(self, cells: Sequence[BatchProgress], counts: Counter[str]) -> Info:
+        progress = [job.progress() for job in self.jobs]
+        now = progress[-1]
+        unmet = sum(counts[status] for status in UNMET)
+        ended = sum(counts[status] for status in ENDED)
+        facts = [
+            ("batches", f"{ended:,} of {len(cells):,}"),
+            ("events", f"{sum(p.rows for p in progress):,}"),
+            ("received", size(sum(p.bytes for p in progress))),
+        ]
+        if now.rows and now.elapsed >= WORTH_A_RATE:
+            facts.append(("events a second", f"{now.rows / now.elapsed:,.0f}"))
+        facts.append(("elapsed", ""))
+        if not now.finished:
+            if now.seconds_left is not None and not now.waiting_until:
+                facts.append(("left", "about " + rough(now.seconds_left)))
+            facts.append(("in flight", f"{now.in_flight:,}"))
+            facts.append(("quota left", f"{self.job.quota_left:,} this hour"))
+        return {
+            "phase": phase(self.job, now, counts),
+            "title": days(cells[0].from_date, cells[-1].to_date) if cells else "",
+            "facts": facts,
+            "done": ended - unmet,
+            "failed": unmet,
+            "total": len(cells),
+            "elapsed": round(now.elapsed, 1),
+            "at": round(epoch_seconds(), 1),
+            "until": now.waiting_until if now.waiting_until and now.waiting_until > epoch_seconds() else None,
+            "failures": failures(cells) if unmet else [],
+        }
+
+
+def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
+    """Name what goes on. It has ended when its result can be had, a moment after its last batch."""
+    if not (progress.finished and job.done()):
+        if job.cancelled():
+            return "cancelling"
+        return "waiting" if counts["waiting"] and not (counts["fetching"] or counts["writing"]) else "running"
+    if counts["cancelled"]:
+        return "cancelled"
+    return "failed" if counts["failed"] else "done"
+
+
+def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), **more: Any) -> Frame:
+    """Show what would be fetched, and what is there already."""
+    cells = sorted(
+        [(b.from_date, b.to_date, "queued") for b in plan.batches]
+        + [(h.from_date, h.to_date, "skipped") for h in plan.held]
+    )
+    facts = [
+        ("batches", f"{len(plan.batches):,}"),
+        ("requests", f"{plan.requests:,}"),
+        ("quota left", f"{plan.quota_left:,} this hour"),
+        ("days there already", f"{len(plan.days_held):,}"),
+    ]
+    notes = [*plan.notes, *notes]
+    if plan.widened:
+        notes.append(
+            f"{len(plan.widened):,} more {plural(len(plan.widened), 'day is', 'days are')} fetched, "
+            "since a batch is replaced whole."
+        )
+    if plan.hours_waiting:
+        hours = plan.hours_waiting
+        notes.append(
+            f"It will wait for the quota, about {hours} {plural(hours, 'hour', 'hours')}: "
+            "more days a batch, or “auto”, take fewer requests."
+        )
+    if not plan.batches:
+        notes.append("All of these days are in the table already.")
+    info = {
+        "title": days(plan.from_date, plan.to_date),
+        "facts": facts,
+        "total": len(cells),
+        "done": 0,
+        "failed": 0,
+        "notes": notes,
+        "actions": list(actions),
+    }
+    return Frame(
+        packed_state([status for *_, status in cells]),
+        packed_days([(first, last) for first, last, _ in cells]),
+        info | more,
+    )
+
+
+def packed_state(statuses: Sequence[str]) -> bytes:
+    """Give a byte a batch."""
+    return bytes(map(CODES.__getitem__, statuses))
+
+
+def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
+    """Give four bytes a batch: its first day and how many it has."""
+    # A day that two bytes cannot count, before 1970 or after 2149, shows as the nearest that they can.
+    numbers = array(
+        "I",
+        [
+            min(max(first.toordinal() - EPOCH, 0), 0xFFFF) | (last.toordinal() - first.toordinal() + 1) << 16
+            for first, last in ranges
+        ],
+    )  # fmt: skip
+    if byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def failures(cells: Sequence[BatchProgress]) -> list[Info]:
+    """Sum up by kind what failed or was cancelled, most frequent first, each with one of its messages."""
+    unmet: dict[tuple[str, str], list[BatchProgress]] = {}
+    for cell in cells:
+        if cell.status in UNMET:
+            unmet.setdefault((cell.kind or "", cell.hint), []).append(cell)
+    return [
+        {
+            "kind": kind,
+            "count": len(group),
+            "hint": hint,
+            "message": group[0].error or "",
+        }
+        for (kind, hint), group in sorted(unmet.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def detail(cell: BatchProgress) -> Info:
+    """Tell of one batch what its dates and its state do not say."""
+    facts = []
+    if cell.attempt:
+        facts.append(("attempt", f"{cell.attempt}"))
+    if cell.http_status:
+        facts.append(("HTTP", f"{cell.http_status}"))
+    if cell.status in ("done", "skipped"):
+        facts.append(("events", f"{cell.rows:,}"))
+    if cell.bytes:
+        facts.append(("received", size(cell.bytes)))
+    if cell.seconds:
+        facts.append(("took" if cell.status in ENDED else "for", duration(cell.seconds)))
+    if cell.rejected:
+        facts.append(("rejected lines", f"{cell.rejected:,}"))
+    return {"facts": facts, "message": cell.error or "", "until": cell.until}
+
+
+def rough(seconds: float) -> str:
+    """Show a guess of a time span no more precisely than it is."""
+    if seconds < 60:
+        return f"{max(5, round(seconds / 5) * 5)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,253 @@
+"""The fields of the panel: what they hold, what is wrong with them, and when they changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import date, timedelta
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+from duckdb import DuckDBPyConnection
+
+from mpnb import _api as api
+from mpnb._base.clock import today
+from mpnb._base.scalars import as_int, brief
+from mpnb._errors import CredentialsError, DatabaseError, TableError
+from mpnb._planning import plan as planning
+from mpnb._planning.plan import ExportPlan
+from mpnb._planning.request import MODES, check_mode
+from mpnb._storing.database import check_database
+
+DAY = timedelta(days=1)
+CUSTOM = "custom"
+PRESETS = (
+    ("Last 7 days", "7"),
+    ("Last 30 days", "30"),
+    ("Last 90 days", "90"),
+    ("This quarter", "quarter"),
+    ("From – to", CUSTOM),
+)
+MODE_WORDS = {
+    "resume": "Resume: fetch what is missing",
+    "refresh": "Refresh: fetch all again",
+    "new": "New: into an empty table",
+}
+# Where a message of PlanError belongs: it begins with the argument's name.
+PLACES = {
+    "from_date": "dates", "to_date": "dates", "events": "events", "where": "where", "workers": "workers",
+    "chunk_days": "chunk_days", "mode": "mode", "database": "database", "table": "table",
+}  # fmt: skip
+# What stands in for a field that is wrong, so that what is wrong with the others shows as well.
+SOUND: dict[str, dict[str, Any]] = {
+    "dates": {"from_date": "yesterday", "to_date": "yesterday"},
+    "events": {"events": None},
+    "where": {"where": None},
+    "workers": {"workers": 1},
+    "chunk_days": {"chunk_days": 1},
+    "database": {"database": ":memory:"},
+    "table": {"table": "events"},
+}
+# Arguments whose labels are other words.
+LABELS = {
+    "from_date": "first day",
+    "to_date": "last day",
+    "chunk_days is a whole number from 1 to 100": "a whole number from 1 to 100, or auto",
+    "workers is a whole number": "a whole number",
+}
+
+
+def preset_range(preset: str, now: date) -> tuple[date, date]:
+    """Give first and last day of a preset: full days, so the last one is yesterday, but on a quarter's first day."""
+    if preset == "quarter":
+        first = date(now.year, now.month - (now.month - 1) % 3, 1)
+        return first, max(first, now - DAY)
+    return now - DAY * int(preset), now - DAY
+
+
+def place_of(error: Exception) -> str:
+    """Name the field that an error belongs beside, ``"form"`` where it belongs to none."""
+    for kind, place in ((CredentialsError, "login"), (DatabaseError, "database"), (TableError, "table")):
+        if isinstance(error, kind):
+            return place
+    return PLACES.get(str(error).split(" ", 1)[0], "form")
+
+
+def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan | None, dict[str, str]]:
+    """
+    Plan what the fields ask for, or say what is wrong with each of them.
+
+    Args:
+        asked: arguments of ``mpnb.plan()``.
+        errors: what is known to be wrong already, by field; sound values stand in for those.
+    """
+    errors = dict(errors)
+    while True:
+        try:
+            plan = api.plan(**asked)
+        except Exception as error:
+            place = place_of(error)
+            if place in errors:
+                return None, errors
+            errors[place] = in_labels(error)
+            if place not in SOUND:
+                return None, errors
+            asked = asked | SOUND[place]
+        else:
+            return (None, errors) if errors else (plan, {})
+
+
+def in_labels(error: Exception) -> str:
+    """Say what is wrong in the words that stand above the fields."""
+    text = str(error)
+    for name, label in LABELS.items():
+        text = text.replace(name, label)
+    return text
+
+
+def _text(value: object) -> str:
+    """Return what a field shows of an argument."""
+    number = as_int(value)
+    return value if isinstance(value, str) else brief(value if number is None else number)
+
+
+def _number(text: str) -> int | str:
+    """Read a whole number; what is none is left to those who say what is wrong with it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+class Form:
+    """
+    Hold the fields. After it is on the screen, the browser alone writes their values and the pump all else.
+
+    Args:
+        given: arguments of ``mpnb.start()`` that fill it in; it takes those that it has fields for.
+        on_change: told that a field changed, in whatever thread that is heard.
+    """
+
+    def __init__(self, given: dict[str, Any], on_change: Callable[[], object]) -> None:
+        first, last, preset = _dates(given)
+        events = given.get("events", ())
+        names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
+        database = given.get("database", "mixpanel.duckdb")
+        self._connection = database if isinstance(database, DuckDBPyConnection) else None
+        if self._connection is None:
+            check_database(database)
+        path = os.fspath(database) if self._connection is None else "the open connection"
+        mode = given.get("mode", "resume")
+        check_mode(mode)
+        self.preset = w.Dropdown(description="Days", options=PRESETS, value=preset)
+        self.first = w.DatePicker(description="First day", value=first)
+        self.last = w.DatePicker(description="Last day", value=last)
+        self.events = w.Textarea(
+            description="Events", value="\n".join(map(_text, names)), placeholder="all, or one name a line", rows=1
+        )
+        self.where = w.Text(
+            description="Where", value=_text(given.get("where", "")), placeholder='properties["$os"] == "iOS"'
+        )
+        self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
+        self.table = w.Text(description="Table", value=_text(given.get("table", "events")))
+        self.workers = w.Text(description="Workers", value=_text(given.get("workers", 10)), placeholder="1–100")
+        self.chunk_days = w.Text(
+            description="Days a batch", value=_text(given.get("chunk_days", 7)), placeholder="1–100, or auto"
+        )
+        self.mode = w.Dropdown(description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode)
+        self._range = w.HTML()
+        self._errors = {name: w.HTML() for name in (*dict.fromkeys(PLACES.values()), "form")}
+        for error in self._errors.values():
+            error.add_class("mpnb-error")
+        days = w.HBox([self.preset, self.first, self.last, self._range])
+        days.add_class("mpnb-days")
+        grid = w.Box(
+            [
+                self._field("dates", days),
+                self._field("mode", self.mode),
+                self._field("events", self.events),
+                self._field("where", self.where),
+                self._field("database", self.database),
+                self._field("table", self.table),
+                self._field("workers", self.workers),
+                self._field("chunk_days", self.chunk_days),
+            ]
+        )
+        grid.add_class("mpnb-fields")
+        self.box = w.VBox([grid, self._errors["form"]])
+        self.box.add_class("mpnb-form")
+        for control in self._controls():
+            control.observe(lambda _change: on_change(), names="value")
+        self.paint({})
+
+    def _field(self, name: str, control: w.Widget) -> w.Widget:
+        box = w.VBox([control, self._errors[name]])
+        box.add_class("mpnb-field")
+        box.add_class(f"mpnb-field-{name.replace('_', '-')}")
+        return box
+
+    def _controls(self) -> list[w.Widget]:
+        return [
+            self.preset, self.first, self.last, self.events, self.where, self.database, self.table, self.workers,
+            self.chunk_days, self.mode,
+        ]  # fmt: skip
+
+    def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Give the fields as arguments of ``mpnb.start()``, and what is wrong with those that cannot be."""
+        dates, wrong = self._dates_asked()
+        chunk_days = self.chunk_days.value.strip().lower()
+        names = [line.strip() for line in self.events.value.splitlines() if line.strip()]
+        asked = {
+            **dates,
+            "events": names or None,
+            "where": self.where.value.strip() or None,
+            "database": self._connection if self._connection is not None else self.database.value.strip(),
+            "table": self.table.value.strip(),
+            "workers": _number(self.workers.value.strip()),
+            "chunk_days": chunk_days if chunk_days == "auto" else _number(chunk_days),
+            "mode": self.mode.value,
+        }
+        return asked, {"dates": wrong} if wrong else {}
+
+    def _dates_asked(self) -> tuple[dict[str, str], str]:
+        now, wrong = today(), ""
+        first, last = self.first.value, self.last.value
+        if self.preset.value != CUSTOM:
+            first, last = preset_range(self.preset.value, now)
+        elif first is None or last is None:
+            wrong = f"choose the {'first' if first is None else 'last'} day"
+        elif first < planning.FIRST_DAY:
+            # So is a year of which not all digits are typed yet.
+            wrong = f"first day {first} is before {planning.FIRST_DAY.year}, when Mixpanel began"
+        if wrong or first is None or last is None:
+            return dict(SOUND["dates"]), wrong
+        # Cut here, where a warning would go into whichever cell runs next.
+        return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
+
+    def paint(self, errors: dict[str, str]) -> None:
+        """Show what is wrong, by field, and which days a preset means. The pump's thread alone calls it."""
+        for name, widget in self._errors.items():
+            text = errors.get(name, "")
+            widget.value = f'<span role="alert">{escape(text)}</span>' if text else ""
+            widget.layout.display = None if text else "none"
+        custom = self.preset.value == CUSTOM
+        for picker in (self.first, self.last):
+            picker.layout.display = None if custom else "none"
+        self._range.layout.display = "none" if custom else None
+        if not custom:
+            first, last = preset_range(self.preset.value, today())
+            self._range.value = f'<span class="mpnb-range">{first} – {last}</span>'
+
+
+def _dates(given: dict[str, Any]) -> tuple[date, date, str]:
+    """Give first and last day, and the preset that they are."""
+    now = today()
+    if "from_date" not in given and "to_date" not in given:
+        return *preset_range("30", now), "30"
+    last = planning.parse_date(given.get("to_date", now - DAY), name="to_date", now=now)
+    first = planning.parse_date(given.get("from_date", last - DAY * 29), name="from_date", now=now)
+    for _, preset in PRESETS:
+        if preset not in (CUSTOM, "quarter") and (first, last) == preset_range(preset, now):
+            return first, last, preset
+    return first, last, CUSTOM

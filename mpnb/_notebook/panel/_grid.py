@@ -1,0 +1,47 @@
+"""The grid: a cell a batch, in one anywidget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+from traitlets import Bytes, Dict
+
+from mpnb._notebook.panel._feed import Frame
+
+HERE = Path(__file__).parent
+
+
+class Grid(anywidget.AnyWidget):
+    """
+    Show the state of every batch, and buttons.
+
+    Only the pump's thread writes its traits, and the browser none. What the browser says comes as messages:
+    ``{"type": "cell", "index": i}`` asks for the details of a cell, ``{"type": "cancel"}`` and the like press a button.
+
+    Attributes:
+        state: a byte a batch in date order, its place in ``STATUSES``.
+        days: a little-endian 32-bit number a batch: the first day, counted from 1970-01-01, and 65,536 times the days.
+        info: the few counters and words around the cells.
+    """
+
+    _esm = HERE / "grid.js"
+    _css = HERE / "grid.css"
+    state = Bytes(b"").tag(sync=True)
+    days = Bytes(b"").tag(sync=True)
+    info = Dict().tag(sync=True)
+
+    def __init__(self, frame: Frame, on_message: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__(state=frame.state, days=frame.days, info=frame.info)
+        self.on_msg(lambda _widget, content, _buffers: on_message(content))
+
+    def paint(self, frame: Frame) -> None:
+        """Show a frame: one message with what changed, none where nothing did. The pump's thread alone calls it."""
+        with self.hold_sync():
+            self.state, self.days, self.info = frame.state, frame.days, frame.info
+
+    def __repr__(self) -> str:
+        """Say it without an address or a number, so that a notebook's output is the same each time."""
+        return "Grid()"

@@ -1,0 +1,208 @@
+"""A running export on the screen: ``job.panel()``, and ``mpnb.export()`` while it blocks in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import math
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from mpnb._exporting.board import BatchProgress, JobProgress
+from mpnb._exporting.job import ExportJob
+from mpnb._notebook.panel import _frontend as frontend
+from mpnb._notebook.panel import _static as static
+from mpnb._notebook.panel._feed import Frame, Track, detail
+from mpnb._notebook.panel._grid import Grid
+from mpnb._notebook.panel._pump import TICK_SECONDS, Shown, pump
+
+# The Jupyter server drops messages over its rate limit without a word: what counts at the end is sent once more.
+AGAIN_SECONDS = 3.0
+# A page that was loaded meanwhile knows nothing of the output's id, so that it alone still shows the live grid then.
+KEEP = "This page was loaded while the export ran, so it cannot keep this: show {} in a cell, and the notebook has it."
+# How long a cell waits for its output to be swapped.
+SWAP_SECONDS = 10.0
+
+log = logging.getLogger("mpnb")
+Message = dict[str, Any]
+
+
+def weakly(method: Callable[..., object]) -> Callable[..., None]:
+    """
+    Call a method for as long as its object lives.
+
+    Every widget stays in a registry for as long as the kernel runs. What it holds on to stays as well, and that must
+    not be a result, with its database open and locked.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: object) -> None:
+        alive = reference()
+        if alive is not None:
+            alive(*args)
+
+    return call
+
+
+class Screen:
+    """
+    Show one grid in as many outputs as one likes, and swap them all for what stays.
+
+    The pump's thread alone calls it, but for ``signal`` and ``show``.
+
+    Args:
+        frame: what the grid shows first.
+        owner: what the pump is to tick when something was said.
+    """
+
+    def __init__(self, frame: Frame, owner: Shown) -> None:
+        self._owner = owner
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.grid = Grid(frame, weakly(self.signal))
+        self._ids: list[str] = []
+        self._last: Frame | None = None
+
+    def signal(self, message: Message) -> None:
+        """Leave a word for the pump. Any thread may call it, and it does no work: it may be in a click's thread."""
+        self.inbox.put(message)
+        pump.wake(self._owner)
+
+    def messages(self) -> list[Message]:
+        """Take what was said since the last call."""
+        taken = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken.append(self.inbox.get_nowait())
+        return taken
+
+    def show(self, widget: Any, what: str) -> None:
+        """Put a widget that holds the grid into the running cell, with a text for viewers that show no widgets."""
+        text = f"{what}, live where a notebook shows widgets"
+        bundle = widget._repr_mimebundle_()
+        data: dict[str, Any] = bundle[0] if isinstance(bundle, tuple) else bundle
+        self._ids.append(
+            frontend.show({**data, "text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"})
+        )  # fmt: skip
+
+    def answer(self, message: Message, cells: list[BatchProgress]) -> None:
+        """Tell the details of a cell that was asked for, as it is now."""
+        index = message.get("index")
+        if isinstance(index, int) and 0 <= index < len(cells):
+            self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
+
+    def keep(self, what: str) -> list[str]:
+        """Say how to keep what ended, for the pages in which no output can be swapped."""
+        return [KEEP.format(what)] if self._ids else []
+
+    def swap(self, bundle: dict[str, Any]) -> None:
+        """Put what stays in place of every output."""
+        for display_id in self._ids:
+            frontend.swap(display_id, bundle)
+
+
+class JobPanel:
+    """
+    Show a job's batches live, and what stays of it once it has ended. Made by ``job.panel()``.
+
+    Attributes:
+        grid: the anywidget alone, for hosts that know only those.
+    """
+
+    def __init__(self, job: ExportJob) -> None:
+        self.job = job
+        self._track = Track(job)
+        self._cells: list[BatchProgress] = []
+        self._seen: tuple[int, int] | None = None
+        self._flush_at = math.inf
+        self._bundle: dict[str, Any] = {}
+        self.settled = threading.Event()  # the output is what stays, or cannot be made so
+        self._screen = Screen(self._frame(), self)
+        pump.wake(self)
+
+    @property
+    def grid(self) -> Grid:
+        """Give the anywidget alone."""
+        return self._screen.grid
+
+    def _frame(self, *notes: str) -> Frame:
+        self._seen = self._track.version
+        self._cells = self._track.cells()
+        running = not self.job.done() and not self.job.cancelled()
+        actions = [{"id": "cancel", "label": "Cancel", "enabled": running}]
+        return self._track.frame(self._cells, actions, notes=list(notes))
+
+    def tick(self, now: float) -> float | None:
+        """Bring the screen up to date; at the end swap it, and once more a little later."""
+        try:
+            return self._tick(now)
+        except BaseException:
+            self.settled.set()
+            raise
+
+    def _tick(self, now: float) -> float | None:
+        done = self.job.done()
+        if self._track.version != self._seen or (done and not self._bundle):
+            self.grid.paint(self._frame())
+        for message in self._screen.messages():
+            if message.get("type") == "cell":
+                self._screen.answer(message, self._track.cells(clock=True))
+            elif message.get("type") == "cancel":
+                self.job.cancel()
+                self._seen = None
+        if not done:
+            return now + TICK_SECONDS
+        if not self._bundle:
+            self._bundle = static.ended(self._track, self._cells)
+            self._screen.swap(self._bundle)
+            self.settled.set()
+            self._flush_at = now + AGAIN_SECONDS
+        elif now >= self._flush_at:
+            self._flush_at = math.inf
+            self.grid.paint(self._frame(*self._screen.keep("the result")))
+            self.grid.send_state("state")
+            self._screen.swap(self._bundle)
+        return self._flush_at if self._flush_at < math.inf else None
+
+    def _ipython_display_(self) -> None:
+        if self._bundle:
+            frontend.show(self._bundle)
+        elif frontend.has_kernel():
+            self._screen.show(self.grid, f"mpnb: an export of {self.grid.info['title']}")
+            if self._bundle:  # it ended just now
+                self._screen.swap(self._bundle)
+        else:
+            print(repr(self))
+
+    def __repr__(self) -> str:
+        """Say how far it is."""
+        return f"<JobPanel of {self.job!r}>"
+
+
+class NotebookProgress:
+    """Show the grid in the running cell while ``mpnb.export()`` blocks it. What fails here never fails the export."""
+
+    def __init__(self) -> None:
+        self._panel: JobPanel | None = None
+
+    def begin(self, job: ExportJob) -> None:
+        """Show the grid."""
+        try:
+            self._panel = JobPanel(job)
+            self._panel._ipython_display_()
+        except Exception:
+            log.exception("the grid cannot be shown")
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Leave it to the pump."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Leave it to the pump."""
+
+    def close(self) -> None:
+        """Wait until the output is what stays in the notebook."""
+        if self._panel is not None and self._panel.job.done():
+            self._panel.settled.wait(SWAP_SECONDS)

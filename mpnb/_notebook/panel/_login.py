@@ -1,0 +1,84 @@
+"""Credentials in the panel: found in the environment, passed in, or asked for without leaving a trace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+from traitlets import Dict
+
+from mpnb._errors import CredentialsError
+from mpnb._mixpanel.credentials import HOSTS, Credentials
+
+HERE = Path(__file__).parent
+
+
+class Login(anywidget.AnyWidget):
+    """
+    Show whose credentials are used, or ask for some.
+
+    What is typed comes as one message, ``{"type": "login", "username": …, "secret": …}``, and is no trait: a trait
+    would be kept in the saved notebook. Only the pump's thread writes ``info``.
+    """
+
+    _esm = HERE / "login.js"
+    info = Dict().tag(sync=True)
+
+    def __init__(self, info: dict[str, Any], on_message: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__(info=info)
+        self.on_msg(lambda _widget, content, _buffers: on_message(content))
+
+    def __repr__(self) -> str:
+        """Say it without an address, and without what it knows."""
+        return "Login()"
+
+
+def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]]:
+    """Return the credentials that were passed in or that the environment has, and what to say about them."""
+    try:
+        credentials = given or Credentials.from_environment()
+    except CredentialsError as error:
+        missing = all(not os.environ.get(name) for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"))
+        return None, said(None, "", error="" if missing else str(error))
+    return credentials, said(credentials, "passed in" if given else "from the environment")
+
+
+def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
+    """Give the credentials that were typed, or what is wrong with them."""
+    try:
+        credentials = Credentials(
+            str(message.get("username", "")).strip(),
+            str(message.get("secret", "")),
+            str(message.get("project_id", "")),
+            region=str(message.get("region", "us")),
+            base_url=os.environ.get("MP_API_BASE_URL", "").strip() or None,
+        )
+    except CredentialsError as error:
+        return None, said(None, "", error=str(error))
+    return credentials, said(credentials, "typed here")
+
+
+def refused(info: dict[str, Any]) -> dict[str, Any]:
+    """Say that Mixpanel did not accept them, and open the fields for others."""
+    return info | {"open": True, "error": "Mixpanel refuses these: type others here, then press Retry failed"}
+
+
+def said(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
+    """Say whose credentials they are, never the secret."""
+    if credentials is None:
+        text = "No credentials yet: a service account of the project is needed"
+    else:
+        where = f"at {credentials.base_url}" if credentials.base_url else f"region {credentials.region}"
+        text = f"Project {credentials.project_id}, {where}, {source}"
+    region = os.environ.get("MP_REGION", "").strip().lower()
+    return {
+        "found": credentials is not None,
+        "open": credentials is None,
+        "text": text,
+        "error": error,
+        "regions": list(HOSTS),
+        "region": region if region in HOSTS else "us",
+    }

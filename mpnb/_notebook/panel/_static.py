@@ -1,0 +1,81 @@
+"""What stays in the notebook when an export is over: plain HTML, without scripts, right in light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from mpnb._exporting.board import STATUSES, BatchProgress
+from mpnb._notebook.panel._feed import Track
+from mpnb._showing import summary as display
+
+GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
+COLOURS = {
+    "done": "#009e73", "empty": "#009e73", "failed": "#d55e00", "cancelled": "#cc79a7", "skipped": "#808080",
+}  # fmt: skip
+LOOKS = {"empty": " class=o", "queued": " class=o", "cancelled": " class=k"}  # an outline, a dark glyph
+# Up to so many batches, cells of so many pixels: as in grid.js, and a little smaller.
+SIZES = ((60, 22), (240, 18), (1200, 13), (math.inf, 10))
+# A viewer that strips this leaves a line of coloured glyphs, which says the same.
+STYLE = """<style>
+.mpnb-ended{display:flex;flex-wrap:wrap;gap:3px;margin:6px 0;max-width:1080px;max-height:340px;overflow:auto}
+.mpnb-ended span{display:contents}
+.mpnb-ended b{width:var(--s);height:var(--s);border-radius:20%;display:grid;place-items:center;
+font:600 calc(var(--s)*.6)/1 sans-serif;
+background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparent}
+.mpnb-ended b.o{background:none;border-color:currentColor;-webkit-text-fill-color:currentColor}
+.mpnb-ended b.k{-webkit-text-fill-color:#1a1a1a}
+@media (forced-colors:active){.mpnb-ended b{border-color:CanvasText;-webkit-text-fill-color:CanvasText}}
+</style>"""
+
+
+def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
+    """
+    Give the output for an export that has ended: the result in words, and the grid as it ended.
+
+    Args:
+        retry: the call that retries, where it is not ``result = result.retry()``.
+    """
+    try:
+        summary = track.job.outcome().summary()
+    except Exception as error:
+        text = f"The export ended with an error: {type(error).__name__}: {error}"
+        return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}
+    if retry is not None:
+        summary = replace(summary, retry=retry)
+    if len(track.jobs) > 1:
+        # The result is the last retry's; the grid is of all.
+        facts = dict(summary.facts)
+        last = f"{facts.pop('batches')}, {facts.pop('took')}"
+        summary = replace(summary, facts=(*facts.items(), ("batches", counted(cells)), ("last retry", last)))
+    return {"text/plain": display.text(summary), "text/html": display.html(summary, grid(cells))}
+
+
+def counted(cells: Sequence[BatchProgress]) -> str:
+    """Count the batches by state, in words."""
+    counts = Counter(cell.status for cell in cells)
+    return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
+
+
+def grid(cells: Sequence[BatchProgress]) -> str:
+    """Draw the cells, in runs of one state to keep it small."""
+    runs = []
+    for status, group in groupby(cells, key=lambda cell: cell.status):
+        run = list(group)
+        dates = display.days(run[0].from_date, run[-1].to_date)
+        many = f", {len(run):,} batches" if len(run) > 1 else ""
+        box = f"<b{LOOKS.get(status, '')}>{GLYPHS[status]}</b>"
+        runs.append(
+            f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
+            f"{box * len(run)}</span>"
+        )
+    pixels = next(pixels for most, pixels in SIZES if len(cells) <= most)
+    return (
+        f'{STYLE}<div class="mpnb-ended" style="--s:{pixels}px" role="img" aria-label="Batches: {counted(cells)}">'
+        f"{''.join(runs)}</div>"
+    )

@@ -1,0 +1,143 @@
+"""What is asked of an export, checked before anything else happens."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._base.clock import today
+from mpnb._base.names import EVENTS, event_names
+from mpnb._base.scalars import brief, is_text, whole_number
+from mpnb._errors import CredentialsError, PlanError
+from mpnb._exporting.board import BatchProgress
+from mpnb._fetching.limiter import Quota
+from mpnb._fetching.spool import Spool
+from mpnb._mixpanel.credentials import Credentials, missing_variables
+from mpnb._planning import plan as planning
+from mpnb._planning.plan import MAX_LATE_DAYS, Mode
+from mpnb._storing.database import check_table_name
+from mpnb._storing.ledger import Source
+
+Database = str | os.PathLike[str] | DuckDBPyConnection
+OnBatch = Callable[[BatchProgress], object]
+MAX_WORKERS = 100
+MODES = ("resume", "refresh", "new")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Hold what a call asks for, checked."""
+
+    from_date: date
+    to_date: date
+    source: Source | None
+    database: Database
+    table: str
+    workers: int
+    chunk_days: int | Literal["auto"]
+    mode: Mode
+    late_days: int
+    on_batch: OnBatch | None
+    credentials: Credentials | None
+    quota: Quota | None
+    spool: Spool
+    events: tuple[str, ...] | None
+    where: str | None
+    notes: tuple[str, ...] = ()
+
+
+def check(
+    from_date: date | str,
+    to_date: date | str,
+    events: str | Iterable[str] | None,
+    where: str | None,
+    database: Database,
+    table: str,
+    workers: int,
+    chunk_days: int | Literal["auto"],
+    mode: Mode,
+    late_days: int,
+    on_batch: OnBatch | None,
+    credentials: Credentials | None,
+    quota: Quota | None,
+    spool: Spool | None,
+    *,
+    needs_credentials: bool = True,
+) -> Asked:
+    """
+    Check the arguments of ``export``, ``start`` and ``plan``, which tell what each may be.
+
+    It is called by one of them: the warning of a ``to_date`` that is cut at today names the line that called that.
+
+    Raises:
+        PlanError: an argument is out of its range or of another type.
+        TableError: no table can have that name.
+        CredentialsError: there are none, or none that can be.
+    """
+    now = today()
+    first = planning.parse_date(from_date, name="from_date", now=now)
+    last = planning.parse_date(to_date, name="to_date", now=now)
+    if first > last:
+        raise PlanError(f"from_date {first} is after to_date {last}")
+    if first > now:
+        raise PlanError(f"from_date {first} is after today, {now} in UTC")
+    if first < planning.FIRST_DAY:
+        raise PlanError(
+            f"from_date {first} is before {planning.FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
+        )
+    notes: tuple[str, ...] = ()
+    if last > now:
+        notes = (f"to_date {last} is after today: cut at {now}",)
+        warnings.warn(notes[0], UserWarning, stacklevel=3)
+        last = now
+    workers = whole_number("workers", workers, 1, MAX_WORKERS)
+    if not isinstance(chunk_days, str) or chunk_days != "auto":
+        chunk_days = planning.check_chunk_days(chunk_days)
+    late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
+    check_mode(mode)
+    check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
+    if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
+        raise PlanError(f"where is a filter expression of Mixpanel's, not {brief(where)}")
+    names = None if events is None else tuple(event_names(events, EVENTS))
+    if names and not all(names):
+        raise PlanError(f"{EVENTS}, and '' is no name")
+    name = check_table_name(table)
+    if credentials is None and (needs_credentials or not missing_variables()):
+        credentials = Credentials.from_environment()
+    source = Source(credentials.project_id, names, where) if credentials else None
+    return Asked(
+        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
+        spool or Spool(), names, where, notes,
+    )  # fmt: skip
+
+
+def check_mode(mode: object) -> None:
+    """Raise ``PlanError`` unless it is one of ``MODES``."""
+    if not isinstance(mode, str) or mode not in MODES:
+        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {brief(mode)}")
+
+
+def check_helpers(
+    *, on_batch: object = None, credentials: object = None, quota: object = None, spool: object = None
+) -> None:
+    """
+    Check what is passed as an object of its own kind, or as ``None``.
+
+    Raises:
+        PlanError: it is of another kind.
+        CredentialsError: so are the credentials. The message does not show them: there may be a secret in them.
+    """
+    if credentials is not None and not isinstance(credentials, Credentials):
+        raise CredentialsError(f"credentials is an mpnb.Credentials, not a {type(credentials).__name__}")
+    if on_batch is not None and not callable(on_batch):
+        raise PlanError(f"on_batch is a function of a BatchProgress, not {brief(on_batch)}")
+    if quota is not None and not isinstance(quota, Quota):
+        raise PlanError(f"quota is an mpnb.Quota, not {brief(quota)}")
+    if spool is not None and not isinstance(spool, Spool):
+        raise PlanError(f"spool is an mpnb.Spool, not {brief(spool)}")

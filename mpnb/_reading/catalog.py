@@ -1,0 +1,138 @@
+"""The catalog: what properties events have, which column holds each, and what is in it. A method of a result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._base.names import EVENTS, event_names
+from mpnb._base.relation import relation
+from mpnb._reading.events import rows_condition
+from mpnb._reading.properties import REPEATED, Column, Seen, drift_of, exact, merged, sql_type
+from mpnb._reading.selection import Selection
+from mpnb._reading.typed import Typed, scan_event, typed
+from mpnb._storing.database import LEDGER, interruptible, quoted, run
+
+if TYPE_CHECKING:
+    from mpnb._exporting.result import ExportResult
+
+EXAMPLES = 3
+# More at once make a plan that takes longer than the query.
+AT_ONCE = 100
+# Of these, a least and a greatest value say something.
+ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
+
+
+def catalog(
+    self: ExportResult, events: str | Iterable[str] | None = None, *, materialize: bool = True
+) -> DuckDBPyRelation:
+    """
+    Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
+
+    Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values that
+    the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of them are a
+    JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON, lists and structs),
+    ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no other type holds it),
+    ``repeated`` (how many events have the key twice or more: the column has the first value, ``properties`` all).
+
+    It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it takes
+    to read all JSON three times.
+
+    Args:
+        events: a name, or several; all if not given.
+        materialize: false writes nothing: what no table has yet is read from JSON.
+
+    Raises:
+        PlanError: there is no such event.
+        ClosedError: the result was closed.
+    """
+    import pyarrow as pa
+
+    if events is not None:
+        names = event_names(events, EVENTS)
+    else:
+        with interruptible():
+            names = [name for name, *_ in self.event_names().fetchall()]
+    rows: list[tuple[Any, ...]] = []
+    condition = rows_condition(self)
+    for name in names:
+        found = typed(self, name, materialize=materialize, kinds=True)
+        with self._store.reading() as cursor:
+            rows += _rows(cursor, found, condition, _seen_here(cursor, self._selection, found))
+    schema = pa.schema(
+        [
+            ("event_name", pa.string()),
+            ("property", pa.string()),
+            ("column_name", pa.string()),
+            ("type", pa.string()),
+            ("share", pa.float64()),
+            ("nulls", pa.int64()),
+            ("distinct_values", pa.int64()),
+            ("minimum", pa.string()),
+            ("maximum", pa.string()),
+            ("examples", pa.list_(pa.string())),
+            ("drift", pa.string()),
+            ("repeated", pa.int64()),
+        ]
+    )
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    table = pa.table([list(column) for column in columns], schema=schema)
+    return relation(self._store.database, lambda connection: connection.from_arrow(table))
+
+
+def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
+    """Return what was seen in the events of the result alone: of some batches it has not all rows."""
+    inside = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.inside}"))
+    across = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0"))
+    some, _ = scan_event(cursor, selection.table, found.event, across, rows=selection.in_days)
+    # Typed tables of an older mpnb do not know what is repeated.
+    known = {each.batch_id for each in found.seen if not each.path}
+    unknown = {each.batch_id for each in found.seen} - known
+    again = {batch_id: rows for batch_id, rows in inside.items() if batch_id in unknown}
+    more, _ = scan_event(cursor, selection.table, found.event, again)
+    return [each for each in found.seen if each.batch_id in inside.keys() - again.keys()] + some + more
+
+
+def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[Seen]) -> list[tuple[Any, ...]]:
+    everywhere, here = merged(found.seen), merged(seen)
+    repeated = Counter[str]()
+    for each in seen:
+        if each.kind == REPEATED and each.path:
+            repeated[str(each.path[0])] += each.rows
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(found.columns), AT_ONCE):
+        columns = found.columns[start : start + AT_ONCE]
+        query = f"SELECT count(*), {', '.join(map(_figures, columns))} FROM {found.rows} WHERE {condition}"
+        [(events, *figures)] = run(cursor, query)
+        for column, figure in zip(columns, figures, strict=True):
+            kinds = here.get((column.property,), {})
+            rows.append(
+                (
+                    found.event,
+                    column.property,
+                    column.name,
+                    sql_type(column.type),
+                    sum(kinds.values()) / events if events else 0.0,
+                    kinds.get(("null", None), 0),
+                    figure["values"],
+                    figure["least"],
+                    figure["most"],
+                    [example for example in figure["examples"] or [] if example is not None],
+                    drift_of(everywhere, column),
+                    repeated[column.property],
+                )
+            )
+    return rows
+
+
+def _figures(column: Column) -> str:
+    name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
+    ordered = column.type in ORDERED
+    least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")
+    return (
+        f"{{'values': approx_count_distinct({name}), 'least': {least}, 'most': {most},"
+        f" 'examples': approx_top_k({name}, {EXAMPLES})::VARCHAR[]}}"
+    )

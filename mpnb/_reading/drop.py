@@ -1,0 +1,62 @@
+"""``drop``: a table of events, and all that is known of it, deleted at once."""
+
+from __future__ import annotations
+
+import contextlib
+
+import duckdb
+
+from mpnb._errors import DatabaseError, TableError
+from mpnb._mixpanel.failures import safe_text
+from mpnb._planning.request import Database
+from mpnb._reading import typed as _typed
+from mpnb._storing import ledger
+from mpnb._storing import tables as layout
+from mpnb._storing.database import LEDGER, REJECTED, Store, check_table_name, columns_of, quoted, run, transaction
+from mpnb._storing.running import entering, registration, running
+
+
+def drop(table: str, *, database: Database = "mixpanel.duckdb") -> int:
+    """
+    Delete a table of events with all that is known of it, so that the next export into it starts anew.
+
+    Its batches in the ledger, its rejected lines and its typed tables go with it, in one transaction. The file does not
+    get smaller; what comes next takes the room.
+
+    Args:
+        table: the name of the table.
+        database: a path, or an open DuckDB connection.
+
+    Returns:
+        How many events it had.
+
+    Raises:
+        TableError: there is no such table of events, an export into it is running, or a table of that name is none that
+            an export made.
+        DatabaseError: there is no database, another process holds it, or it cannot be written.
+    """
+    asked = check_table_name(table)
+    with contextlib.closing(Store(database, create=False)) as store:
+        try:
+            return _drop(store, asked)
+        except duckdb.Error as error:
+            raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
+
+
+def _drop(store: Store, asked: str) -> int:
+    with registration, store.committing(), store.reading() as cursor:
+        layout.check(cursor, store.label)
+        name = ledger.table_named(cursor, asked, store.label)
+        with entering:
+            ledger.settle_dead(cursor, running)
+        if ledger.unfinished_exports(cursor, name):
+            raise TableError(f"an export into table {name!r} is running: wait for it, or cancel it")
+        layout.check_events(cursor, store.label, name)
+        is_there = columns_of(cursor, name) is not None
+        with transaction(cursor):
+            rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0
+            _typed.forget(cursor, name)
+            for ours in (LEDGER, REJECTED):
+                run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")
+            run(cursor, f"DROP TABLE IF EXISTS {quoted(name)}")
+    return int(rows)

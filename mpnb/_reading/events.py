@@ -1,0 +1,151 @@
+"""Typed events as one query: of one name or of several, some columns or all, with duplicates or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from duckdb import DuckDBPyRelation
+
+from mpnb._base.names import NAME, closest, event_names
+from mpnb._base.scalars import brief, listed
+from mpnb._errors import PlanError
+from mpnb._reading.properties import (
+    BATCH_ID,
+    FIXED,
+    REPEATED,
+    Column,
+    columns_of,
+    converted,
+    exact,
+    in_batches,
+    literal,
+    merged,
+)
+from mpnb._reading.typed import PROCESSED, Typed, typed
+from mpnb._storing.database import LEDGER, quoted, run
+from mpnb._storing.ledger import HELD, of_table
+
+if TYPE_CHECKING:
+    from mpnb._exporting.result import ExportResult
+
+
+def event(
+    self: ExportResult,
+    name: str | Iterable[str],
+    *,
+    columns: Iterable[str] | None = None,
+    deduplicated: bool = False,
+    materialize: bool = True,
+) -> DuckDBPyRelation:
+    """
+    Give the events of one name, or of several, with a typed column for each property.
+
+    Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
+    values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
+    date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (where all have the same
+    shape), else JSON, which holds anything. No value is rounded, cut or made null; a JSON null is NULL, as is a
+    property that an event lacks. ``catalog()`` tells which column holds which property: names that differ only by
+    case, or are taken, get a number.
+
+    The first call makes a table of it in the database, in the schema ``mpnb_typed``; later calls add and replace what
+    exports changed. While an export runs on the events, or where the database cannot be written, the relation reads
+    JSON instead: the same rows, slower.
+
+    The relation has the rows of the batches that the result has at this moment. Once one of them was fetched again,
+    reading it raises; call ``event()`` again.
+
+    Args:
+        name: of the event; several, as a list, set, array or Series, give all their rows, ``event_name`` first, with
+            the columns of all, by property.
+        columns: names of properties or columns to have besides the first five; all if not given.
+        deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
+        materialize: false writes nothing: what no table has yet is read from JSON.
+
+    Raises:
+        PlanError: there is no such event or column.
+        ClosedError: the result was closed.
+    """
+    names = name if isinstance(name, str) else event_names(name, NAME)
+    query = event_query(self, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
+    return self._events(query, [names] if isinstance(names, str) else names)
+
+
+def event_query(
+    result: ExportResult,
+    name: str | Iterable[str],
+    *,
+    columns: Iterable[str] | None = None,
+    deduplicated: bool = False,
+    materialize: bool = True,
+) -> str:
+    """Give the query of ``event()``."""
+    names = event_names(name, NAME)
+    if isinstance(columns, str):
+        raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
+    columns = None if columns is None else listed("columns", columns)
+    # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
+    condition = rows_condition(result)
+    several = not isinstance(name, str)
+    events = [typed(result, each, materialize=materialize, only=columns, kinds=several) for each in names]
+    if not several:
+        [one] = events
+        wanted = [quoted(c.name) for c in _wanted(one.columns, columns) if not c.fixed]
+        return f"SELECT {', '.join([*FIXED.values(), *wanted])} FROM {_rows(one, condition, deduplicated)}"
+    kinds = merged(seen for each in events for seen in each.seen)
+    everything = columns_of(kinds, {c.property for e in events for c in e.columns}, taken=["event_name"])
+    chosen = [c for c in _wanted(everything, columns) if not c.fixed]
+    parts = []
+    for each in events:
+        own = {c.property: c for c in each.columns}
+        there = {seen.path[0] for seen in each.seen if seen.kind not in ("null", REPEATED)}
+        values = [f'{literal(each.event)} AS "event_name"', *FIXED.values()]
+        for column in chosen:
+            value = "NULL"
+            if column.property in own:
+                empty = column.property not in there
+                value = converted(own[column.property], column.type, empty=empty)
+            values.append(f"{value} AS {quoted(column.name)}")
+        parts.append(f"SELECT {', '.join(values)} FROM {_rows(each, condition, deduplicated)}")
+    return " UNION ALL ".join(parts)
+
+
+def rows_condition(result: ExportResult) -> str:
+    """Return the condition for the rows that a result has now, which fails once one of their batches was replaced."""
+    selection = result._selection
+    with result._store.reading() as cursor:
+        inside, across = (
+            [batch_id for (batch_id,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {which} AND rows > 0")]
+            for which in (selection.inside, selection.across)
+        )
+    rows = in_batches(inside, BATCH_ID)
+    if across:
+        rows = f"({rows} OR {in_batches(across, BATCH_ID)} AND {selection.in_days})"
+    again = literal("batches of this relation were fetched again since: call event() again")
+    there = f"{of_table(result.table)} AND status IN {HELD} AND {in_batches([*inside, *across], 'batch_id')}"
+    return (
+        f"{rows} AND (SELECT CASE WHEN count(*) = {len(inside) + len(across)} THEN true"
+        f" ELSE error({again}) END FROM {LEDGER} WHERE {there})"
+    )
+
+
+def _rows(each: Typed, condition: str, deduplicated: bool) -> str:
+    rows = f"(SELECT * FROM {each.rows} WHERE {condition}"
+    if deduplicated:
+        processed = next((quoted(c.name) for c in each.columns if c.property == PROCESSED), "NULL")
+        rows += (
+            " QUALIFY insert_id IS NULL OR row_number() OVER ("
+            f"PARTITION BY {exact('distinct_id')}, time, {exact('insert_id')}"
+            f" ORDER BY TRY_CAST(to_json({processed})->>'$' AS BIGINT) DESC NULLS LAST, {BATCH_ID} DESC) = 1"
+        )
+    return f"{rows})"
+
+
+def _wanted(columns: Sequence[Column], asked: Sequence[str] | None) -> list[Column]:
+    if asked is None:
+        return list(columns)
+    by_name = {c.name: c for c in columns} | {c.property: c for c in columns}
+    for name in asked:
+        if name not in by_name and name not in FIXED.values():
+            raise PlanError(f"there is no property {brief(name)}{closest(name, list(by_name))}")
+    return [by_name[name] for name in dict.fromkeys(asked) if name in by_name]

@@ -1,0 +1,237 @@
+"""Events as pandas and polars frames, Arrow tables and Parquet files, of types that hold them. Methods of a result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._base.paths import local_path, shown
+from mpnb._base.scalars import brief, listed
+from mpnb._errors import PlanError
+from mpnb._mixpanel.failures import printable, safe_text
+from mpnb._reading.events import event_query
+from mpnb._reading.properties import exact, literal
+from mpnb._reading.rules import deduplicated_query
+from mpnb._storing.database import interruptible, quoted, run
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+    from mpnb._exporting.result import ExportResult
+
+# What neither Arrow nor Parquet have, by what holds it there: DuckDB itself would make HUGEINT a DOUBLE.
+STAND_INS = {"HUGEINT": "DECIMAL(38, 0)", "JSON": "VARCHAR"}
+
+# Of event(), which all take that read typed events.
+OPTIONS = ("columns", "deduplicated", "materialize")
+
+Events = str | Iterable[str] | DuckDBPyRelation | None
+
+
+def arrow(self: ExportResult, events: Events = None, **options: Any) -> pyarrow.Table:
+    """
+    Give events as an Arrow table. It holds them all in memory.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
+
+    Returns:
+        HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
+
+    Raises:
+        PlanError: there is no such event or column.
+        TypeError: there is no such option.
+        ClosedError: the result was closed.
+    """
+    table: pyarrow.Table = _arrow(_relation(self, events, options))
+    return table
+
+
+def df(self: ExportResult, events: Events = None, **options: Any) -> pandas.DataFrame:
+    """
+    Give events as a pandas DataFrame. It holds them all in memory.
+
+    Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
+    more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
+
+    Raises:
+        PlanError: there is no such event or column.
+        TypeError: there is no such option.
+        ClosedError: the result was closed.
+    """
+    import pandas
+
+    relation = _relation(self, events, options)
+    huge = _huge(relation)
+    table = _arrow(relation)
+    series = {name: _series(table.column(name), name in huge) for name in table.column_names}
+    return pandas.DataFrame(series, columns=table.column_names)
+
+
+def pl(self: ExportResult, events: Events = None, **options: Any) -> polars.DataFrame:
+    """
+    Give events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
+
+    Args:
+        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
+            given.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
+
+    Raises:
+        PlanError: there is no such event or column.
+        TypeError: there is no such option.
+        ClosedError: the result was closed.
+    """
+    import polars
+
+    relation = _relation(self, events, options)
+    huge = _huge(relation)
+    frame = polars.DataFrame(_arrow(relation))
+    return frame.with_columns(polars.col(name).cast(polars.Int128) for name in huge)
+
+
+def to_parquet(
+    self: ExportResult,
+    folder: str | os.PathLike[str],
+    events: str | Iterable[str] | None = None,
+    *,
+    partition_by: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Path:
+    """
+    Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
+
+    Args:
+        folder: a new or empty one on this machine; ``~`` is the home folder. A new one, and all files in it, can be
+            read by their owner alone.
+        events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
+        partition_by: columns, of which no file has more than one combination of values. They are in the files, not
+            in the names of folders: there, no two readers agree on their types.
+        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
+
+    Returns:
+        The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
+
+    Raises:
+        PlanError: there is no such event or column, or the folder is not empty.
+        TypeError: there is no such option.
+        ClosedError: the result was closed.
+    """
+    path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
+    query = _query(self, events, options)
+    given = [] if partition_by is None else partition_by
+    parts = [given] if isinstance(given, str) else listed("partition_by", given)
+    with self._needing_table(), self._store.reading() as cursor:
+        relation = cursor.sql(query)
+        if unknown := [name for name in parts if name not in relation.columns]:
+            there = printable(", ".join(relation.columns))
+            raise PlanError(f"there is no column {brief(unknown[0])} to partition by, but {there}")
+        query = f"SELECT {_stand_ins(relation)} FROM ({query})"
+        by = ", ".join(map(quoted, parts))
+        how = f", PARTITION_BY ({by}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false" if parts else ""
+        with _private(path) as within:
+            target = within if parts else within / "events.parquet"
+            # Whole, since DuckDB has a home folder and a search path of its own.
+            _may_write(cursor, f"COPY ({query}) TO {literal(str(target.absolute()))[1:-1]} (FORMAT parquet{how})")
+    return path
+
+
+def _may_write(cursor: DuckDBPyConnection, query: str) -> None:
+    try:
+        run(cursor, query)
+    except duckdb.PermissionException as error:
+        why = safe_text(str(error))
+        raise PlanError(f"this DuckDB must not write files, and arrow() and pyarrow can: {why}") from None
+
+
+@contextlib.contextmanager
+def _private(folder: Path) -> Iterator[Path]:
+    """
+    Lend a folder within this one, and put its files into this one at the end.
+
+    DuckDB makes files that all can read whom the umask lets: nobody else enters the folder in which it makes these, and
+    they leave it as their owner's alone. What fails midway leaves none.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mpnb-", dir=folder) as within:
+        yield Path(within)
+        for file in Path(within).iterdir():
+            file.chmod(0o600)
+            file.replace(folder / file.name)
+
+
+def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> DuckDBPyRelation:
+    if isinstance(events, DuckDBPyRelation):
+        if options:
+            raise TypeError(f"{', '.join(options)}: options are for events by name, or for all")
+        return events
+    # Frames do not take all forms of Arrow that DuckDB can be set to.
+    return result._relation(_query(result, events, options), result._store.own_database)
+
+
+def _query(result: ExportResult, events: str | Iterable[str] | None, options: dict[str, Any]) -> str:
+    """Return the query for typed events, or for all as exported; columns of all are typed as well."""
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(f"options are {', '.join(OPTIONS)}, not {unknown[0]!r}")
+    if events is not None:
+        return event_query(result, events, **options)
+    if options.get("columns") is None:
+        return deduplicated_query(result) if options.get("deduplicated") else result._selection.events
+    name = exact("event_name")
+    with result._needing_table(), result._store.reading() as cursor:
+        names = run(cursor, f"SELECT DISTINCT {name} FROM ({result._selection.events}) ORDER BY 1 ASC")
+    return event_query(result, [name for (name,) in names], **options)
+
+
+def _huge(relation: DuckDBPyRelation) -> list[str]:
+    return [name for name, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "HUGEINT"]
+
+
+def _stand_ins(relation: DuckDBPyRelation) -> str:
+    parts = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        other = STAND_INS.get(str(kind))
+        parts.append(f"CAST({quoted(name)} AS {other}) AS {quoted(name)}" if other else quoted(name))
+    return ", ".join(parts)
+
+
+def _arrow(relation: DuckDBPyRelation) -> Any:
+    with interruptible():
+        return relation.project(_stand_ins(relation)).to_arrow_table()
+
+
+def _series(column: Any, huge: bool) -> Any:
+    """Turn an Arrow column into what a pandas DataFrame takes, without a detour through floats."""
+    import pandas
+    import pyarrow
+
+    if huge:
+        try:
+            column = column.cast(pyarrow.int64())
+        except pyarrow.ArrowInvalid:
+            return pandas.Series([None if v is None else int(v) for v in column.to_pylist()], dtype=object)
+    if pyarrow.types.is_nested(column.type):
+        return pandas.Series(column.to_pylist(), dtype=object)
+    if column.null_count and (pyarrow.types.is_integer(column.type) or pyarrow.types.is_boolean(column.type)):
+        # pandas names them by capital letters: int64 cannot be null, Int64 can.
+        name = str(column.type).replace("uint", "UInt").replace("int", "Int").replace("bool", "boolean")
+        return pandas.Series(pandas.array(column.to_pylist(), dtype=name))
+    return column.to_pandas()

@@ -1,0 +1,397 @@
+"""
+What occurs in the properties of an event, the types that hold all of it, and the columns that follow.
+
+A scan counts, for each property and batch, the kinds of values. The type of a property is a function of the set of
+its kinds, so that batches are scanned once, and what they hold is merged by adding up. No type rounds, cuts or nulls a
+value that occurs: where none holds all of them, it is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mpnb._storing.database import quoted
+
+# Mixpanel's own form of a date and time: https://docs.mixpanel.com/docs/data-structure/property-reference/data-type
+TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S"
+# Deeper values are JSON. Mixpanel takes three levels.
+MAX_DEPTH = 4
+
+# The columns that every event has, and the properties that the writer filled them from.
+FIXED = {
+    "time": "time",
+    "distinct_id": "distinct_id",
+    "$device_id": "device_id",
+    "$user_id": "user_id",
+    "$insert_id": "insert_id",
+}
+BATCH_ID = "mpnb_batch_id"
+
+TEXT = frozenset({"text", "timestamp"})
+# Integers by how far they reach: the time of an event in seconds; what a DOUBLE holds; 64 bits; 38 digits.
+SECONDS = frozenset({"int11"})
+IN_DOUBLE = SECONDS | {"int15"}
+IN_BIGINT = IN_DOUBLE | {"int64"}
+# 38 digits fit HUGEINT, and the decimals of Arrow, Parquet and polars.
+IN_HUGEINT = IN_BIGINT | {"int38"}
+
+# Of the JSON text v, as DuckDB writes it: no spaces around, and no other way to write the same escape or number.
+_KIND = f"""CASE ascii(v)
+    WHEN 34 THEN CASE WHEN strlen(v) = 21 AND substr(v, 12, 1) = 'T'
+        AND strftime(TRY_CAST(substr(v, 2, 19) AS TIMESTAMP), '{TIMESTAMP_FORMAT}') = substr(v, 2, 19)
+        THEN 'timestamp' ELSE 'text' END
+    WHEN 116 THEN 'boolean' WHEN 102 THEN 'boolean' WHEN 110 THEN 'null' WHEN 91 THEN 'list' WHEN 123 THEN 'object'
+    ELSE CASE
+        WHEN contains(v, '.') OR contains(v, 'e') OR contains(v, 'E')
+            THEN CASE WHEN isfinite(TRY_CAST(v AS DOUBLE)) THEN 'float' ELSE 'other' END
+        WHEN contains(v, 'N') OR contains(v, 'I') THEN 'other'
+        WHEN strlen(ltrim(v, '-')) <= 11 THEN 'int11'
+        WHEN strlen(ltrim(v, '-')) <= 15 THEN 'int15'
+        WHEN TRY_CAST(v AS BIGINT) IS NOT NULL THEN 'int64'
+        WHEN strlen(ltrim(v, '-')) <= 38 THEN 'int38'
+        ELSE 'integer' END END"""
+
+# A name of SQL, or one of these for lists ([type]) and objects ({key: type}): what json_transform takes.
+Type = str | list[Any] | dict[str, Any]
+# A property, then the way into its value: 0 for the elements of a list, or a key.
+Path = tuple[str | int, ...]
+Kinds = dict[Path, dict[tuple[str, str | None], int]]
+
+
+# No kind of a value: how many events have a property twice or more, of which a value is the first. At the root it says
+# that a batch was looked at for that.
+REPEATED = "repeated"
+
+
+class Seen(NamedTuple):
+    """Count the values of one kind at one place of one batch. ``keys`` are an object's, as JSON, in order."""
+
+    batch_id: int
+    path: Path
+    kind: str
+    keys: str | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Say which column holds a property. A fixed one is there whether or not the property is."""
+
+    property: str
+    name: str
+    type: Type
+    fixed: bool = False
+
+
+# --- what occurs -------------------------------------------------------------------------------------------------
+
+
+def names_query(table: str) -> str:
+    """Return the query for ``batch_id``, the names of all properties, and how often each occurs, in a table of rows."""
+    names = f"SELECT batch_id, unnest(json_keys(properties)) AS name FROM {table}"
+    return f"SELECT batch_id, {exact('name')} AS name, count(*) FROM ({names}) GROUP BY ALL"
+
+
+def repeated_query(table: str) -> str:
+    """Return the query for ``batch_id``, the names that some event has twice or more, and how many events do."""
+    names = f"SELECT batch_id, rowid AS event, unnest(json_keys(properties)) AS name FROM {table}"
+    names = f"SELECT batch_id, event, {exact('name')} AS name FROM ({names})"
+    twice = f"SELECT batch_id, name FROM ({names}) GROUP BY batch_id, event, name HAVING count(*) > 1"
+    return f"SELECT batch_id, name, count(*) FROM ({twice}) GROUP BY ALL"
+
+
+def repeated(
+    run: Callable[[str], list[Any]], table: str, occurrences: Mapping[tuple[int, str], int], seen: Iterable[Seen]
+) -> Iterator[Seen]:
+    """
+    Count the events that have a property twice or more.
+
+    It costs something only where there are any: where a name occurs more often than events have a value of it.
+
+    Args:
+        occurrences: of the names that were scanned, how often they occur.
+        seen: what the scan found.
+    """
+    values: Counter[tuple[int, str]] = Counter()
+    for each in seen:
+        if len(each.path) == 1:
+            values[each.batch_id, str(each.path[0])] += each.rows
+    some = {place for place, count in occurrences.items() if count > values[place]}
+    for batch_id in {batch_id for batch_id, _ in occurrences}:
+        yield Seen(batch_id, (), REPEATED, None, 0)
+    if some:
+        for batch_id, name, events in run(repeated_query(table)):
+            if (batch_id, name) in some:
+                yield Seen(batch_id, (name,), REPEATED, None, events)
+
+
+def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> Iterator[Seen]:
+    """
+    Count the kinds of values of some properties, and of what is in their lists and objects.
+
+    Args:
+        run: runs a query.
+        rows: a query with the columns ``batch_id`` and ``properties``.
+    """
+    return _scan(run, f"SELECT batch_id, properties AS value FROM ({rows})", (), list(names), MAX_DEPTH)
+
+
+def _scan(run: Callable[[str], list[Any]], rows: str, path: Path, keys: list[str] | None, depth: int) -> Iterator[Seen]:
+    """Scan the fields of objects by their keys; without keys, the values themselves, which are those of lists."""
+    if keys == []:
+        return
+    values, steps = (f"value->{_pointers(keys)}", keys) if keys is not None else ("[value]", [0])
+    counts: dict[int, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    # Rows of (batch, place, value) are counted in half the time that an aggregate for each place and kind takes.
+    for batch_id, place, kind, count in run(
+        f"SELECT batch_id, place, {_KIND} AS kind, count(*) FROM ("
+        f"SELECT batch_id, unnest({values})::VARCHAR AS v, unnest(range({len(steps)})) AS place FROM ({rows}))"
+        " WHERE v IS NOT NULL GROUP BY ALL"
+    ):
+        counts[place][batch_id][kind] = count
+    for place, batches in counts.items():
+        here = (*path, steps[place])
+        value = f"value->{_pointer(keys[place])}" if keys is not None else "value"
+        lists, objects = [], []
+        for batch_id, kinds in batches.items():
+            only = kinds.keys() - {"null"}
+            if only == {"list"} and depth > 1:
+                lists.append(batch_id)
+            elif only == {"object"} and depth > 1:
+                objects.append(batch_id)
+            elif only & {"list", "object"}:
+                kinds["other"] = sum(kinds.pop(kind, 0) for kind in ("list", "object", "other"))
+            for kind, count in kinds.items():
+                if kind != "object":
+                    yield Seen(batch_id, here, kind, None, count)
+        if lists:
+            inside = f"SELECT batch_id, {value} AS value FROM ({rows}) WHERE {in_batches(lists, 'batch_id')}"
+            elements = f"SELECT batch_id, unnest(value->'$[*]') AS value FROM ({inside})"
+            yield from _scan(run, elements, here, None, depth - 1)
+        if objects:
+            inside = f"SELECT batch_id, {value} AS value FROM ({rows}) WHERE {in_batches(objects, 'batch_id')}"
+            yield from _scan_objects(run, inside, here, {b: batches[b]["object"] for b in objects}, depth)
+
+
+def _scan_objects(
+    run: Callable[[str], list[Any]], rows: str, path: Path, counts: dict[int, int], depth: int
+) -> Iterator[Seen]:
+    """Scan objects where all of a batch have the same keys: only they make a STRUCT that is equal to them."""
+    regular: dict[int, list[str]] = {}
+    in_order = exact("to_json(list_sort(json_keys(value), 'ASC', 'NULLS LAST'))::VARCHAR")
+    for batch_id, least, most in run(
+        f"SELECT batch_id, min(keys), max(keys) FROM (SELECT batch_id, {in_order} AS keys"
+        f" FROM ({rows}) WHERE json_type(value) = 'OBJECT') GROUP BY batch_id"
+    ):
+        keys = json.loads(least)
+        if least == most and _makes_struct(keys):
+            regular[batch_id] = keys
+            yield Seen(batch_id, path, "object", least, counts[batch_id])
+        else:
+            yield Seen(batch_id, path, "other", None, counts[batch_id])
+    if regular:
+        inside = f"SELECT * FROM ({rows}) WHERE {in_batches(regular, 'batch_id')}"
+        yield from _scan(run, inside, path, sorted(set().union(*regular.values())), depth - 1)
+
+
+def _makes_struct(keys: list[str]) -> bool:
+    """Say whether a STRUCT can have these fields: it knows them by name, whatever their case."""
+    return (
+        bool(keys) and len({key.casefold() for key in keys}) == len(keys) and not any("\0" in k or not k for k in keys)
+    )
+
+
+def merged(seen: Iterable[Seen]) -> Kinds:
+    """Add up what several batches or events hold."""
+    kinds: Kinds = defaultdict(lambda: defaultdict(int))
+    for _, path, kind, keys, rows in seen:
+        if kind != REPEATED:
+            kinds[path][kind, keys] += rows
+    return kinds
+
+
+# --- from kinds to types and columns --------------------------------------------------------------------------------
+
+
+def type_of(kinds: Kinds, path: Path) -> Type:
+    """Give the type that holds every value at a place. ``VARCHAR`` where there are none but nulls."""
+    found = {(kind, keys) for kind, keys in kinds.get(path, ()) if kind != "null"}
+    names = {kind for kind, _ in found}
+    nested = len(path) > 1
+    if names <= TEXT:
+        return "TIMESTAMP" if names == {"timestamp"} and not nested else "VARCHAR"
+    if names == {"boolean"}:
+        return "BOOLEAN"
+    if names <= IN_BIGINT:
+        return "BIGINT"
+    if names <= IN_HUGEINT and not nested:
+        return "HUGEINT"
+    if names <= IN_DOUBLE | {"float"}:
+        return "DOUBLE"
+    inner: Type = "JSON"
+    if names == {"list"}:
+        element = type_of(kinds, (*path, 0))
+        inner = "JSON" if element == "JSON" else [element]
+    elif names == {"object"} and len(found) == 1:
+        [(_, keys)] = found
+        fields = {key: type_of(kinds, (*path, key)) for key in json.loads(keys or "[]")}
+        inner = "JSON" if "JSON" in fields.values() else dict(fields)
+    return inner
+
+
+def sql_type(kind: Type) -> str:
+    """Give a type as SQL writes it."""
+    if isinstance(kind, list):
+        return f"{sql_type(kind[0])}[]"
+    if isinstance(kind, dict):
+        return f"STRUCT({', '.join(f'{quoted(key)} {sql_type(each)}' for key, each in kind.items())})"
+    return kind
+
+
+def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ()) -> tuple[Column, ...]:
+    """
+    Give the columns of an event, a project's own properties first, then Mixpanel's, each in order.
+
+    A property that one of the five columns of every event holds as it is has no other. A name that differs from
+    another by case alone, or is taken, gets a number: the first of them in the order of code points keeps it, the
+    next is ``name_2``, or the first number that no other property bears.
+
+    Args:
+        taken: further names that no property can have.
+    """
+    fixed, rest = [], []
+    for name in sorted(names):
+        column = FIXED.get(name)
+        if column and _is_fixed(kinds, name):
+            fixed.append(Column(name, column, "TIMESTAMP" if column == "time" else "VARCHAR", fixed=True))
+        else:
+            rest.append(name)
+    used = {name.casefold() for name in (*FIXED.values(), BATCH_ID, *taken)}
+    own = {_identifier(name).casefold() for name in rest}
+    columns = {}
+    for name in rest:
+        first, number = _identifier(name), 2
+        column = first
+        while column.casefold() in used or (column != first and column.casefold() in own):
+            column, number = f"{first}_{number}", number + 1
+        used.add(column.casefold())
+        columns[name] = Column(name, column, type_of(kinds, (name,)))
+    ordered = sorted(rest, key=lambda name: (name.startswith(("$", "mp_")), name))
+    return (*fixed, *(columns[name] for name in ordered))
+
+
+def _is_fixed(kinds: Kinds, name: str) -> bool:
+    found = {kind for kind, _ in kinds.get((name,), ())} - {"null"}
+    return found <= (SECONDS if name == "time" else TEXT)
+
+
+def _identifier(name: str) -> str:
+    """Give a name that a column can have: no NUL, and not empty."""
+    return name.replace("\0", "_") or "_"
+
+
+def drift_of(kinds: Kinds, column: Column) -> str | None:
+    """Say why a column is JSON, with how many values there are of each sort; ``None`` for any other."""
+    if column.type != "JSON":
+        return None
+    sorts: dict[str, int] = defaultdict(int)
+    found = kinds.get((column.property,), {})
+    for (kind, _), rows in found.items():
+        if kind != "null":
+            sorts[_SORTS.get(kind, "list or object")] += rows
+    if len(sorts) > 1:
+        return ", ".join(f"{sort}: {rows:,}" for sort, rows in sorted(sorts.items(), key=lambda s: (-s[1], s[0])))
+    [sort] = sorts
+    if sort == "number":
+        return "numbers that no type holds together"
+    return "lists or objects that are not all alike"
+
+
+_SORTS = {"text": "text", "timestamp": "text", "boolean": "boolean", "float": "number"}
+_SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
+
+
+# --- the columns as SQL ------------------------------------------------------------------------------------------
+
+
+def typed_query(rows: str, columns: Sequence[Column]) -> str:
+    """
+    Give the query that turns events into typed columns. A value that does not fit makes it fail, never a null.
+
+    Args:
+        rows: a query with the columns of an events table.
+        columns: of the event; the five of every event and the batch come first, whatever is in there.
+    """
+    own = [column for column in columns if not column.fixed]
+    # Text is cheaper to cast than JSON, but has lost the difference between "1" and 1.
+    texts = [c for c in own if isinstance(c.type, str) and c.type != "JSON"]
+    jsons = [c for c in own if c not in texts]
+    parts = [f"batch_id AS {BATCH_ID}", *FIXED.values()]
+    for number, column in enumerate(texts, 1):
+        value = f"texts[{number}]" if column.type == "VARCHAR" else f"CAST(texts[{number}] AS {column.type})"
+        parts.append(f"{value} AS {quoted(column.name)}")
+    for number, column in enumerate(jsons, 1):
+        value = f"NULLIF(jsons[{number}], 'null')"
+        if column.type != "JSON":
+            value = f"from_json_strict({value}, {literal(json.dumps(column.type))})"
+        parts.append(f"{value} AS {quoted(column.name)}")
+    lists = "".join(
+        f", properties{arrow}{_pointers([c.property for c in some])} AS {name}"
+        for arrow, some, name in (("->>", texts, "texts"), ("->", jsons, "jsons"))
+        if some
+    )
+    return f"SELECT {', '.join(parts)} FROM (SELECT *{lists} FROM ({rows}))"
+
+
+def converted(column: Column, to: Type, *, empty: bool) -> str:
+    """
+    Give a column's values in the wider type that they have beside those of other events.
+
+    Args:
+        empty: whether the column has nulls alone.
+    """
+    name = quoted(column.name)
+    kind = column.type
+    if column.fixed and column.name == "time":
+        name, kind = "epoch(time)::BIGINT", "BIGINT"
+    if kind == to:
+        return name
+    if empty:
+        return f"CAST(NULL AS {sql_type(to)})"
+    if kind == "TIMESTAMP":
+        name = f"strftime({name}, '{TIMESTAMP_FORMAT}')"
+    return f"to_json({name})" if to == "JSON" else f"CAST({name} AS {sql_type(to)})"
+
+
+def in_batches(batch_ids: Iterable[int], column: str) -> str:
+    """Give the condition for some batches, as ranges of their ids: an export has consecutive ones."""
+    runs: list[list[int]] = []
+    for batch_id in sorted(batch_ids):
+        if runs and batch_id == runs[-1][1] + 1:
+            runs[-1][1] = batch_id
+        else:
+            runs.append([batch_id, batch_id])
+    return "(" + (" OR ".join(f"{column} BETWEEN {first} AND {last}" for first, last in runs) or "false") + ")"
+
+
+def literal(text: str) -> str:
+    """Quote a text, whatever is in it. No statement can hold NUL."""
+    return "(" + " || chr(0) || ".join("'" + part.replace("'", "''") + "'" for part in text.split("\0")) + ")"
+
+
+def exact(text: str) -> str:
+    """Return a text of SQL that equals no other, whatever collation the user's connection has by default."""
+    return f"{text} COLLATE C"
+
+
+def _pointer(name: str) -> str:
+    """Give a JSON pointer to a key: https://www.rfc-editor.org/rfc/rfc6901."""
+    return literal("/" + name.replace("~", "~0").replace("/", "~1"))
+
+
+def _pointers(names: Sequence[str]) -> str:
+    return "[" + ", ".join(map(_pointer, names)) + "]"

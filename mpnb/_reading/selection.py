@@ -1,0 +1,158 @@
+"""What a result covers, as conditions and queries: days of a table, the batches that hold them, the rows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._planning.plan import DAY, HeldBatch
+from mpnb._storing import ledger
+from mpnb._storing.database import LEDGER, quoted, run
+from mpnb._storing.ledger import HELD, UNMET
+
+# What the failure table says of batches whose export has ended and could not note how they did.
+UNNOTED = "the export ended before it could write down what became of this batch"
+UNNOTED_HINT = "The ledger could not be written: free some disk or mend what else it is, then retry."
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Hold which days of which table a result is about.
+
+    Attributes:
+        table: the events table.
+        days: first and last day, both inclusive; ``None`` for the whole ledger.
+        fetched: ranges of days that the call set out to fetch, whether or not the table held them.
+        since: the first id of the batches that were to bring them. Ids grow, so what came before has a smaller one.
+    """
+
+    table: str
+    days: tuple[date, date] | None = None
+    fetched: tuple[tuple[date, date], ...] = ()
+    since: int = 0
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def batches(self, statuses: str | None = None) -> str:
+        """Return the condition for the ledger's rows of batches with one of these days at least."""
+        parts = [ledger.of_table(self.table)]
+        if self.days:
+            parts.append(f"from_date <= DATE '{self.days[1]}' AND to_date >= DATE '{self.days[0]}'")
+        if statuses is not None:
+            parts.append(f"status IN {statuses}")
+        return " AND ".join(parts)
+
+    def held(self, cursor: DuckDBPyConnection) -> list[HeldBatch]:
+        """Return the batches that the table has, with one of these days at least, in date order."""
+        batches = [batch for batch in ledger.compared_batches(cursor, self.table) if not batch.is_gone]
+        if self.days is None:
+            return batches
+        first, last = self.days
+        return [batch for batch in batches if batch.from_date <= last and batch.to_date >= first]
+
+    @property
+    def inside(self) -> str:
+        """Return the condition for batches that the table holds and that have no other days."""
+        only = f" AND from_date >= DATE '{self.days[0]}' AND to_date <= DATE '{self.days[1]}'" if self.days else ""
+        return self.batches(HELD) + only
+
+    @property
+    def across(self) -> str:
+        """Return the condition for batches that the table holds and that have other days as well."""
+        other = f"(from_date < DATE '{self.days[0]}' OR to_date > DATE '{self.days[1]}')" if self.days else "false"
+        return f"{self.batches(HELD)} AND {other}"
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    @property
+    def in_days(self) -> str:
+        """Return the condition for rows whose ``time`` falls on these days."""
+        if not self.days:
+            return "true"
+        return f"time >= TIMESTAMP '{self.days[0]}' AND time < TIMESTAMP '{self.days[1] + DAY}'"
+
+    @property
+    def events(self) -> str:
+        """
+        Return the query for the events of these days.
+
+        By batch, since events lie outside their days in projects older than 2023; by ``time`` only where a batch has
+        other days as well.
+        """
+        # Two scans: DuckDB skips the second where no batch reaches beyond, and an OR would take twice as long.
+        rows = f"SELECT * FROM {quoted(self.table)} WHERE"
+        inside = f"{rows} batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.inside})"
+        if not self.days:
+            return inside
+        across = f"batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
+        return f"{inside} UNION ALL {rows} {self.in_days} AND {across}"
+
+    @property
+    def outside(self) -> str:
+        """Return the query for the rows of the same batches that ``events`` leaves out."""
+        return (
+            f"SELECT * FROM {quoted(self.table)} WHERE ({self.in_days}) IS NOT TRUE"
+            f" AND batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
+        )
+
+    # --- what is missing ---------------------------------------------------------------------------------------------
+
+    def unmet(self, ended: list[str]) -> str:
+        """
+        Return the query for ``batch_id``, ``day`` of the days that this result misses, once a batch that failed.
+
+        A day that was asked for is met once the table holds it; one that the call set out to fetch must have come
+        since. ``batch_id`` is null where no note is left of who was to bring it, or where somebody fetches it now. Of
+        the whole ledger, a day is missing that failed and has not come since.
+
+        Args:
+            ended: exports that ended without a note in the ledger, see ``ledger.ended_exports``.
+        """
+        mine = self.batches()
+        if not self.days:
+            return ledger.unmet_days(mine, ended)
+        first, last = self.days
+        again = " OR ".join(f"day BETWEEN DATE '{a}' AND DATE '{b}'" for a, b in self.fetched)
+        least = f"CASE WHEN {again} THEN {self.since} ELSE 0 END" if again else "0"
+        days = f"SELECT CAST(DATE '{first}' + unnest(range({(last - first).days + 1}))::INTEGER AS DATE) AS day"
+        return (
+            f"SELECT failed.batch_id, day FROM ({days}) AS asked"
+            f" LEFT JOIN ({ledger.held_days(mine)}) AS held USING (day)"
+            f" LEFT JOIN ({ledger.failed_days(mine, ended)}) AS failed USING (day)"
+            f" WHERE held.batch_id IS NULL OR held.batch_id < {least}"
+        )
+
+    def failures(self, ended: list[str]) -> str:
+        """Return the query for the failure table, in date order."""
+        rows = f"FROM {LEDGER} WHERE {self.batches()} AND status"
+        return (
+            "SELECT from_date, to_date, status, kind, http_status, message, attempts, retryable, hint, started_at,"
+            f" finished_at, batch_id FROM (SELECT * {rows} IN {UNMET} UNION ALL SELECT * REPLACE ('failed' AS status,"
+            f" 'write' AS kind, '{UNNOTED}' AS message, true AS retryable, '{UNNOTED_HINT}' AS hint)"
+            f" {rows} NOT IN {HELD} AND status NOT IN {UNMET})"
+            f" WHERE batch_id IN (SELECT batch_id FROM ({self.unmet(ended)}))"
+            " ORDER BY from_date ASC, to_date ASC, batch_id ASC"
+        )
+
+    def unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
+        """Return the ranges of days that this result misses, apart by failed batch, in date order."""
+        return [(first, last) for first, last, _ in self._unmet_ranges(cursor)]
+
+    def unnoted_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
+        """Return those of them that no failed batch tells of."""
+        return [(first, last) for first, last, batch_id in self._unmet_ranges(cursor) if batch_id is None]
+
+    def _unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date, int | None]]:
+        query = self.unmet(ledger.ended_exports(cursor, self.table))
+        # Of failures that overlap, the latest says what the day waits for.
+        days = run(cursor, f"SELECT max(batch_id), day FROM ({query}) GROUP BY day ORDER BY day ASC")
+        ranges: list[tuple[date, date, int | None]] = []
+        for batch_id, day in days:
+            if ranges and ranges[-1][1:] == (day - DAY, batch_id):
+                ranges[-1] = (ranges[-1][0], day, batch_id)
+            else:
+                ranges.append((day, day, batch_id))
+        return ranges

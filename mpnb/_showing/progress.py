@@ -1,0 +1,180 @@
+"""Progress without a notebook: one line that is redrawn in a terminal, a line a batch in a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from mpnb._base.clock import epoch_seconds
+from mpnb._exporting.board import ENDED, BatchProgress, JobProgress
+from mpnb._showing import summary as display
+
+if TYPE_CHECKING:
+    from mpnb._exporting.job import ExportJob
+
+# Shorter waits come and go; a line in a log for each would be noise.
+WORTH_A_LINE = 30.0
+
+
+class Progress(Protocol):
+    """Show an export while it runs. One thread."""
+
+    def begin(self, job: ExportJob) -> None:
+        """Take the export, which has just started."""
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Take one change of state."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Take the whole as it is now, some times a second."""
+
+    def close(self) -> None:
+        """Leave the screen as it should stay. A second call does nothing."""
+
+
+class TerminalLine:
+    """Redraw one line with tqdm."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from tqdm import tqdm
+
+        class Bar(tqdm):  # type: ignore[type-arg]
+            monitor_interval = 0  # a thread that would outlive the bar, for bars that are rarely redrawn
+
+        has_size = _has_size(stream)
+        self._bar = Bar(
+            file=stream,
+            unit="batch",
+            dynamic_ncols=has_size,
+            # tqdm would draw nothing on a terminal that says it is 0 by 0, as in some containers.
+            ncols=None if has_size else 80,
+            nrows=None if has_size else 24,
+            leave=True,
+            bar_format="{n_fmt}/{total_fmt} batches |{bar}| {elapsed}{postfix}",
+        )
+
+    def begin(self, job: ExportJob) -> None:
+        """Wait for the first tick."""
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Leave it to the tick."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Redraw."""
+        self._bar.total = progress.total
+        self._bar.n = progress.ended
+        self._bar.set_postfix_str(summary_line(progress), refresh=True)
+
+    def close(self) -> None:
+        """Keep the last line."""
+        self._bar.close()
+
+
+class PipeLines:
+    """Print a line for each batch that has ended, and for each long wait."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waits_until = 0.0
+        self._ended = 0
+
+    def begin(self, job: ExportJob) -> None:
+        """Wait for the first batch that ends."""
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Print the batch, if it has ended."""
+        dates = display.days(progress.from_date, progress.to_date)
+        if progress.status == "waiting" and progress.until:
+            if progress.until - max(epoch_seconds(), self._waits_until) > WORTH_A_LINE:
+                self._waits_until = progress.until
+                why = progress.error or "for the quota"
+                self._print(f"{dates} waiting until {clock(progress.until)}: {why}")
+        elif progress.status in ENDED and progress.status != "skipped":
+            self._ended += 1
+            what = f"{progress.rows:,} events" if progress.status == "done" else progress.error or "no events"
+            self._print(
+                f"{dates} {progress.status}: {what}, {display.size(progress.bytes)}, "
+                f"{display.duration(progress.seconds)}"
+            )
+
+    def tick(self, progress: JobProgress) -> None:
+        """Leave it to the batches."""
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+    def _print(self, line: str) -> None:
+        print(f"mpnb: {line}", file=self._stream, flush=True)
+
+
+class Silent:
+    """Show nothing: the caller has a callback, or there is nowhere to show it."""
+
+    def __init__(self, on_batch: Callable[[BatchProgress], object] | None = None) -> None:
+        self._on_batch = on_batch
+
+    def on_batch(self, progress: BatchProgress) -> None:
+        """Hand it to the callback, where there is one."""
+        if self._on_batch is not None:
+            self._on_batch(progress)
+
+    def begin(self, job: ExportJob) -> None:
+        """Show nothing."""
+
+    def tick(self, progress: JobProgress) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Leave nothing."""
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether it is one. What a window puts in place of a stream may not even have the question."""
+    return bool(getattr(stream, "isatty", bool)())
+
+
+def _has_size(stream: TextIO) -> bool:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def summary_line(progress: JobProgress) -> str:
+    """Say in one line what goes on."""
+    parts = [f"{progress.rows:,} events", display.size(progress.bytes)]
+    if progress.in_flight:
+        parts.append(f"{progress.in_flight} in flight")
+    if failed := progress.counts.get("failed"):
+        parts.append(f"{failed} failed")
+    if progress.waiting_until and not progress.in_flight and progress.waiting_until > epoch_seconds():
+        parts.append(f"waiting until {clock(progress.waiting_until)}")
+    elif progress.seconds_left is not None:
+        parts.append(f"about {display.duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def clock(moment: float) -> str:
+    """Show a moment, in seconds since the epoch, as the local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(moment))
+
+
+def choose(stream: TextIO | None = None) -> Progress:
+    """
+    Return what suits a notebook, where this is one, else the stream, standard error by default.
+
+    A process without a terminal may have none: pythonw, a service, a window of its own.
+    """
+    if stream is None and "ipykernel" in sys.modules:
+        from mpnb._notebook.panel import notebook_progress
+
+        live = notebook_progress()
+        if live is not None:
+            return live
+    stream = stream or sys.stderr
+    if stream is None or getattr(stream, "closed", False):
+        return Silent()
+    return TerminalLine(stream) if _is_terminal(stream) else PipeLines(stream)

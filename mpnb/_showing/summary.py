@@ -1,0 +1,193 @@
+"""How a result shows: a few lines of text, or a static piece of HTML. No scripts, nothing from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from mpnb._mixpanel.failures import HINTS
+from mpnb._storing.database import Store, run
+
+if TYPE_CHECKING:
+    from mpnb._exporting.result import ExportResult
+
+SHOWN_FAILURES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """Show one batch of the failure table."""
+
+    dates: str
+    kind: str
+    status: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Gather what a display of a result shows."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    kinds: tuple[tuple[str, int, str], ...]
+    failures: tuple[FailedRow, ...]
+    unmet: int
+    retry: str
+
+
+def gather(result: ExportResult, store: Store, call: str, unmet: str | None, unnoted: str = "") -> Summary:
+    """
+    Ask the database for what a display of a result shows.
+
+    Args:
+        unmet: the query for its failure table, ``None`` where the database is closed.
+        unnoted: the days besides that were asked for and that the table does not hold, in words.
+    """
+    kinds: list[tuple[str, int, str]] = []
+    failures: list[FailedRow] = []
+    if unmet is not None:
+        with store.reading() as cursor:
+            for kind, hint, count in run(
+                cursor, f"SELECT kind, hint, count(*) FROM ({unmet}) GROUP BY ALL ORDER BY 3 DESC, 1, 2"
+            ):
+                kinds.append((kind, count, hint or HINTS.get(kind, "")))
+            for first, last, kind, http, message, attempts in run(
+                cursor,
+                f"SELECT from_date, to_date, kind, http_status, message, attempts FROM ({unmet})"
+                f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}",
+            ):
+                failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
+    asked = result.from_date is not None
+    batches = [
+        (result.successful_batches, "fetched"),
+        (result.skipped_batches, "there already"),
+        (result.failed_batches, "failed"),
+        (result.cancelled_batches, "cancelled"),
+    ]
+    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.label}")]
+    if asked:
+        facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
+        facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
+        facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
+    source = result._source()
+    if source is not None and (source.events is not None or source.where is not None):
+        facts.append(("only", source.filter_in_words()))
+    facts += [("note", sentence) for sentence in result._unheard()]
+    if unnoted:
+        facts.append(("not there", f"{unnoted}: the same call again fetches what is missing"))
+    if outside := result.rows_outside:
+        facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
+    if result.rejected_lines:
+        facts.append(("rejected", f"{result.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
+    if store.closed:
+        facts.append(("closed", store.afterwards))
+    count = sum(n for _, n, _ in kinds)
+    return Summary(
+        title=f"Mixpanel events {days(result.from_date, result.to_date)}" if asked else "Mixpanel events",
+        facts=tuple(facts),
+        kinds=tuple(kinds),
+        failures=tuple(failures),
+        unmet=count,
+        retry=f"{call} = {call}.retry()",
+    )
+
+
+def text(summary: Summary) -> str:
+    """Show a result as a few lines."""
+    lines = [summary.title]
+    lines += [f"  {name:<9} {value}" for name, value in summary.facts]
+    if summary.unmet:
+        lines.append(f"  missing   {summary.unmet:,} {plural(summary.unmet, 'batch', 'batches')}:")
+        for kind, count, sentence in summary.kinds:
+            lines.append(f"    {count:>5,} {kind:<11} {sentence}")
+        lines.append(f"  to retry  {summary.retry}")
+    return "\n".join(lines)
+
+
+# The notebook's own colours where it has them, else the system's: right in light and dark without a script.
+_STYLE = (
+    "font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);color:var(--jp-ui-font-color1,inherit);"
+    "max-width:72em;margin:4px 0"
+)
+_CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;white-space:normal;overflow-wrap:anywhere"
+# JupyterLab stripes tables, which cuts short ones in two.
+_ROW = "background:none"
+_RULE = f"{_ROW};border-top:1px solid var(--jp-border-color2,rgba(128,128,128,.4))"
+
+
+def html(summary: Summary, figure: str = "") -> str:
+    """
+    Show a result as static HTML. All that comes from a server or a user is escaped.
+
+    Args:
+        figure: HTML that stands below the title.
+    """
+    facts = "".join(
+        f'<tr style="{_ROW}"><th scope="row" style="{_CELL};font-weight:600">{escape(name)}</th>'
+        f'<td style="{_CELL}">{escape(value)}</td></tr>'
+        for name, value in summary.facts
+    )
+    parts = [
+        f'<div class="mpnb-result" style="{_STYLE}">',
+        f'<div style="font-weight:600;font-size:1.1em">{escape(summary.title)}</div>{figure}',
+        f'<table style="border-collapse:collapse;margin:4px 0">{facts}</table>',
+    ]
+    if summary.unmet:
+        word = plural(summary.unmet, "batch is", "batches are")
+        parts.append(f'<div style="font-weight:600;margin-top:6px">{summary.unmet:,} {word} missing</div>')
+        parts.append('<ul style="margin:2px 0 6px">')
+        parts += [
+            f"<li><b>{count:,} × {escape(kind)}</b> – {escape(sentence)}</li>"
+            for kind, count, sentence in summary.kinds
+        ]
+        head = "".join(
+            f'<th scope="col" style="{_CELL}">{name}</th>' for name in ("days", "kind", "HTTP", "attempts", "message")
+        )
+        rows = "".join(
+            f'<tr style="{_RULE}">'
+            + "".join(
+                f'<td style="{_CELL}">{escape(str(value))}</td>'
+                for value in (row.dates, row.kind, row.status, row.attempts, row.message)
+            )
+            + "</tr>"
+            for row in summary.failures
+        )
+        more = summary.unmet - len(summary.failures)
+        rest = f"<div>and {more:,} more</div>" if more > 0 else ""
+        parts.append(
+            "</ul><details><summary>failure table</summary>"
+            f'<table style="border-collapse:collapse">{head}{rows}</table>{rest}</details>'
+            f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
+        )
+    return "".join(parts) + "</div>"
+
+
+def days(first: object, last: object) -> str:
+    """Show a range of days."""
+    return str(first) if first == last else f"{first} – {last}"
+
+
+def size(count: float) -> str:
+    """Show a number of bytes in the unit that suits it."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Show a time span in the units that suit it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """Choose the word for a count."""
+    return one if count == 1 else many

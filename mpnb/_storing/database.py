@@ -1,0 +1,611 @@
+"""
+The database: how it is opened beside a user's own connection, its tables, and a cursor for every reader.
+
+One DuckDB connection is for one thread at a time, so the connection kept here runs nothing: it only hands out cursors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from mpnb._base.fork import SPAWN, free_in_child, is_inherited, keep_alive
+from mpnb._base.paths import local_path, shown, what_is_no_database
+from mpnb._base.relation import Database
+from mpnb._base.scalars import brief, is_text
+from mpnb._errors import ClosedError, DatabaseError, TableError
+from mpnb._mixpanel.failures import safe_text
+from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
+
+META = "mpnb_meta"
+LEDGER = "mpnb_batches"
+REJECTED = "mpnb_rejected"
+BATCH_IDS = "mpnb_batch_ids"
+MEMORY = ":memory:"
+_OTHERWISE = "pass another database=, or put back a copy of the file"
+
+# A relation keeps its cursor alive and so the database open, also when the store is gone.
+_instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.WeakKeyDictionary()
+# The umask is the process's: two threads that change it at once would leave it changed.
+_umask = threading.Lock()
+free_in_child(_umask)
+
+EVENT_COLUMNS = (
+    ("event_name", "VARCHAR"),
+    ("time", "TIMESTAMP"),
+    ("distinct_id", "VARCHAR"),
+    ("device_id", "VARCHAR"),
+    ("user_id", "VARCHAR"),
+    ("insert_id", "VARCHAR"),
+    ("properties", "JSON"),
+    ("batch_id", "BIGINT"),
+)
+
+LEDGER_COLUMNS = (
+    ("batch_id", "BIGINT"),
+    ("export_id", "VARCHAR"),
+    ("table_name", "VARCHAR"),
+    ("project_id", "VARCHAR"),
+    ("event_filter", "VARCHAR"),
+    ("where_filter", "VARCHAR"),
+    ("from_date", "DATE"),
+    ("to_date", "DATE"),
+    ("status", "VARCHAR"),
+    ("rows", "BIGINT"),
+    ("rejected", "BIGINT"),
+    ("bytes", "BIGINT"),
+    ("attempts", "INTEGER"),
+    ("kind", "VARCHAR"),
+    ("http_status", "INTEGER"),
+    ("message", "VARCHAR"),
+    ("retryable", "BOOLEAN"),
+    ("hint", "VARCHAR"),
+    ("created_at", "TIMESTAMP"),
+    ("started_at", "TIMESTAMP"),
+    ("finished_at", "TIMESTAMP"),
+)
+
+META_COLUMNS = (("name", "VARCHAR"), ("value", "VARCHAR"))
+
+REJECTED_COLUMNS = (
+    ("table_name", "VARCHAR"),
+    ("batch_id", "BIGINT"),
+    ("line_number", "BIGINT"),
+    ("reason", "VARCHAR"),
+    ("line", "BLOB"),
+    ("in_events", "BOOLEAN"),
+)
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Name the database of an instance, and the schema in it, that have the tables: whatever ``USE`` says later."""
+
+    database: str
+    schema: str
+
+    def __str__(self) -> str:
+        """Return it as SQL writes it."""
+        return f"{quoted(self.database)}.{quoted(self.schema)}"
+
+
+class Store:
+    """
+    Hold a database open, and hand out cursors. Any thread may call any method.
+
+    A connection that is passed keeps its tables where it is at that moment: in its ``current_database()`` and
+    ``current_schema()``, which no cursor of it would take over by itself.
+
+    Args:
+        database: a path, ``":memory:"``, or an open DuckDB connection, which stays the caller's.
+        create: whether a file that is missing is made.
+
+    Raises:
+        DatabaseError: it cannot be opened; the message names the process that holds it, where the system tells.
+    """
+
+    def __init__(self, database: str | os.PathLike[str] | DuckDBPyConnection, *, create: bool = True) -> None:
+        self.path: Path | None = None
+        self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
+        self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
+        self._idle: list[DuckDBPyConnection] = []  # cursors of reading(), to be lent again
+        self._root: DuckDBPyConnection | None
+        if isinstance(database, DuckDBPyConnection):
+            self.name = "the given connection"
+            self._instance = Instance(None)
+            try:
+                self.place = _place_of(database)
+                self._root = _kept(database.cursor())
+                self._go_there = "" if _place_of(self._root) == self.place else f"USE {self.place}"
+                if self._go_there:
+                    run(self._root, self._go_there)  # what is not committed is there for the user's own alone
+                check_place(self._root, self.place)
+            except duckdb.Error as error:
+                raise DatabaseError(f"the given DuckDB connection cannot be used: {safe_text(str(error))}") from None
+            return
+        self.name = check_database(database)
+        if self.name == MEMORY:
+            self._root, defaults = _connect(None)
+            self._instance = Instance(defaults)
+        else:
+            self.path = path = Path(self.name).absolute()
+            check_path(path, create)
+            _remove_unfinished(path)
+            self._root, self._instance = connected(path, lambda: _connect(path))
+        try:
+            self.place, self._go_there = _place_of(self._root), ""
+        except BaseException:
+            self._root.close()
+            raise
+
+    def cursor(self) -> DuckDBPyConnection:
+        """
+        Return a cursor for the queries of this package, for one thread. The store closes it where nobody did before.
+
+        No setting that the user made changes what these queries give.
+
+        Raises:
+            ClosedError: the store was closed.
+        """
+        cursor = self.user_cursor()
+        with_defaults(cursor)
+        return cursor
+
+    def user_cursor(self) -> DuckDBPyConnection:
+        """
+        Return a cursor for the user's own queries, with the user's own settings, as ``cursor()`` does.
+
+        Raises:
+            ClosedError: the store was closed.
+        """
+        self.check_process()
+        with self._lock:
+            if self._root is None:
+                raise ClosedError(f"this result was closed: {self.afterwards}")
+            try:
+                cursor = _kept(self._root.cursor())
+                if self._go_there:
+                    run(cursor, self._go_there)
+            except duckdb.ConnectionException:
+                raise ClosedError(f"{self.label} was closed, and its cursors with it") from None
+            except duckdb.CatalogException:
+                raise ClosedError(f"{self.label} has no {self.place} any more") from None
+            self._cursors.add(cursor)
+            _instance_of[cursor] = self._instance
+            return cursor
+
+    @property
+    def database(self) -> Database:
+        """Return what relations of the user's need: connections with the user's settings."""
+        return Database(self.user_cursor, self._instance)
+
+    @property
+    def own_database(self) -> Database:
+        """Return what relations need that only this package reads."""
+        return Database(self.cursor, self._instance)
+
+    def release(self, cursor: DuckDBPyConnection) -> None:
+        """Close a cursor before the store is."""
+        with self._lock:
+            self._cursors.discard(cursor)
+        cursor.close()
+        _instance_of.pop(cursor, None)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[DuckDBPyConnection]:
+        """Lend a cursor for a moment. After an error it is closed, since it may be within a transaction."""
+        self.check_process()
+        with self._lock:
+            cursor = self._idle.pop() if self._idle else None
+        cursor = cursor or self.cursor()
+        try:
+            yield cursor
+        except BaseException as error:
+            self.note(error)
+            self.release(cursor)
+            raise
+        with self._lock:
+            if self._root is not None:
+                self._idle.append(cursor)
+
+    def note(self, error: BaseException) -> None:
+        """Note whether an error of a statement was the end of the instance. Every statement's errors come by here."""
+        if isinstance(error, duckdb.FatalException):
+            self.broken = True
+
+    @property
+    def label(self) -> str:
+        """Give the name as it may show: a file's name may hold what a terminal obeys."""
+        return safe_text(self.name)
+
+    @property
+    def afterwards(self) -> str:
+        """Say what becomes of a database that was closed."""
+        if self.name == MEMORY:
+            return "what it held was in memory alone, and is gone"
+        return f"mpnb.open({'con' if self.path is None else repr(self.name)}) reads it again"
+
+    @property
+    def closed(self) -> bool:
+        """Return whether ``close()`` was called, or this is another process than the one that opened it."""
+        return self._root is None or self._process != os.getpid()
+
+    def check_process(self) -> None:
+        """Raise ``ClosedError`` where this process was forked from the one that opened the database."""
+        if self._process != os.getpid():
+            raise ClosedError(
+                f"{self.label} was opened by process {self._process}, which this one was forked from: {SPAWN}"
+            )
+
+    def close(self) -> None:
+        """Close every cursor, and with the last connection of this process the file. A second call does nothing."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            cursors, root, self._root = list(self._cursors), self._root, None
+            self._cursors.clear()
+            self._idle.clear()
+        for cursor in cursors:
+            with contextlib.suppress(duckdb.Error):
+                cursor.close()
+            _instance_of.pop(cursor, None)
+        if root is not None:
+            with contextlib.suppress(duckdb.Error):
+                root.close()
+        # Whoever opens the file next may be somebody else.
+        self._instance = Instance(None)
+
+    def share(self) -> Store:
+        """
+        Give another store on the same database, to be closed by itself.
+
+        Raises:
+            ClosedError: this one was closed.
+        """
+        other = Store(self.user_cursor())
+        other.name, other.path, other._instance = self.name, self.path, self._instance
+        return other
+
+    def reopen(self) -> None:
+        """
+        Open the file anew after DuckDB declared the instance invalid. Cursors handed out before are dead.
+
+        Raises:
+            DatabaseError: it cannot be opened.
+        """
+        if self.path is None:
+            raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
+        path = self.path
+        self.close()
+        # What still holds the dead instance is nobody's any more, but for the frames of errors that were met.
+        gc.collect()
+        root, instance = connected(path, lambda: _connect(path))
+        with self._lock:
+            self._root, self._instance, self.broken = root, instance, False
+
+    def settings(self) -> AbstractContextManager[None]:
+        """Set what an export needs, where the instance is ours, and set back at the end what nobody else changed."""
+        return self._instance.settings(self.reading, self._is_alone)
+
+    def _is_alone(self, cursor: DuckDBPyConnection) -> bool:
+        """Say whether nobody else of this process has the database open."""
+        with self._lock:
+            return _connections(cursor) <= len(self._cursors) + 1
+
+    def without_memory_limit(self) -> AbstractContextManager[None]:
+        """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
+        return self._instance.without_memory_limit(self.reading)
+
+    def committing(self) -> AbstractContextManager[None]:
+        """
+        Let only the owner read the log that a commit within the block may begin.
+
+        DuckDB makes it anew after each checkpoint, with the mode that the process's umask leaves.
+        """
+        log = self.path and self.path.with_name(self.path.name + ".wal")
+        return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
+
+    def checkpoint(self) -> None:
+        """
+        Fold the log into the file, where nobody else of this process has it open.
+
+        Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups. Where somebody
+        else has it open, a disk that is full would end the instance for them as well, and nobody could open it anew.
+        """
+        if not self._instance.ours:
+            return
+        try:
+            with self.reading() as cursor:
+                if self._is_alone(cursor):
+                    run(cursor, "CHECKPOINT")
+        except duckdb.FatalException:
+            pass  # the disk is full, most likely; all that was committed is in the log, and read from there
+        except duckdb.Error:
+            pass  # another transaction is open: the log stays until the next checkpoint
+
+    def __repr__(self) -> str:
+        """Name the database."""
+        return f"<Store {self.label}>"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` where a Ctrl-C has ended a query within the block: DuckDB raises something else."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
+        raise
+
+
+def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
+    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
+    with interruptible():
+        return list(cursor.execute(query, parameters).fetchall())
+
+
+@contextlib.contextmanager
+def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
+    """Commit what the block does at its end, or nothing of it where it raises."""
+    run(cursor, "BEGIN")
+    try:
+        yield
+        run(cursor, "COMMIT")
+    except BaseException:
+        # After an error COMMIT would say nothing and commit nothing.
+        with contextlib.suppress(duckdb.Error):
+            run(cursor, "ROLLBACK")
+        raise
+
+
+def _place_of(connection: DuckDBPyConnection) -> Place:
+    """
+    Return where a connection looks for tables, and makes them, if no place is named.
+
+    As the names of the columns of a query that is bound and never run: a result of the user's may be half read.
+    """
+    names = (f"""'"' || replace({each}, '"', '""') || '"'""" for each in ("current_database()", "current_schema()"))
+    relation = connection.sql(f"FROM query('SELECT 1 AS ' || {' || $$, 2 AS $$ || '.join(names)})")
+    return Place(*relation.columns)
+
+
+def check_place(cursor: DuckDBPyConnection, place: Place) -> None:
+    """Raise ``DatabaseError`` where tables cannot be kept in the database and schema that a connection uses."""
+    query = "SELECT type, path FROM duckdb_databases() WHERE database_name = ?"
+    [(kind, path)] = run(cursor, query, [place.database])
+    if path and is_inherited(Path(path)):
+        raise DatabaseError(f"{shown(Path(path))} was open in the process that this one was forked from: {SPAWN}")
+    what = f"is kept by {kind}, not by DuckDB" if kind != "duckdb" else ""
+    if not what and place.schema.lower().startswith("mpnb_"):
+        what = f"is at schema {place.schema!r}, and names that begin with mpnb_ are mpnb's own"
+    if what:
+        raise DatabaseError(f"database {place.database!r}, which the given connection uses, {what}: USE another one")
+
+
+def _kept(connection: DuckDBPyConnection) -> DuckDBPyConnection:
+    keep_alive(connection)
+    return connection
+
+
+def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
+    """Give the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
+    rows = run(
+        cursor,
+        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
+        " AND schema_name = current_schema() AND lower(table_name) = lower(?) ORDER BY column_index ASC",
+        [table],
+    )
+    return [(name, kind) for name, kind in rows] or None
+
+
+def check_table_name(table: object) -> str:
+    """
+    Give back a name that a table of events may have.
+
+    Raises:
+        TableError: it is empty, no text, or one of mpnb's own.
+    """
+    if not isinstance(table, str) or not table.strip() or "\0" in table or not is_text(table):
+        raise TableError(f"table is the name of a table, not {brief(table)}")
+    if table.lower().startswith("mpnb_"):
+        raise TableError(f"table {brief(table)}: names that begin with mpnb_ are mpnb's own")
+    return table
+
+
+def _connections(cursor: DuckDBPyConnection) -> int:
+    [(count,)] = run(cursor, "SELECT count FROM duckdb_connection_count()")
+    return int(count)
+
+
+def check_database(database: object) -> str:
+    """
+    Return the path of a database, or ``":memory:"``, as text.
+
+    Raises:
+        DatabaseError: it is neither, or a URL.
+    """
+    if isinstance(database, str) and database == MEMORY:
+        return MEMORY
+    advice = "pass a path such as 'mixpanel.duckdb', ':memory:' or an open DuckDB connection"
+    kinds = "a path, ':memory:' or a DuckDB connection"
+    return str(local_path(database, "database", advice, DatabaseError, kinds))
+
+
+def check_path(path: Path, create: bool) -> None:
+    """
+    See that a database can be at a path. Nobody else of this process may open it meanwhile.
+
+    Raises:
+        DatabaseError: something else is there, it is missing and must not be made, or it cannot be written.
+    """
+    name = shown(path)
+    if path.is_dir():
+        raise DatabaseError(f"{name} is a folder: name a file in it, such as {name}/mixpanel.duckdb")
+    if not path.exists():
+        if path.is_symlink():
+            raise DatabaseError(f"{name} cannot be opened: it is a link to {shown(path.readlink())}, which is missing")
+        if not create:
+            raise DatabaseError(f"there is no database at {name}")
+        if not path.parent.is_dir():
+            raise DatabaseError(f"there is no folder {shown(path.parent)}: make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DatabaseError(f"{name} cannot be written: mend its permissions, or pass another database=")
+
+
+def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
+    """Open a database, and return the settings that it comes with where nobody else of this process has it open."""
+    name = shown(path) if path else MEMORY
+    connection: DuckDBPyConnection | None = None
+    try:
+        if path and is_inherited(path):
+            raise DatabaseError(f"{name} was open in the process that this one was forked from: {SPAWN}")
+        if path and path.exists() and (what := _what_is_no_database(path)):
+            raise DatabaseError(f"{name} cannot be opened: it is {what}: {_OTHERWISE}")
+        connection = _kept(duckdb.connect(str(path or MEMORY)) if path is None or path.exists() else _create(path))
+        with contextlib.closing(connection.cursor()) as cursor:
+            query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+            if path and run(cursor, query) == [(None,)]:
+                raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: {_OTHERWISE}")
+            alone = _connections(cursor) <= 2  # this one and its cursor
+            return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
+    except BaseException as error:
+        # The error's frames keep it, and with it an instance that may be dead.
+        if connection is not None:
+            connection.close()
+        if isinstance(error, duckdb.Error | OSError):
+            raise DatabaseError(f"{name} {_why_not(str(error))}") from None
+        raise
+
+
+def _what_is_no_database(path: Path) -> str | None:
+    with contextlib.suppress(OSError):  # DuckDB meets it as well, and says what it is
+        return what_is_no_database(path)
+    return None
+
+
+def _why_not(text: str) -> str:
+    """Say why a database cannot be opened, and what to do, from what DuckDB says of it."""
+    if re.search(r"\block\b|used by another process", text):
+        holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
+        by = f" ({safe_text(holder[1])})" if holder else ""
+        return f"is open in another process{by}: close it there, such as by a restart of that kernel"
+    if "must be restarted" in text:
+        return (
+            "cannot be opened while something of this process holds what failed: close the other results and "
+            "connections on this file, then the same again"
+        )
+    if "different configuration" in text:
+        return "is open in this process by a connection with settings of its own, such as read_only: close it first"
+    if found := re.search(r"version number (\d+), but we can only read .*?between \d+ and (\d+)", text):
+        is_newer = int(found[1]) > int(found[2])
+        way = "pip install -U duckdb" if is_newer else "EXPORT DATABASE there, IMPORT DATABASE here"
+        age = "a newer" if is_newer else "an older"
+        return f"cannot be opened: {age} DuckDB than this one, {duckdb.__version__}, wrote it: {way}, or {_OTHERWISE}"
+    if "encrypted" in text:
+        return (
+            "cannot be opened: it is encrypted: ATTACH it with its ENCRYPTION_KEY on a connection of your own, USE it, "
+            "and pass the connection as database="
+        )
+    if re.search(r"\bWAL\b", text):
+        # What the log has is in whole transactions of whole batches, and was not in the file before.
+        return (
+            f"cannot be opened: {safe_text(text)}: put back a copy of it and of its .wal, or move the .wal away: the "
+            "file alone has all but what landed last, and the same call fetches that again"
+        )
+    return f"cannot be opened: {safe_text(text)}: {_OTHERWISE}, and of its .wal where there is one"
+
+
+def _create(path: Path) -> DuckDBPyConnection:
+    """
+    Open a new database file that only its owner can read.
+
+    It gets its name when it is whole: a process that is killed, or a disk that fills, while DuckDB writes the headers
+    would leave a file that never opens again.
+
+    DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
+    less than half as large, and any DuckDB since 1.2 reads it.
+    """
+    with _owner_only():
+        fresh = path.with_name(f"{_unfinished(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        try:
+            with contextlib.closing(duckdb.connect()) as attacher:
+                version = " (STORAGE_VERSION 'v1.2.0')" if duckdb.__version__.startswith("1.") else ""
+                run(attacher, f"ATTACH {_literal(str(fresh))} AS mpnb_fresh{version}")
+                run(attacher, "DETACH mpnb_fresh")
+            _name(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return duckdb.connect(str(path))
+
+
+def _name(fresh: Path, path: Path) -> None:
+    """Give a finished file its name, but not in place of one that somebody else has made meanwhile."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            os.rename(fresh, path)
+
+
+def _unfinished(path: Path) -> str:
+    return f".{path.name}.new-"
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete what processes left that died while they made this file."""
+    prefix = _unfinished(path)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(prefix) and not _is_alive(name[len(prefix) :].partition("-")[0]):
+                path.with_name(name).unlink()
+
+
+def _is_alive(pid: str) -> bool:
+    if os.name != "posix":
+        return False  # there, a file that somebody has open cannot be deleted
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextlib.contextmanager
+def _owner_only() -> Iterator[None]:
+    """Make files that only their owner can read; so come those that other threads make in these milliseconds."""
+    with _umask:
+        before = os.umask(0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)

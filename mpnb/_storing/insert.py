@@ -1,0 +1,247 @@
+"""From spool files to rows: the events into the table, and every other line, whole, among the rejected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from duckdb import DuckDBPyConnection
+from isal import igzip
+
+from mpnb._fetching.verify import BLANK, GZIP_ERROR, BodyError, ended_early
+from mpnb._storing.database import REJECTED, quoted, run
+
+if TYPE_CHECKING:
+    from mpnb._storing.writer import Fetched
+
+# What the slow way reads into memory at once.
+BLOCK_BYTES = 8 << 20
+BLOCK_LINES = 20_000
+# The longest line that DuckDB takes: above what the verifier lets through.
+MAX_OBJECT = 16 << 20
+
+# Files are read as one up to this size, and each by itself where they are larger: DuckDB's threads share it then.
+JOINED_BYTES = 64 << 20
+COPY_BYTES = 1 << 20
+# DuckDB 1.5 ends the process where the first line is nested by ten thousands. Mixpanel takes three levels.
+MAX_BRACKETS = 5_000
+
+# Both are JSON: the type shows in the first character.
+_IS_EVENT = "starts_with(event, '\"') AND starts_with(properties, '{')"
+_READ = f"""read_json($path, format = 'newline_delimited', records = true, compression = $compression,
+    auto_detect = true, sample_size = 1, maximum_object_size = {MAX_OBJECT}, maximum_depth ="""
+# DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or a key
+# twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB raises, too; and
+# so it does where the first line has "Event" for "event", which other queries would take for the same.
+# With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2 does in all files of
+# a list but the first; read_ndjson_objects, which keeps them, parses each line once more to take it apart, and takes
+# 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
+_ALONE = f"""SELECT *, $batch_id AS batch_id FROM (
+    SELECT COLUMNS('^event$') AS event, COLUMNS('^properties$') AS properties, * EXCLUDE (event, properties)
+    FROM {_READ} 1) UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
+# The first line is ours.
+_JOINED = f"SELECT line.event AS event, line.properties AS properties, batch_id::BIGINT AS batch_id FROM {_READ} 2)"
+_FIRST = b'{"line":{"event":null,"properties":null},"batch_id":0}\n'
+
+
+# What DuckDB's own reader leaves out around a line, and at the beginning of a file.
+_TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
+    chr(9) || chr(10) || chr(11) || chr(12) || chr(13) || ' ')"""
+
+
+class NotAllEvents(Exception):
+    """Some line needs to be looked at by itself, or DuckDB cannot read a file."""
+
+
+def insert_files(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched]) -> None:
+    """
+    Insert spool files, each line as one row.
+
+    Raises:
+        NotAllEvents: a line is no event, or has keys that the table has no column for, or DuckDB cannot read a file.
+            Nothing is told of which.
+    """
+    try:
+        if not all(_is_as_verified(file) for file in files):
+            raise NotAllEvents
+        for some in _read_together(files):
+            rows = _insert_joined(cursor, table, some) if len(some) > 1 else _insert_file(cursor, table, some[0])
+            # No file gives more rows than it has lines: where the sums are equal, so is each.
+            if rows != sum(file.body.lines for file in some):
+                raise NotAllEvents
+    except (duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.FatalException):
+        raise
+    except (duckdb.Error, OSError, EOFError, GZIP_ERROR) as error:
+        # It does not say whether the file or the database is at fault. To write line by line tells them apart, since
+        # Python reads the file then; so it does where the user's DuckDB must not (enable_external_access).
+        raise NotAllEvents from error
+
+
+def _is_as_verified(file: Fetched) -> bool:
+    return file.path.stat().st_size == (file.body.size if file.body.gzip else file.body.json_size)
+
+
+def _read_together(files: Sequence[Fetched]) -> Iterator[list[Fetched]]:
+    some: list[Fetched] = []
+    size = 0
+    for file in files:
+        if some and (file.body.gzip or size + file.body.json_size > JOINED_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(file)
+        size += JOINED_BYTES if file.body.gzip else file.body.json_size
+    if some:
+        yield some
+
+
+def _insert_file(cursor: DuckDBPyConnection, table: str, file: Fetched) -> int:
+    with _opened(file) as lines:
+        first = lines.readline()
+    if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
+        raise NotAllEvents
+    compression = "gzip" if file.body.gzip else "uncompressed"
+    values = {"path": str(file.path), "compression": compression, "batch_id": file.batch_id}
+    [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(_ALONE)}", values)
+    return int(rows)
+
+
+def _insert_joined(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched]) -> int:
+    """Insert plain files as one, in which each line has the id of its batch."""
+    path = files[0].path.with_name("joined")
+    try:
+        with open(path, "wb", COPY_BYTES, opener=lambda name, flags: os.open(name, flags, 0o600)) as joined:
+            joined.write(_FIRST)
+            for file in files:
+                # Behind the line, whose own end may be no comma then.
+                end = b',"batch_id":%d}' % file.batch_id
+                joined.write(b'{"line":')
+                last = b""
+                with file.path.open("rb", 0) as plain:
+                    while block := plain.read(COPY_BYTES):
+                        joined.write(last.replace(b"\n", end + b'\n{"line":'))
+                        last = block
+                joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
+                joined.write(end + b"\n")
+        values = {"path": str(path), "compression": "uncompressed"}
+        [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(_JOINED)}", values)
+        return int(rows)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def insert_lines(
+    cursor: DuckDBPyConnection, table: str, batch_id: int, lines: Sequence[tuple[int, bytes]]
+) -> tuple[int, int]:
+    """
+    Insert the lines of one batch that are events, and keep every other one whole among the rejected.
+
+    Args:
+        lines: with their numbers in the batch, from 1.
+
+    Returns:
+        How many are in the table, and how many are not.
+    """
+    texts: list[tuple[int, str]] = []
+    broken: list[tuple[int, bytes]] = []
+    for number, line in lines:
+        try:
+            texts.append((number, line.decode()))
+        except UnicodeDecodeError:
+            broken.append((number, line))
+    # As values, not by the name of a variable: a table of that name would be read in its place.
+    mine = {"batch_id": batch_id, "numbers": [n for n, _ in texts], "lines": [text for _, text in texts]}
+    parsed = f"""(SELECT *, k[1] AS event, k[2] AS properties
+                 FROM (SELECT *, json->['$.event', '$.properties'] AS k
+                       FROM (SELECT *, TRY_CAST({_TRIMMED} AS JSON) AS json FROM (
+                           SELECT unnest($numbers::BIGINT[]) AS n, unnest($lines::VARCHAR[]) AS line))))"""
+    source = f"SELECT event, properties, $batch_id AS batch_id FROM {parsed}"
+    [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(source)}", mine)
+    [(kept,)] = run(
+        cursor,
+        f"""INSERT INTO {REJECTED}
+        SELECT $table, $batch_id, n, CASE
+            WHEN json IS NULL THEN 'no valid JSON'
+            WHEN json_type(json) <> 'OBJECT' THEN 'no JSON object'
+            WHEN NOT is_event AND NOT coalesce(starts_with(event, '"'), false) THEN 'event is missing or no text'
+            WHEN NOT is_event THEN 'properties is missing or no object'
+            ELSE 'keys besides event and properties' END, encode(line), is_event
+        FROM (SELECT *, coalesce({_IS_EVENT}, false) AS is_event FROM {parsed})
+        WHERE NOT is_event OR len(json_keys(json)) <> 2""",
+        {**mine, "table": table},
+    )
+    run(
+        cursor,
+        f"INSERT INTO {REJECTED} SELECT $table, $batch_id, unnest($numbers::BIGINT[]), 'no valid UTF-8',"
+        " unnest($lines::BLOB[]), false",
+        {
+            "table": table,
+            "batch_id": batch_id,
+            "numbers": [n for n, _ in broken],
+            "lines": [line for _, line in broken],
+        },
+    )
+    rejected = len(lines) - rows
+    if kept + len(broken) < rejected:
+        raise duckdb.InternalError("a line is neither in the table nor among the rejected")
+    return rows, rejected
+
+
+def blocks(file: Fetched) -> Iterator[list[tuple[int, bytes]]]:
+    """
+    Read a spool file as blocks of numbered lines without their line ends, blank ones left out.
+
+    Raises:
+        BodyError: the file is not what was verified (kind ``"decode"``), or one of its lines ended the export early
+            (kind ``"truncated"``).
+    """
+    block: list[tuple[int, bytes]] = []
+    lines = size = held = 0
+    try:
+        with _opened(file) as raw_lines:
+            for raw in raw_lines:
+                size += len(raw)
+                line = raw.rstrip(b"\n")
+                is_blank = not line.strip(BLANK)
+                lines += not is_blank or raw.endswith(b"\n")  # as the verifier counts
+                if is_blank:
+                    continue
+                if why := ended_early(line):
+                    raise BodyError("truncated", f"line {lines:,}: {why}")
+                block.append((lines, line))
+                held += len(line)
+                if held >= BLOCK_BYTES or len(block) >= BLOCK_LINES:
+                    yield block
+                    block, held = [], 0
+    except (OSError, EOFError, GZIP_ERROR) as error:
+        raise BodyError("decode", f"its spool file cannot be read any more: {error}") from None
+    if (size, lines) != (file.body.json_size, file.body.lines):
+        raise BodyError(
+            "decode",
+            f"its spool file has {lines:,} lines of {size:,} bytes, and had {file.body.lines:,} of"
+            f" {file.body.json_size:,} when it was verified",
+        )
+    if block:
+        yield block
+
+
+def _opened(file: Fetched) -> Any:
+    # By what verified it: DuckDB refuses gzip headers that are rare and right.
+    if file.body.gzip:
+        return igzip.IGzipFile(file.path, "rb")  # type: ignore[no-untyped-call]
+    return file.path.open("rb")
+
+
+def _select(source: str) -> str:
+    """
+    Turn columns ``event``, ``properties`` (both JSON) and ``batch_id`` into those of an events table.
+
+    ``time`` comes in seconds, sometimes in milliseconds: seconds reach 1e11 in the year 5138, milliseconds in 1973.
+    """
+    return f"""
+        SELECT event->>'$', make_timestamp(TRY_CAST(t * CASE WHEN abs(t) >= 1e11 THEN 1e3 ELSE 1e6 END AS BIGINT)),
+               p[2], p[3], p[4], p[5], properties, batch_id
+        FROM (SELECT *, TRY_CAST(p[1] AS DOUBLE) AS t
+              FROM (SELECT *, properties->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p
+                    FROM ({source}) WHERE {_IS_EVENT}))"""

@@ -1,0 +1,437 @@
+"""
+The ledger: one row a batch, in the database itself, so that what is there and what went wrong is a query.
+
+Of one table, the rows that are ``done`` or ``empty`` never overlap in days. A batch is known by its table and its id:
+ids of older files may be those of batches of another table as well. Within a table ids grow: what was asked for later
+has a greater one, whatever the clock says. Every function takes the cursor of the thread that calls it; those that
+write are called within a transaction of their caller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._base.clock import utc_now
+from mpnb._base.scalars import brief
+from mpnb._errors import TableError
+from mpnb._mixpanel.failures import HINTS, Failure, safe_text
+from mpnb._planning.plan import DAY, Batch, HeldBatch
+from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
+from mpnb._storing.running import entering, running
+
+HELD = "('done', 'empty')"
+UNMET = "('failed', 'cancelled')"
+# Names of events in the words for a source.
+SHOWN_NAMES = 8
+# When the request began that brought a batch, which is never null for what mpnb wrote.
+REQUESTED_AT = "coalesce(started_at, finished_at)"
+_DAYS = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE) AS day"
+
+
+class LedgerError(Exception):
+    """The ledger has not the batches that an export entered into it: somebody else has changed it since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Say where the events of a table come from: a table has one source alone."""
+
+    project_id: str
+    events: tuple[str, ...] | None = None
+    where: str | None = None
+
+    @property
+    def event_filter(self) -> str | None:
+        """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
+        return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
+
+    def is_same(self, other: Source) -> bool:
+        """Say whether both ask for the same, in whatever order the events are named."""
+        mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
+        return mine == others
+
+    def filter_in_words(self) -> str:
+        """Say which of a project's events they are."""
+        names = sorted(self.events or ())
+        more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+        events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
+        return events + (f", where {safe_text(self.where)}" if self.where else "")
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"project {self.project_id}, {self.filter_in_words()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Say what a batch brought: rows, lines that are no events, compressed bytes; and after how many requests."""
+
+    batch_id: int
+    batch: Batch
+    rows: int
+    rejected: int
+    size: int
+    attempts: int
+    started_at: datetime | None
+
+    @property
+    def status(self) -> str:
+        """Give its status from now on."""
+        return "done" if self.rows or self.rejected else "empty"
+
+
+def exists(cursor: DuckDBPyConnection) -> bool:
+    """Say whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
+    found = columns_of(cursor, LEDGER)
+    if found is not None and found != list(LEDGER_COLUMNS):
+        raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
+    return found is not None
+
+
+def tables(cursor: DuckDBPyConnection) -> list[str]:
+    """Give the tables of events that the ledger knows, in order."""
+    return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
+
+
+def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> str:
+    """
+    Return a table of events by its name, whatever its case, or the only one.
+
+    Args:
+        label: the name of the database, for messages.
+
+    Raises:
+        TableError: there is no such table of events, or there are several to choose from.
+    """
+    there = tables(cursor) if exists(cursor) else []
+    if not there:
+        raise TableError(f"{label} has no events yet: mpnb.export() brings some")
+    if table is None and len(there) > 1:
+        raise TableError(f"{label} has several tables: pass table= one of {', '.join(map(repr, there))}")
+    name = {name.lower(): name for name in there}.get((table or there[0]).lower())
+    if name is None:
+        raise TableError(f"{label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
+    return name
+
+
+def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
+    """Give the source of a table, ``None`` where the ledger has no batch of it."""
+    rows = run(
+        cursor,
+        f"SELECT project_id, event_filter, where_filter FROM {LEDGER} WHERE lower(table_name) = lower(?) LIMIT 1",
+        [table],
+    )
+    if not rows:
+        return None
+    project_id, events, where = rows[0]
+    return Source(project_id, None if events is None else tuple(json.loads(events)), where)
+
+
+def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None:
+    """
+    See that a table may take events of this source.
+
+    Raises:
+        TableError: it holds another source, or rows that the ledger knows nothing of.
+    """
+    there = source_of(cursor, table) if exists(cursor) else None
+    if there is None:
+        if columns_of(cursor, table) is not None:
+            [(rows,)] = run(cursor, f"SELECT count(*) FROM {quoted(table)}")
+            if rows:
+                raise TableError(f"table {table!r} has {rows:,} rows that are not mpnb's: pass another table=")
+    elif not there.is_same(source) and not is_free_for(cursor, table, source):
+        raise TableError(
+            f"table {table!r} holds {there}; this call asks for {source}: pass another table= or another database="
+        )
+
+
+def is_free_for(cursor: DuckDBPyConnection, table: str, source: Source) -> bool:
+    """Whether all that is left of a table are batches of another source that have no rows, nor brought other lines."""
+    there = source_of(cursor, table)
+    if there is None or there.is_same(source):
+        return False
+    if columns_of(cursor, table) and run(cursor, f"SELECT 1 FROM {quoted(table)} LIMIT 1"):
+        return False
+    # The rejected lines of a batch whose rows are gone do not hold a table by themselves.
+    query = f"SELECT count(*) FROM {LEDGER} WHERE {of_table(table)} AND rows = 0 AND rejected > 0"
+    return run(cursor, query) == [(0,)]
+
+
+def clear(cursor: DuckDBPyConnection, table: str) -> None:
+    """Delete the batches of a table that is free for another source."""
+    for name in (LEDGER, REJECTED):
+        run(cursor, f"DELETE FROM {name} WHERE {of_table(table)}")
+
+
+def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
+    """Return the batches that the ledger says the table has, in date order."""
+    rows = run(
+        cursor,
+        f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER}"
+        f" WHERE {of_table(table)} AND status IN {HELD} ORDER BY from_date ASC",
+    )
+    return [HeldBatch(*row) for row in rows]
+
+
+def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
+    """
+    Return the same, compared with the table: somebody may have deleted rows, or dropped it.
+
+    It reads one column of the table, which holds few values: 5,000,000 rows take 20 ms.
+    """
+    there: dict[int, int] = {}
+    if columns_of(cursor, table):
+        there = dict(run(cursor, f"SELECT batch_id, count(*) FROM {quoted(table)} GROUP BY batch_id"))
+    held = held_batches(cursor, table)
+    return [replace(h, rows=there.get(h.batch_id, 0), lost=h.rows - there.get(h.batch_id, 0)) for h in held]
+
+
+def of_table(table: str) -> str:
+    """Return the condition for the rows of a table."""
+    literal = "'" + table.replace("'", "''") + "'"
+    return f"lower(table_name) = lower({literal})"
+
+
+def held_days(mine: str) -> str:
+    """Return the query for ``batch_id``, ``day`` of the days that batches hold, of the rows that count."""
+    return f"{_DAYS} FROM {LEDGER} WHERE {mine} AND status IN {HELD}"
+
+
+def failed_days(mine: str, ended: Sequence[str] = ()) -> str:
+    """
+    Return the query for ``batch_id``, ``day`` of the days of batches that failed or were cancelled.
+
+    Args:
+        mine: condition for the rows that count: of one table, perhaps of some days.
+        ended: exports whose batches have failed, though they stand there as if they were under way.
+    """
+    failed = f"status IN {UNMET}"
+    if ended:
+        exports = ", ".join(f"'{each}'" for each in ended)
+        failed = f"({failed} OR status NOT IN {HELD} AND export_id IN ({exports}))"
+    return f"{_DAYS} FROM {LEDGER} WHERE {mine} AND {failed}"
+
+
+def unmet_days(mine: str, ended: Sequence[str] = ()) -> str:
+    """Return the query for ``batch_id``, ``day`` of the failed days that nothing has brought since."""
+    return (
+        f"SELECT failed.batch_id, day FROM ({failed_days(mine, ended)}) AS failed"
+        f" LEFT JOIN ({held_days(mine)}) AS held USING (day)"
+        " WHERE held.batch_id IS NULL OR held.batch_id < failed.batch_id"
+    )
+
+
+def is_read_only(cursor: DuckDBPyConnection) -> bool:
+    """Whether the database is open for reading alone."""
+    query = "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()"
+    return run(cursor, query) == [(True,)]
+
+
+def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
+    """
+    Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process.
+
+    A database that is open for reading alone stays as it is: those batches are in no list, and their days are missing.
+    """
+    if is_read_only(cursor):
+        return
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = 'cancelled', kind = 'cancelled', retryable = true, hint = ?,"
+        " message = 'the process that exported it ended', finished_at = ?"
+        " WHERE status NOT IN ('done', 'empty', 'failed', 'cancelled') AND NOT list_contains(?, export_id)",
+        [HINTS["cancelled"], utc_now(), list(running)],
+    )
+
+
+def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
+    """Give the ids of exports that have batches of this table under way."""
+    rows = run(
+        cursor,
+        f"SELECT DISTINCT export_id FROM {LEDGER} WHERE lower(table_name) = lower(?)"
+        " AND status NOT IN ('done', 'empty', 'failed', 'cancelled')",
+        [table],
+    )
+    return {export_id for (export_id,) in rows}
+
+
+def ended_exports(cursor: DuckDBPyConnection, table: str) -> list[str]:
+    """Return the ids of exports that left batches of this table as if they were under way, and are not."""
+    with entering:
+        return sorted(unfinished_exports(cursor, table) - running)
+
+
+def register(
+    cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
+) -> list[int]:
+    """
+    Add batches that are to be fetched, in place of failed ones that they make up for if they come, and give their ids.
+
+    Args:
+        batches: no two of them with a day in common.
+    """
+    if not batches:
+        return []
+    ids = [i for (i,) in run(cursor, f"SELECT nextval('{BATCH_IDS}') FROM range(?)", [len(batches)])]
+    # One statement for all: 5,000 of them one by one take seconds.
+    run(
+        cursor,
+        f"DELETE FROM {LEDGER} WHERE {of_table(table)} AND status IN {UNMET}"
+        f" AND batch_id NOT IN (SELECT batch_id FROM ({unmet_days(of_table(table))})"
+        " WHERE day NOT IN (SELECT unnest($days::DATE[])))",
+        {"days": [batch.from_date + DAY * n for batch in batches for n in range(batch.days)]},
+    )
+    run(
+        cursor,
+        f"INSERT INTO {LEDGER} BY NAME SELECT unnest(?::BIGINT[]) AS batch_id, ? AS export_id, ? AS table_name,"
+        " ? AS project_id, ? AS event_filter, ? AS where_filter, unnest(?::DATE[]) AS from_date,"
+        " unnest(?::DATE[]) AS to_date, 'queued' AS status, 0 AS rows, 0 AS rejected, 0 AS bytes, 0 AS attempts,"
+        " ?::TIMESTAMP AS created_at",
+        [
+            ids,
+            export_id,
+            table,
+            source.project_id,
+            source.event_filter,
+            source.where,
+            [batch.from_date for batch in batches],
+            [batch.to_date for batch in batches],
+            utc_now(),
+        ],
+    )
+    return ids
+
+
+def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> None:
+    """Delete batches with their rows and rejected lines."""
+    for name in (table, REJECTED, LEDGER):
+        mine = "" if name == table else " AND lower(table_name) = lower(?)"
+        parameters: list[object] = [list(batch_ids)] + ([table] if mine else [])
+        run(cursor, f"DELETE FROM {quoted(name)} WHERE list_contains(?, batch_id){mine}", parameters)
+
+
+def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) -> None:
+    """
+    Mark batches as done or empty, and drop the failures that they make up for. ``arrivals`` has one or more.
+
+    Raises:
+        LedgerError: one of them is not there.
+    """
+    # Two statements for all: each takes milliseconds, which batches of few events would spend on nothing else.
+    [(noted,)] = run(
+        cursor,
+        f"UPDATE {LEDGER} AS l SET status = a.status, rows = a.rows, rejected = a.rejected, bytes = a.bytes,"
+        " attempts = a.attempts, http_status = 200, kind = NULL, message = NULL, retryable = NULL, hint = NULL,"
+        " started_at = a.started_at, finished_at = $now FROM (SELECT unnest($ids::BIGINT[]) AS batch_id,"
+        " unnest($statuses::VARCHAR[]) AS status, unnest($rows::BIGINT[]) AS rows,"
+        " unnest($rejected::BIGINT[]) AS rejected, unnest($bytes::BIGINT[]) AS bytes,"
+        " unnest($attempts::INTEGER[]) AS attempts, unnest($started::TIMESTAMP[]) AS started_at) AS a"
+        " WHERE l.batch_id = a.batch_id AND lower(l.table_name) = lower($table)",
+        {
+            "table": table,
+            "now": utc_now(),
+            "ids": [a.batch_id for a in arrivals],
+            "statuses": [a.status for a in arrivals],
+            "rows": [a.rows for a in arrivals],
+            "rejected": [a.rejected for a in arrivals],
+            "bytes": [a.size for a in arrivals],
+            "attempts": [a.attempts for a in arrivals],
+            "started": [a.started_at for a in arrivals],
+        },
+    )
+    _expect(noted, len(arrivals))
+    # A failure is made up for when every one of its days was fetched after it was wanted: ids tell, whatever the clock
+    # did. It can be now only where it overlaps what has just landed.
+    run(
+        cursor,
+        f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
+        " AND f.from_date <= $last AND f.to_date >= $first AND f.to_date - f.from_date + 1 <= ("
+        " SELECT coalesce(sum(least(h.to_date, f.to_date) - greatest(h.from_date, f.from_date) + 1), 0)"
+        f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower($table) AND h.status IN {HELD}"
+        " AND h.batch_id > f.batch_id AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
+        {
+            "table": table,
+            "first": min(a.batch.from_date for a in arrivals),
+            "last": max(a.batch.to_date for a in arrivals),
+        },
+    )
+
+
+def unmet(
+    cursor: DuckDBPyConnection,
+    table: str,
+    batch_ids: Sequence[int],
+    status: str,
+    failure: Failure,
+    *,
+    size: int = 0,
+    attempts: int = 0,
+    started_at: datetime | None = None,
+) -> None:
+    """
+    Mark batches as failed or cancelled, and why.
+
+    Raises:
+        LedgerError: one of them is not there, or has landed.
+    """
+    [(noted,)] = run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?, bytes = ?,"
+        " attempts = ?, started_at = ?, finished_at = ?"
+        f" WHERE list_contains(?, batch_id) AND lower(table_name) = lower(?) AND status NOT IN {HELD}",
+        [
+            status,
+            failure.kind,
+            failure.http_status,
+            failure.message,
+            failure.retryable,
+            failure.hint,
+            size,
+            attempts,
+            started_at,
+            utc_now(),
+            list(batch_ids),
+            table,
+        ],
+    )
+    _expect(noted, len(batch_ids))
+
+
+def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Failure) -> None:
+    """Mark whatever an export has left unfinished as failed or cancelled, and why."""
+    run(
+        cursor,
+        f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?,"
+        f" finished_at = ? WHERE export_id = ? AND status NOT IN {HELD} AND status NOT IN {UNMET}",
+        [
+            status,
+            failure.kind,
+            failure.http_status,
+            failure.message,
+            failure.retryable,
+            failure.hint,
+            utc_now(),
+            export_id,
+        ],
+    )
+
+
+def status_of(cursor: DuckDBPyConnection, table: str, batch_id: int) -> tuple[str, int, int] | None:
+    """Give status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
+    rows = run(
+        cursor,
+        f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ? AND lower(table_name) = lower(?)",
+        [batch_id, table],
+    )
+    return rows[0] if rows else None
+
+
+def _expect(noted: int, batches: int) -> None:
+    if noted != batches:
+        raise LedgerError(f"the ledger has {noted:,} of {batches:,} batches that were to be noted")

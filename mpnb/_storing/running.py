@@ -1,0 +1,19 @@
+"""What this process exports now, so that nothing else writes to the same tables meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+from mpnb._base.fork import free_in_child, in_child
+
+# Ids of exports whose batches are under way.
+running: set[str] = set()
+# Held while an export plans and enters itself into a ledger, and while typed tables are written.
+registration = threading.Lock()
+# Held for a moment from before the batches of an export are committed until it stands in ``running``, and by whoever
+# compares the two: else it would take an export that starts for one whose process died.
+entering = threading.Lock()
+# A child runs none of its parent's exports.
+free_in_child(registration)
+free_in_child(entering)
+in_child(running.clear)

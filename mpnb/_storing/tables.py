@@ -1,0 +1,166 @@
+"""
+The tables that mpnb keeps in a database besides the events: how they are made, and brought to the layout of today.
+
+    mpnb_meta        one row a fact about the file: ``layout`` is the version of what follows
+    mpnb_batches     the ledger: one row a batch
+    mpnb_rejected    lines that are no events, whole
+    mpnb_batch_ids   the sequence that ids of batches come from: no two batches of a file ever have the same one
+
+Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger. Each later layout brings one migration,
+which runs in the transaction of whoever opens the file, and a file of it in ``tests/files``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._errors import DatabaseError, TableError
+from mpnb._storing.database import (
+    BATCH_IDS,
+    EVENT_COLUMNS,
+    LEDGER,
+    LEDGER_COLUMNS,
+    META,
+    META_COLUMNS,
+    REJECTED,
+    REJECTED_COLUMNS,
+    columns_of,
+    quoted,
+    run,
+)
+
+LAYOUT = 2
+
+Columns = tuple[tuple[str, str], ...]
+
+_OURS = ((META, META_COLUMNS), (LEDGER, LEDGER_COLUMNS), (REJECTED, REJECTED_COLUMNS))
+
+
+def check(cursor: DuckDBPyConnection, label: str) -> None:
+    """
+    See that what is in a database is ours, and that this version can read it. It writes nothing.
+
+    Args:
+        label: the name of the database, for messages.
+
+    Raises:
+        DatabaseError: a newer mpnb wrote the file.
+        TableError: a table of one of these names is there with other columns, or is a view.
+    """
+    found = _version(cursor)
+    if found is not None and found > LAYOUT:
+        raise DatabaseError(
+            f"{label} was written by a newer mpnb (layout {found}, this one knows {LAYOUT}): upgrade mpnb, "
+            "or pass another database="
+        )
+    for name, columns in _OURS:
+        _check_columns(cursor, label, name, columns)
+
+
+def check_events(cursor: DuckDBPyConnection, label: str, table: str) -> None:
+    """See that a table of events is one, or is not there. Raises ``TableError``."""
+    _check_columns(cursor, label, table, EVENT_COLUMNS)
+
+
+def _check_columns(cursor: DuckDBPyConnection, label: str, name: str, columns: Columns) -> None:
+    there = columns_of(cursor, name)
+    if there is not None and (there != list(columns) or _is_view(cursor, name)):
+        raise TableError(
+            f"table {name!r} in {label} has other columns than mpnb gives it: pass another table=, or another database="
+        )
+
+
+def is_current(cursor: DuckDBPyConnection) -> bool:
+    """Whether all tables are there and have the layout of today, or none is there at all."""
+    found = _version(cursor)
+    return found is None or (
+        found == LAYOUT and _has_ids(cursor) and all(columns_of(cursor, name) for name, _ in _OURS)
+    )
+
+
+def create(cursor: DuckDBPyConnection, table: str | None = None) -> None:
+    """
+    Make what is missing, and bring what is older up to date. Within a transaction of the caller, after ``check()``.
+
+    Args:
+        table: an events table to make as well.
+    """
+    found = _version(cursor)
+    for name, columns in _OURS:
+        if columns_of(cursor, name) is None:
+            key = {META: "name", LEDGER: "table_name, batch_id"}.get(name)
+            _create_table(cursor, name, columns, f", PRIMARY KEY ({key})" if key else "")
+    if not _has_ids(cursor):
+        # Typed tables know batches by their ids, too, those that are gone included: no id comes twice.
+        [(last,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) FROM {LEDGER}")
+        run(cursor, f"CREATE SEQUENCE {BATCH_IDS} START {last + 1}")
+    for version in range(found or LAYOUT, LAYOUT):
+        _MIGRATIONS[version](cursor)
+    if found != LAYOUT:
+        run(cursor, f"INSERT OR REPLACE INTO {META} VALUES ('layout', ?)", [str(LAYOUT)])
+    if table is not None and columns_of(cursor, table) is None:
+        _create_table(cursor, table, EVENT_COLUMNS)
+
+
+def _version(cursor: DuckDBPyConnection) -> int | None:
+    """Return the layout of what is there, ``None`` where there is nothing of ours."""
+    if columns_of(cursor, META) == list(META_COLUMNS):
+        rows = run(cursor, f"SELECT value FROM {META} WHERE name = 'layout'")
+        if rows and re.fullmatch(r"\d{1,9}", rows[0][0] or ""):
+            return int(rows[0][0])
+    return None if columns_of(cursor, LEDGER) is None else 1
+
+
+def _create_table(cursor: DuckDBPyConnection, name: str, columns: tuple[tuple[str, str], ...], more: str = "") -> None:
+    zstd = "USING COMPRESSION zstd" if _has_zstd(cursor) else ""
+    body = ", ".join(f"{quoted(column)} {kind} {zstd if kind == 'JSON' else ''}" for column, kind in columns)
+    run(cursor, f"CREATE TABLE {quoted(name)} ({body}{more})")
+
+
+def _has_ids(cursor: DuckDBPyConnection) -> bool:
+    query = (
+        "SELECT count(*) FROM duckdb_sequences() WHERE database_name = current_database()"
+        f" AND schema_name = current_schema() AND sequence_name = '{BATCH_IDS}'"
+    )
+    return run(cursor, query) != [(0,)]
+
+
+def _from_1(cursor: DuckDBPyConnection) -> None:
+    """Give the ledger its key: two exports into two tables of a file could take the same ids."""
+    before = f"{LEDGER}_1"
+    run(cursor, f"ALTER TABLE {LEDGER} RENAME TO {before}")
+    _create_table(cursor, LEDGER, LEDGER_COLUMNS, ", PRIMARY KEY (table_name, batch_id)")
+    rest = ", ".join(quoted(name) for name, _ in LEDGER_COLUMNS[1:])
+    # Should a table have an id twice, nobody knows which rows are whose: the second gets one that has none.
+    run(
+        cursor,
+        f"INSERT INTO {LEDGER} SELECT CASE WHEN n = 1 THEN batch_id ELSE nextval('{BATCH_IDS}') END, {rest} FROM ("
+        f"SELECT *, row_number() OVER (PARTITION BY lower(table_name), batch_id ORDER BY rowid ASC) AS n"
+        f" FROM {before})",
+    )
+    run(cursor, f"DROP TABLE {before}")
+
+
+_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1}
+
+
+def _is_view(cursor: DuckDBPyConnection, name: str) -> bool:
+    query = (
+        "SELECT count(*) FROM duckdb_views() WHERE database_name = current_database()"
+        " AND schema_name = current_schema() AND lower(view_name) = lower(?)"
+    )
+    return run(cursor, query, [name]) != [(0,)]
+
+
+def _has_zstd(cursor: DuckDBPyConnection) -> bool:
+    """
+    Whether the file can hold zstd columns: its storage version must be 1.2 or later.
+
+    Where it cannot, DuckDB takes the setting, and then leaves the column uncompressed.
+    """
+    [(tags,)] = run(cursor, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")
+    version = re.match(r"v(\d+)\.(\d+)", (tags or {}).get("storage_version", "v9.9"))
+    return version is None or (int(version[1]), int(version[2])) >= (1, 2)
