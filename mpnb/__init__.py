@@ -23,14 +23,15 @@ from mpnb._errors import (
     PlanError,
     TableError,
 )
-from mpnb._exporting.board import BatchProgress, JobProgress
 from mpnb._exporting.job import ExportJob
 from mpnb._exporting.result import ExportResult
-from mpnb._fetching.limiter import Quota
-from mpnb._fetching.spool import Spool
 from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.quota import Quota
 from mpnb._notebook.panel import panel
-from mpnb._planning.plan import Batch, ExportPlan, split_date_range
+from mpnb._planning.batches import Batch, split_date_range
+from mpnb._planning.options import Spool
+from mpnb._planning.plan import ExportPlan
+from mpnb._planning.states import BatchProgress, JobProgress
 from mpnb._reading.check import Check
 from mpnb._reading.drop import drop
 from mpnb._version import __version__

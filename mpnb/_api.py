@@ -17,28 +17,32 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import today, utc_now
 from mpnb._base.scalars import whole_number
+from mpnb._base.sql import run, transaction
+from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import DatabaseError, PlanError, TableError
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.engine import Engine
 from mpnb._exporting.interrupt import interrupts_later
 from mpnb._exporting.job import Events, ExportJob
-from mpnb._exporting.result import ExportResult, Outcome, outcome_of
-from mpnb._fetching.limiter import Quota, RateLimiter, limiter_for
+from mpnb._exporting.result import ExportResult
+from mpnb._fetching.limiter import RateLimiter, limiter_for
 from mpnb._fetching.route import Route, route_to
-from mpnb._fetching.spool import Spool, SpoolFolder
+from mpnb._fetching.spool import SpoolFolder
 from mpnb._mixpanel.credentials import Credentials
-from mpnb._mixpanel.failures import safe_text
+from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
-from mpnb._planning.plan import Batch, Calendar, ExportPlan, HeldBatch, Mode
-from mpnb._planning.request import MAX_WORKERS, Asked, Database, OnBatch, check, check_helpers
+from mpnb._planning.batches import Batch, Calendar, HeldBatch, Mode, losses, overlapping, ranges_of
+from mpnb._planning.options import Spool
+from mpnb._planning.plan import ExportPlan
+from mpnb._planning.request import MAX_WORKERS, Asked, Database, OnBatch, Source, check, check_helpers, check_table_name
+from mpnb._planning.states import Outcome, outcome_of
 from mpnb._reading.offset import day_lag
 from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import MEMORY, Store, check_database, check_path, check_table_name, run, transaction
-from mpnb._storing.ledger import Source
+from mpnb._storing.database import MEMORY, Store, check_database, check_path
 from mpnb._storing.running import entering, registration, running
 
 # Between two looks at the whole while an export runs in the caller's thread.
@@ -304,7 +308,7 @@ def _plan(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
         per_hour=limiter.quota.per_hour,
         notes=asked.notes,
     )
-    return replace(plan, notes=(*plan.notes, *planning.losses(asked.table, plan.batches, plan.held, known.gone)))
+    return replace(plan, notes=(*plan.notes, *losses(asked.table, plan.batches, plan.held, known.gone)))
 
 
 @contextlib.contextmanager
@@ -351,7 +355,7 @@ def _launch(
         with registration, store.committing(), store.reading() as cursor:
             try:
                 batches, kept, gone = _admitted(cursor, asked, store, make_plan, limiter)
-                for loss in planning.losses(asked.table, batches, kept, gone):
+                for loss in losses(asked.table, batches, kept, gone):
                     warn(loss)
                 run(cursor, "BEGIN")
                 layout.create(cursor, asked.table)
@@ -363,7 +367,7 @@ def _launch(
                 )
                 selection = Selection(asked.table)
                 if not whole:
-                    days, fetched = (asked.from_date, asked.to_date), planning.ranges_of(batches)
+                    days, fetched = (asked.from_date, asked.to_date), ranges_of(batches)
                     selection = Selection(asked.table, days, fetched, since=min(ids, default=0))
                 engine = _engine(
                     asked, store, spool, board, limiter, route, export_id, zip(batches, ids, strict=True), kept
@@ -446,7 +450,7 @@ def _admitted(
     else:
         plan = _plan(asked, known, limiter)
         batches, kept = plan.batches, plan.held
-    return batches, kept, planning.overlapping(known.gone, batches)
+    return batches, kept, overlapping(known.gone, batches)
 
 
 def _engine(

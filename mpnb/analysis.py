@@ -31,11 +31,10 @@ from mpnb._base.names import closest
 from mpnb._base.origin import origin_of
 from mpnb._base.relation import called_with, variables_in
 from mpnb._base.scalars import brief, is_text
+from mpnb._base.sql import exact, interruptible, literal, quoted
+from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import PlanError
-from mpnb._mixpanel.failures import safe_text
-from mpnb._reading.properties import exact, literal
-from mpnb._storing.database import interruptible, quoted
 
 UNITS = ("hour", "day", "week", "month")
 

@@ -19,12 +19,13 @@ from mpnb.sandbox import serve
 
 HERE = Path(__file__).parents[1]
 package = files("mpnb")
+PANEL = ("_notebook", "panel")
 
 assert Path(sys.prefix) in Path(mpnb.__file__).parents, f"this is not what was installed: {mpnb.__file__}"
 assert version("mpnb") == mpnb.__version__
 assert package.joinpath("py.typed").is_file(), "type checkers would take it for untyped"
 for name in ("grid.js", "grid.css", "login.js"):
-    assert package.joinpath("_panel", name).read_bytes() == (HERE / "mpnb" / "_panel" / name).read_bytes(), name
+    assert package.joinpath(*PANEL, name).read_bytes() == HERE.joinpath("mpnb", *PANEL, name).read_bytes(), name
 assert {path.name for path in notebooks().glob("*.ipynb")} == {path.name for path in HERE.glob("notebooks/*.ipynb")}
 assert notebooks().parent == Path(mpnb.__file__).parent, "the notebooks are those of the checkout"
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._planning.plan import Calendar, HeldBatch, make_plan
+from mpnb._planning.batches import Calendar, HeldBatch
+from mpnb._planning.plan import make_plan
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import MORNING, WIDE, WallClock, as_served, as_stored, days_of, event
 

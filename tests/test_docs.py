@@ -42,7 +42,7 @@ def blocks(text: str, language: str) -> list[str]:
 def table(text: str, head: str) -> list[list[str]]:
     """Give the rows of the table whose head begins so."""
     rows = text[text.index(f"\n{head}") :].strip().split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    return [[cell.strip() for cell in row[1:-1].split(" |")] for row in rows]
 
 
 def ticked(cell: str) -> list[str]:
@@ -269,10 +269,19 @@ def test_the_readme_shows_the_columns_that_there_are(
 
 
 def test_the_map_of_modules_is_complete() -> None:
-    """Each module of the package has its line in CONTRIBUTING, and each line its module."""
-    told = {name for row in table(CONTRIBUTING, "| module |") for name in ticked(row[0])}
-    real = {path.stem for path in (ROOT / "mpnb").glob("*.py")} - {"__init__", "__main__", "_version"}
-    real |= {f"{path.parent.name}/" for path in (ROOT / "mpnb").glob("*/__init__.py")}
+    """Each module of each room has its line in CONTRIBUTING, and each line its module."""
+    told: set[str] = set()
+    room = ""
+    for row in table(CONTRIBUTING, "| room |"):
+        room = next(iter(ticked(row[0])), room)
+        told |= {f"{room}{name}" for name in ticked(row[2])} if row[2] else {room}
+    package = ROOT / "mpnb"
+    real = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__", "_version"} | {"sandbox/"}
+    for path in package.glob("_*/*"):
+        if path.suffix == ".py" and path.stem != "__init__":
+            real.add(f"{path.parent.name}/{path.stem}")
+        elif (path / "__init__.py").exists():
+            real.add(f"{path.parent.name}/{path.name}/")
     assert told == real
 
 

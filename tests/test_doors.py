@@ -21,9 +21,10 @@ import pytest
 
 import mpnb
 from mpnb._base.paths import local_path
+from mpnb._base.sql import run
 from mpnb._command import demo as _demo
 from mpnb._fetching import history as _history
-from mpnb._storing.database import Store, run
+from mpnb._storing.database import Store
 from tests._helpers import all_or_nothing, day, event, query
 
 # --- the connection's own place ------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb._planning.plan import Batch
+from mpnb._planning.batches import Batch
+from mpnb._planning.request import Source
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
@@ -273,7 +274,7 @@ def test_a_batch_that_landed_is_never_noted_as_failed(database: Path) -> None:
     """Whatever went wrong after its commit."""
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
         layout.create(cursor, "events")
-        source = ledger.Source("1")
+        source = Source("1")
         [batch_id] = ledger.register(
             cursor, export_id="e", table="events", source=source, batches=[Batch(day(1), day(1))]
         )

@@ -7,12 +7,14 @@ from datetime import datetime
 
 import pytest
 
+from mpnb._base.sql import run
 from mpnb._mixpanel.failures import Failure
-from mpnb._planning.plan import Batch
+from mpnb._planning.batches import Batch
+from mpnb._planning.request import Source
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import LEDGER, Store, run
-from mpnb._storing.ledger import Arrival, Source
+from mpnb._storing.database import LEDGER, Store
+from mpnb._storing.ledger import Arrival
 from tests._helpers import day
 
 SOURCE = Source("1234567", None, None)

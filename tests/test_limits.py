@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from mpnb import Quota
-from mpnb._fetching.limiter import HOUR, Cancelled, RateLimiter, limiter_for
+from mpnb._base.clock import Cancelled
+from mpnb._fetching.limiter import HOUR, RateLimiter, limiter_for
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, Clock, Recorded, day, until
 

@@ -29,6 +29,7 @@ import mpnb
 import mpnb._exporting.engine
 import mpnb._fetching.client
 import mpnb._fetching.wire
+from mpnb._base.text import safe_text
 from mpnb._command.cli import main
 from mpnb._fetching.belongs import is_for_other_days
 from mpnb._fetching.client import HTTP_ERRORS, _from_httpcore
@@ -38,7 +39,7 @@ from mpnb._fetching.route import Proxy as Named
 from mpnb._fetching.route import route_to
 from mpnb._fetching.wire import TooSlow, Wire
 from mpnb._mixpanel.credentials import forms_of
-from mpnb._mixpanel.failures import from_answer, safe_text
+from mpnb._mixpanel.failures import from_answer
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import WIDE, all_or_nothing, day, statuses, until, zipped
 from tests._network import CA, LOOPBACK, Proxy, Server, head_of, nobody, tls_settings, tls_to
@@ -840,7 +841,7 @@ def test_a_stop_does_not_wait_for_it(tmp_path) -> None:
     line = json.dumps({"event": "a", "properties": {"time": NOW - 9 * DAY_SECONDS}}).encode()
     (tmp_path / "body").write_bytes((line + b"\n") * 10)
     looks = iter([False] * 5)
-    with pytest.raises(mpnb._fetching.limiter.Cancelled):
+    with pytest.raises(mpnb._base.clock.Cancelled):
         is_for_other_days(tmp_path / "body", line, *ASKED, gzip=False, is_cancelled=lambda: next(looks, True))
 
 

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._planning.plan import Batch, Calendar, HeldBatch, make_batches, make_plan, parse_date, plan_again
+from mpnb._planning.batches import Batch, Calendar, HeldBatch, make_batches
+from mpnb._planning.dates import parse_date
+from mpnb._planning.plan import make_plan, plan_again
 from mpnb.sandbox import Fault
 from tests._helpers import START, WIDE, day, days_of, query
 

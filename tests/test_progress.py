@@ -21,7 +21,7 @@ import pytest
 
 import mpnb
 from mpnb._base.clock import today
-from mpnb._exporting.board import ENDED, STATUSES, JobProgress
+from mpnb._planning.states import ENDED, STATUSES, JobProgress
 from mpnb._showing import progress as _progress
 from mpnb.sandbox import Fault
 from tests._helpers import day, until

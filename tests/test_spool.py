@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 import mpnb._fetching.spool
-from mpnb._fetching.spool import COPY_SHARE, PlainCopy, Spool, SpoolFolder
+from mpnb._fetching.spool import COPY_SHARE, PlainCopy, SpoolFolder
+from mpnb._planning.options import Spool
 
 BODY = b"as it was received"
 

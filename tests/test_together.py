@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mpnb
+from mpnb._fetching.fetched import Fetched
 from mpnb._storing import writer as _writer
 from mpnb.sandbox import Fault, serve
 from tests._helpers import until
@@ -23,7 +24,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken: list[int] = []
     with_those_behind = _writer.Writer._with_those_behind
 
-    def waiting(self: _writer.Writer, first: _writer.Fetched) -> list[_writer.Fetched]:
+    def waiting(self: _writer.Writer, first: Fetched) -> list[Fetched]:
         if not taken:
             until(lambda: len(self._queue) >= 7, 30)
         items = with_those_behind(self, first)
@@ -131,7 +132,7 @@ def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch
     kept: list[bool] = []
     transaction = _writer.Writer._transaction_of
 
-    def noting(self: _writer.Writer, items: list[_writer.Fetched]) -> list[_writer.Landed]:
+    def noting(self: _writer.Writer, items: list[Fetched]) -> list[_writer.Landed]:
         [item] = items
         kept.append(item.body.gzip)
         assert list(item.path.parent.glob(f"{item.batch_id}.*")) == [item.path]

@@ -23,3 +23,7 @@ def utc_now() -> datetime:
 def today() -> date:
     """Return the day that it is in UTC."""
     return utc_now().date()
+
+
+class Cancelled(Exception):
+    """The wait ended because the export did."""

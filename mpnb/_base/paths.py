@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 
 from mpnb._base.scalars import brief, is_text
+from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
-from mpnb._mixpanel.failures import safe_text
 
 # What DuckDB, or whoever else opens files by URL, would look for elsewhere. One letter is a drive.
 _ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)

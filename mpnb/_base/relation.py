@@ -22,8 +22,8 @@ from typing import Any, TypeVar, cast
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._base.text import harmless
 from mpnb._errors import ClosedError
-from mpnb._mixpanel.failures import harmless
 
 Make = Callable[[DuckDBPyConnection], DuckDBPyRelation]
 Result = TypeVar("Result")

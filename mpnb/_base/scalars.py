@@ -10,8 +10,8 @@ from datetime import date, datetime, timedelta
 from numbers import Real
 from typing import Any
 
+from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
-from mpnb._mixpanel.failures import printable, safe_text
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100

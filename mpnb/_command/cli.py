@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
-import mpnb
+from mpnb import _api as api
 from mpnb._api import open_database
+from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
 from mpnb._command.text import result_text
-from mpnb._mixpanel.failures import printable, safe_text
+from mpnb._errors import ExportError, PlanError
+from mpnb._exporting.result import ExportResult
+from mpnb._reading.drop import drop
+from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox
 
 DONE, SOME_FAILED, NOTHING, INTERRUPTED = 0, 1, 2, 130
@@ -127,7 +131,7 @@ def _run(words: list[str]) -> int:
     command: Callable[[argparse.Namespace, list[str]], int] = options.command
     try:
         return command(options, words)
-    except mpnb.PlanError as error:
+    except PlanError as error:
         _say(options.name, _options.in_shell_words(str(error)))
         return NOTHING
     except KeyboardInterrupt as stop:
@@ -138,10 +142,10 @@ def _run(words: list[str]) -> int:
 def _export(options: argparse.Namespace, words: list[str]) -> int:
     arguments = _options.export_arguments(options)
     if arguments.get("database") == ":memory:":
-        raise mpnb.PlanError("--database is a file: what is in memory ends with the command")
+        raise PlanError("--database is a file: what is in memory ends with the command")
     try:
-        result = mpnb.export(**arguments)
-    except mpnb.ExportError as error:
+        result = api.export(**arguments)
+    except ExportError as error:
         with error.result as result:
             print(result_text(result, _again(result, options, words)))
         _say(options.name, _options.in_shell_words(str(error)))
@@ -151,7 +155,7 @@ def _export(options: argparse.Namespace, words: list[str]) -> int:
         return SOME_FAILED if result.has_failures else DONE
 
 
-def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[str]) -> str:
+def _again(result: ExportResult, options: argparse.Namespace, words: list[str]) -> str:
     """Give the command that fetches what failed: the same again, but for a mode that would not."""
     typed = sys.argv[0]
     program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
@@ -164,7 +168,7 @@ def _again(result: mpnb.ExportResult, options: argparse.Namespace, words: list[s
 def _plan(options: argparse.Namespace, words: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
-        plan = mpnb.plan(**_options.export_arguments(options))
+        plan = api.plan(**_options.export_arguments(options))
     print(_options.in_shell_words(str(plan)))
     return DONE
 
@@ -173,14 +177,14 @@ def _drop(options: argparse.Namespace, words: list[str]) -> int:
     which = safe_text(f"table {options.table!r} of {options.database}")
     if not options.yes:
         if not sys.stdin or not sys.stdin.isatty():
-            raise mpnb.PlanError("it deletes events for good, and nobody is there to be asked: --yes says that it may")
+            raise PlanError("it deletes events for good, and nobody is there to be asked: --yes says that it may")
         with open_database(options.database, table=options.table) as db:
             rows = db.total_rows
         print(f"{rows:,} events in {which}. Delete them for good? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             _say(options.name, "nothing was deleted")
             return NOTHING
-    rows = mpnb.drop(options.table, database=options.database)
+    rows = drop(options.table, database=options.database)
     print(f"{which} is gone, with {rows:,} events")
     return DONE
 
@@ -202,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Get raw events out of Mixpanel and into a DuckDB file.",
         epilog="mpnb COMMAND --help says more about each. Nothing to try it on? mpnb demo needs no account.",
     )
-    parser.add_argument("--version", action="version", version=f"mpnb {mpnb.__version__}")
+    parser.add_argument("--version", action="version", version=f"mpnb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, function: Callable[..., int], help: str, **more: Any) -> argparse.ArgumentParser:

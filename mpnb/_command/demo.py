@@ -12,10 +12,11 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
-import mpnb
+from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._command.text import failure_table
 from mpnb._errors import DatabaseError, PlanError
+from mpnb._mixpanel.quota import Quota
 from mpnb._storing.database import check_database
 from mpnb.sandbox import Fault, Sandbox, serve
 
@@ -54,7 +55,7 @@ def run(database: str | None = None) -> None:
         raise DatabaseError(f"{database} exists already: the demo keeps its made-up events in a new file")
     with (
         tempfile.TemporaryDirectory(prefix="mpnb-demo-") as folder,
-        serve(quota=mpnb.Quota(), retry_after="seconds", faults=_faults()) as mp,
+        serve(quota=Quota(), retry_after="seconds", faults=_faults()) as mp,
     ):
         _tell(mp, database or str(Path(folder) / "demo.duckdb"))
     _say(
@@ -102,7 +103,7 @@ def open_lab() -> int:
 
 def notebooks() -> Path:
     """Give the folder of the notebooks: within an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "notebooks", package.parent / "notebooks"):
         if (folder / QUICKSTART).exists():
             return folder
@@ -128,12 +129,12 @@ def _tell(mp: Sandbox, database: str) -> None:
         f"All data here is made up. A sandbox on this machine ({mp.url}) stands in for Mixpanel's export API,",
         f"with its quota of 3 requests a second and 60 an hour. An export of {DAYS} days would be:",
     )
-    _say(mpnb.plan(FIRST, LAST, database=database, credentials=mp.credentials))
+    _say(api.plan(FIRST, LAST, database=database, credentials=mp.credentials))
     _say(
         "It runs now. To show what happens then, the sandbox refuses one request with 429 and breaks one connection;",
         "each is tried again. Two batches are broken for good: one is cut short each time, one meets a 503.",
     )
-    with mpnb.export(FIRST, LAST, database=database, credentials=mp.credentials) as result:
+    with api.export(FIRST, LAST, database=database, credentials=mp.credentials) as result:
         _say(result)
         _say(
             f"The sandbox was asked {len(mp.requests)} times and misbehaved {mp.injected.total()} times.",

@@ -12,8 +12,8 @@ from typing import Any
 from mpnb._api import export
 from mpnb._base.scalars import brief
 from mpnb._errors import PlanError
-from mpnb._fetching.limiter import Quota
-from mpnb._fetching.spool import Spool
+from mpnb._mixpanel.quota import Quota
+from mpnb._planning.options import Spool
 from mpnb._planning.request import MODES
 
 # Options that are not an argument of export() themselves, by the argument that is made of them.

@@ -22,21 +22,25 @@ from pathlib import Path
 import duckdb
 import tenacity
 
-from mpnb._base.clock import epoch_seconds, utc_now
+from mpnb._base.clock import Cancelled, epoch_seconds, utc_now
+from mpnb._base.sql import run
+from mpnb._base.text import safe_text
 from mpnb._errors import MpnbError
 from mpnb._exporting.board import BatchBoard
-from mpnb._fetching.client import Connection, FetchError, Request
-from mpnb._fetching.limiter import HOUR, Cancelled, RateLimiter
+from mpnb._fetching.client import Connection, FetchError
+from mpnb._fetching.fetched import Fetched, Group, Lost, Split
+from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._fetching.verify import Body
 from mpnb._mixpanel.credentials import Credentials
-from mpnb._mixpanel.failures import HINTS, Failure, failure, from_os_error, safe_text
-from mpnb._planning.plan import Batch
+from mpnb._mixpanel.export_api import Request
+from mpnb._mixpanel.failures import HINTS, Failure, failure, from_os_error
+from mpnb._planning.batches import Batch
+from mpnb._planning.request import Source
 from mpnb._storing import ledger
-from mpnb._storing.database import Store, run
-from mpnb._storing.ledger import Source
-from mpnb._storing.writer import Fetched, Group, Landed, Lost, Split, WriteError, Writer, note
+from mpnb._storing.database import Store
+from mpnb._storing.writer import Landed, WriteError, Writer, note
 
 MAX_ATTEMPTS = 4
 # Before the second attempt; doubled before each further one, with jitter of as much again.

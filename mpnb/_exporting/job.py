@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from mpnb._base.scalars import real_number
 from mpnb._base.warn import warn
 from mpnb._errors import ExportCancelled, ExportError
-from mpnb._exporting.board import BatchBoard, BatchProgress, JobProgress
+from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.engine import Engine
+from mpnb._planning.states import BatchProgress, JobProgress
 from mpnb._storing.database import Store
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from types import TracebackType
@@ -19,37 +18,27 @@ from mpnb._base.names import closest
 from mpnb._base.origin import Origin, remember
 from mpnb._base.relation import Database, only_reads, related, relation, variables_in
 from mpnb._base.scalars import whole_number
+from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._errors import ExportError, TableError
 from mpnb._mixpanel.failures import Failure
-from mpnb._planning.plan import LATE_DAYS, MAX_LATE_DAYS, in_words
+from mpnb._planning.dates import in_words
+from mpnb._planning.plan import LATE_DAYS, MAX_LATE_DAYS
+from mpnb._planning.request import Source
 from mpnb._reading import catalog as _catalog
 from mpnb._reading import events as _events
 from mpnb._reading import frames as _frames
 from mpnb._reading import rules as _queries
 from mpnb._reading import typed as _typed
 from mpnb._reading.check import Check, check
-from mpnb._reading.properties import exact
 from mpnb._reading.selection import Selection
 from mpnb._showing import summary as display
-from mpnb._storing.database import LEDGER, MEMORY, REJECTED, Store, columns_of, quoted, run
-from mpnb._storing.ledger import HELD, Source, ended_exports, source_of
+from mpnb._storing.database import LEDGER, MEMORY, REJECTED, Store
+from mpnb._storing.ledger import HELD, ended_exports, source_of
 
 if TYPE_CHECKING:
     from mpnb._exporting.job import ExportJob
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Sum up what one call did. All zero for ``mpnb.open()``."""
-
-    successful_batches: int = 0
-    failed_batches: int = 0
-    cancelled_batches: int = 0
-    skipped_batches: int = 0
-    fetched_rows: int = 0
-    rejected_lines: int = 0
-    bytes: int = 0
-    duration_seconds: float = 0.0
+from mpnb._base.text import plural
+from mpnb._planning.states import Outcome
 
 
 class Retry(Protocol):
@@ -352,7 +341,7 @@ class ExportResult:
             return f"the export stopped, since every batch would fail: {halted_by}. {halted_by.hint}"
         if self._store.closed:
             count = self.failed_batches + self.cancelled_batches
-            many = display.plural(count, "batch", "batches")
+            many = plural(count, "batch", "batches")
             return f"{count:,} {many} failed; this result was closed: {self._store.afterwards}"
         with self._store.reading() as cursor:
             rows = run(
@@ -513,17 +502,3 @@ class ExportResult:
                 except duckdb.CatalogException:  # somebody has dropped the table
                     self._last[name] = 0
         return self._last[name]
-
-
-def outcome_of(counts: dict[str, int], *, rows: int, rejected: int, size: int, seconds: float) -> Outcome:
-    """Sum up a call from its batches by status."""
-    return Outcome(
-        successful_batches=counts.get("done", 0) + counts.get("empty", 0),
-        failed_batches=counts.get("failed", 0),
-        cancelled_batches=counts.get("cancelled", 0),
-        skipped_batches=counts.get("skipped", 0),
-        fetched_rows=rows,
-        rejected_lines=rejected,
-        bytes=size,
-        duration_seconds=seconds,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from isal import igzip
 
-from mpnb._fetching.limiter import Cancelled
+from mpnb._base.clock import Cancelled
 
 DAY = 86_400.0
 # In projects made before 2023, days and times are the project's own, up to 14 hours off UTC. Single events may lie

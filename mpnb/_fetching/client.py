@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from base64 import b64encode
@@ -15,15 +14,15 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 import httpcore
 from isal import isal_zlib
 
-from mpnb._base.clock import epoch_seconds, today
+from mpnb._base.clock import Cancelled, epoch_seconds, today
 from mpnb._fetching.belongs import is_for_other_days
-from mpnb._fetching.limiter import Cancelled
 from mpnb._fetching.reach import unreached
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import PlainCopy, SpoolFolder
 from mpnb._fetching.verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, NoExport, Verifier
 from mpnb._fetching.wire import TooSlow, Wire
 from mpnb._mixpanel.credentials import Credentials, forms_of
+from mpnb._mixpanel.export_api import Request
 from mpnb._mixpanel.failures import Failure, failure, from_answer, from_os_error
 from mpnb._version import __version__
 
@@ -65,26 +64,6 @@ class FetchError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Ask for one date range: the query parameters of ``GET /api/2.0/export``."""
-
-    from_date: str
-    to_date: str
-    project_id: str
-    events: tuple[str, ...] | None
-    where: str | None
-
-    def params(self) -> dict[str, str]:
-        """Give the parameters as Mixpanel wants them: ``event`` is a JSON array in text."""
-        params = {"from_date": self.from_date, "to_date": self.to_date, "project_id": self.project_id}
-        if self.events is not None:
-            params["event"] = json.dumps(list(self.events))
-        if self.where is not None:
-            params["where"] = self.where
-        return params
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import platformdirs
 from filelock import FileLock
 
 from mpnb._base.paths import local_path
-from mpnb._mixpanel.failures import safe_text
+from mpnb._base.text import safe_text
 
 # Where the files are, in place of the user's state folder.
 FOLDER_VARIABLE = "MPNB_STATE_DIR"

@@ -7,12 +7,11 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 
-from mpnb._base.clock import epoch_seconds
+from mpnb._base.clock import Cancelled, epoch_seconds
 from mpnb._base.fork import free_in_child, in_child
-from mpnb._base.scalars import whole_number
 from mpnb._fetching.history import History, Times
+from mpnb._mixpanel.quota import Quota
 
 HOUR = 3600.0
 # Requests that leave a second apart may arrive less apart, where the first one had to connect and the other had not, or
@@ -27,36 +26,6 @@ MOST_COOL = 2 * HOUR + 1.0
 LOOK_AGAIN = 60.0
 # Waits shorter than this are the pace of three a second, not news.
 WORTH_TELLING = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """
-    State how often a project may be queried.
-
-    Args:
-        per_hour: requests started in any 3,600 seconds, 1 or more.
-        per_second: requests started in any second, 1 or more.
-        concurrent: requests in flight at once, 1 or more.
-
-    Raises:
-        PlanError: one of them is no whole number of at least 1.
-
-    The defaults are Mixpanel's for the raw export API; pass others only for a project that was granted more:
-    https://developer.mixpanel.com/reference/raw-event-export#rate-limits
-    """
-
-    per_hour: int = 60
-    per_second: int = 3
-    concurrent: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("per_hour", "per_second", "concurrent"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
-
-
-class Cancelled(Exception):
-    """The wait ended because the export did."""
 
 
 class RateLimiter:

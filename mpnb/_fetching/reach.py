@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import httpcore
 
+from mpnb._base.text import safe_text
 from mpnb._fetching.route import Route
 from mpnb._fetching.wire import Wire
-from mpnb._mixpanel.failures import Failure, failure, safe_text
+from mpnb._mixpanel.failures import Failure, failure
 
 ADDRESS_HINT = "Check MP_API_BASE_URL, or base_url of the credentials, then retry."
 NETWORK_HINT = "Check the network, and whether a proxy is needed (HTTPS_PROXY), then retry."

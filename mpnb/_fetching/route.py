@@ -18,8 +18,8 @@ from urllib.request import getproxies, proxy_bypass
 import certifi
 import httpcore
 
+from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
-from mpnb._mixpanel.failures import safe_text
 
 # What a proxy may be asked by, and the port where none is named. Desktops write socks:// for SOCKS 5.
 PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks": 1080}

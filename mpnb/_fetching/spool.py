@@ -15,14 +15,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from mpnb._base.paths import local_path
-from mpnb._base.scalars import whole_number
-from mpnb._fetching.limiter import Cancelled
+from mpnb._base.clock import Cancelled
+from mpnb._planning.options import Spool
 
 if sys.platform == "win32":
     import msvcrt
@@ -43,36 +41,6 @@ _LOCK = "owner.lock"
 
 class DiskFull(OSError):
     """The disk of the spool folder has no room for another batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spool:
-    """
-    Say where downloaded bodies wait to be written, and how many bytes of them at most.
-
-    Args:
-        folder: on this machine, made where it is missing; ``~`` is the home folder. ``None`` is the database's own
-            folder, or the system's temporary one for a database in memory.
-        max_bytes: 1 or more; one batch may go over it, so that a batch larger than the budget still passes.
-            ``None`` is half of the free disk, at most 10 GB.
-
-    Raises:
-        PlanError: one of them cannot be meant.
-    """
-
-    folder: str | os.PathLike[str] | None = None
-    max_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.folder is not None:
-            self.path_of(self.folder)
-        if self.max_bytes is not None:
-            object.__setattr__(self, "max_bytes", whole_number("max_bytes", self.max_bytes, 1))
-
-    @staticmethod
-    def path_of(folder: str | os.PathLike[str]) -> Path:
-        """Return the folder as it is now, wherever the process goes meanwhile. Raises ``PlanError``."""
-        return local_path(folder, "folder", "pass a folder of this machine's own").absolute()
 
 
 class SpoolFolder:

@@ -216,10 +216,10 @@ class Verifier:
             raise BodyError("truncated", "the body is said to be compressed, and not a byte of it came")
         last = _bare(self._tail)
         if _is_marker(last):
-            raise BodyError("truncated", f"Mixpanel ended the export early: {last[:80]!r}")
+            raise BodyError("truncated", f"Mixpanel ended the export early: {_shown(last[:80])!r}")
         is_open = bool(last) and not self._tail.endswith(b"\n")
         if is_open and not _is_closed(last) and (self._words is None or last.startswith(b"{")):
-            raise BodyError("truncated", f"the last line is cut: {last[:80]!r}")
+            raise BodyError("truncated", f"the last line is cut: {_shown(last[:80])!r}")
         if last and self._words is not None:
             raise NoExport(self._words)
         if why := ended_early(last):
@@ -231,10 +231,14 @@ def ended_early(line: bytes) -> str | None:
     """Say how a line ends an export before its end: by Mixpanel's marker, or an error. None for any other line."""
     text = _bare(line)
     if _is_marker(text):
-        return f"Mixpanel ended the export early: {text[:80]!r}"
+        return f"Mixpanel ended the export early: {_shown(text[:80])!r}"
     if _is_error(text):
-        return f"an error stands among the events: {text[:200]!r}"
+        return f"an error stands among the events: {_shown(text[:200])!r}"
     return None
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="backslashreplace")
 
 
 def _bare(line: bytes) -> bytes:

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from mpnb._base.scalars import as_int, brief, is_text
+from mpnb._base.text import safe_text
 from mpnb._errors import CredentialsError
-from mpnb._mixpanel.failures import safe_text
 
 # Hosts per region: https://developer.mixpanel.com/reference/raw-event-export
 HOSTS = {

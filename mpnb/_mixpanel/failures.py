@@ -10,16 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from itertools import groupby
 from typing import Any
 
+from mpnb._base.text import safe_text
+
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
-MAX_MESSAGE = 500
-# Control characters, those of direction, and line breaks of other kinds than a line feed.
-_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# Shorter pieces of a secret occur in any text, and a secret that is shorter itself is none.
-PIECE = 8
-SHORTEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,42 +203,6 @@ def _page_text(page: str) -> str:
     page = re.sub(r"<!--.*?(-->|$)", " ", page, flags=re.DOTALL)
     page = re.sub(r"<(style|script|svg)\b.*?(</\1\s*>|$)", " ", page, flags=re.DOTALL | re.IGNORECASE)
     return html.unescape(re.sub(r"<[^<>]*(>|$)", " ", page))
-
-
-def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """
-    Make one short line of foreign text: no secrets, and control and direction characters written out.
-
-    A terminal would obey an escape sequence, and a right-to-left mark turns a message around.
-    """
-    text = printable(" ".join(_masked(text, secrets).split()))
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
-
-
-def _masked(text: str, secrets: Iterable[str]) -> str:
-    """Mask every piece of a secret that has ``PIECE`` characters or more: what is quoted may be cut in its middle."""
-    pieces: dict[int, set[str]] = {}
-    for secret in secrets:
-        size = min(PIECE, len(secret))
-        if size >= SHORTEST:
-            pieces.setdefault(size, set()).update(secret[i : i + size] for i in range(len(secret) - size + 1))
-    hidden = bytearray(len(text))
-    for size, known in pieces.items():
-        for i in range(len(text) - size + 1):
-            if text[i : i + size] in known:
-                hidden[i : i + size] = b"x" * size
-    runs = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
-    return "".join("***" if is_hidden else "".join(letter for _, letter in run) for is_hidden, run in runs)
-
-
-def harmless(lines: str) -> str:
-    """Return lines with what a terminal obeys written out, and all else as it is, such as joined emoji."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), lines)
-
-
-def printable(text: str) -> str:
-    """Return a text with control and direction characters written out, and all else as it is."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,15 +15,15 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.clock import today
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.scalars import brief, is_text, whole_number
-from mpnb._errors import CredentialsError, PlanError
-from mpnb._exporting.board import BatchProgress
-from mpnb._fetching.limiter import Quota
-from mpnb._fetching.spool import Spool
+from mpnb._base.text import safe_text
+from mpnb._errors import CredentialsError, PlanError, TableError
 from mpnb._mixpanel.credentials import Credentials, missing_variables
-from mpnb._planning import plan as planning
-from mpnb._planning.plan import MAX_LATE_DAYS, Mode
-from mpnb._storing.database import check_table_name
-from mpnb._storing.ledger import Source
+from mpnb._mixpanel.quota import Quota
+from mpnb._planning.batches import Mode, check_chunk_days
+from mpnb._planning.dates import FIRST_DAY, parse_date
+from mpnb._planning.options import Spool
+from mpnb._planning.plan import MAX_LATE_DAYS
+from mpnb._planning.states import BatchProgress
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
 OnBatch = Callable[[BatchProgress], object]
@@ -81,16 +82,14 @@ def check(
         CredentialsError: there are none, or none that can be.
     """
     now = today()
-    first = planning.parse_date(from_date, name="from_date", now=now)
-    last = planning.parse_date(to_date, name="to_date", now=now)
+    first = parse_date(from_date, name="from_date", now=now)
+    last = parse_date(to_date, name="to_date", now=now)
     if first > last:
         raise PlanError(f"from_date {first} is after to_date {last}")
     if first > now:
         raise PlanError(f"from_date {first} is after today, {now} in UTC")
-    if first < planning.FIRST_DAY:
-        raise PlanError(
-            f"from_date {first} is before {planning.FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
-        )
+    if first < FIRST_DAY:
+        raise PlanError(f"from_date {first} is before {FIRST_DAY.year}, when Mixpanel began: it has no earlier events")
     notes: tuple[str, ...] = ()
     if last > now:
         notes = (f"to_date {last} is after today: cut at {now}",)
@@ -98,7 +97,7 @@ def check(
         last = now
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
     if not isinstance(chunk_days, str) or chunk_days != "auto":
-        chunk_days = planning.check_chunk_days(chunk_days)
+        chunk_days = check_chunk_days(chunk_days)
     late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
     check_mode(mode)
     check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
@@ -141,3 +140,51 @@ def check_helpers(
         raise PlanError(f"quota is an mpnb.Quota, not {brief(quota)}")
     if spool is not None and not isinstance(spool, Spool):
         raise PlanError(f"spool is an mpnb.Spool, not {brief(spool)}")
+
+
+# Names of events in the words for a source.
+SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Say where the events of a table come from: a table has one source alone."""
+
+    project_id: str
+    events: tuple[str, ...] | None = None
+    where: str | None = None
+
+    @property
+    def event_filter(self) -> str | None:
+        """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
+        return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
+
+    def is_same(self, other: Source) -> bool:
+        """Say whether both ask for the same, in whatever order the events are named."""
+        mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
+        return mine == others
+
+    def filter_in_words(self) -> str:
+        """Say which of a project's events they are."""
+        names = sorted(self.events or ())
+        more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+        events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
+        return events + (f", where {safe_text(self.where)}" if self.where else "")
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"project {self.project_id}, {self.filter_in_words()}"
+
+
+def check_table_name(table: object) -> str:
+    """
+    Give back a name that a table of events may have.
+
+    Raises:
+        TableError: it is empty, no text, or one of mpnb's own.
+    """
+    if not isinstance(table, str) or not table.strip() or "\0" in table or not is_text(table):
+        raise TableError(f"table is the name of a table, not {brief(table)}")
+    if table.lower().startswith("mpnb_"):
+        raise TableError(f"table {brief(table)}: names that begin with mpnb_ are mpnb's own")
+    return table

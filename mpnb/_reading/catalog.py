@@ -10,11 +10,12 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
+from mpnb._base.sql import exact, interruptible, quoted, run
 from mpnb._reading.events import rows_condition
-from mpnb._reading.properties import REPEATED, Column, Seen, drift_of, exact, merged, sql_type
+from mpnb._reading.properties import REPEATED, Column, Seen, drift_of, merged, sql_type
 from mpnb._reading.selection import Selection
 from mpnb._reading.typed import Typed, scan_event, typed
-from mpnb._storing.database import LEDGER, interruptible, quoted, run
+from mpnb._storing.database import LEDGER
 
 if TYPE_CHECKING:
     from mpnb._exporting.result import ExportResult

@@ -10,11 +10,12 @@ from typing import Any
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.clock import utc_now
-from mpnb._planning.plan import DAY, Batch, Calendar, HeldBatch, in_words, ranges_of
+from mpnb._base.sql import columns_of, exact, quoted, run
+from mpnb._planning.batches import Batch, Calendar, HeldBatch, ranges_of
+from mpnb._planning.dates import DAY, in_words
 from mpnb._reading.offset import TimeOffset, time_offset
-from mpnb._reading.properties import exact
 from mpnb._reading.selection import Selection
-from mpnb._storing.database import EVENT_COLUMNS, LEDGER, REJECTED, columns_of, quoted, run
+from mpnb._storing.database import EVENT_COLUMNS, LEDGER, REJECTED
 from mpnb._storing.ledger import HELD, of_table
 
 NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in EVENT_COLUMNS)} WHERE false"

@@ -6,13 +6,14 @@ import contextlib
 
 import duckdb
 
+from mpnb._base.sql import columns_of, quoted, run, transaction
+from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, TableError
-from mpnb._mixpanel.failures import safe_text
-from mpnb._planning.request import Database
+from mpnb._planning.request import Database, check_table_name
 from mpnb._reading import typed as _typed
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import LEDGER, REJECTED, Store, check_table_name, columns_of, quoted, run, transaction
+from mpnb._storing.database import LEDGER, REJECTED, Store
 from mpnb._storing.running import entering, registration, running
 
 

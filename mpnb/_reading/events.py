@@ -9,21 +9,11 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._base.names import NAME, closest, event_names
 from mpnb._base.scalars import brief, listed
+from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._errors import PlanError
-from mpnb._reading.properties import (
-    BATCH_ID,
-    FIXED,
-    REPEATED,
-    Column,
-    columns_of,
-    converted,
-    exact,
-    in_batches,
-    literal,
-    merged,
-)
+from mpnb._reading.properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, merged
 from mpnb._reading.typed import PROCESSED, Typed, typed
-from mpnb._storing.database import LEDGER, quoted, run
+from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, of_table
 
 if TYPE_CHECKING:

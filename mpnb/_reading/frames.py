@@ -14,12 +14,11 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.paths import local_path, shown
 from mpnb._base.scalars import brief, listed
+from mpnb._base.sql import exact, interruptible, literal, quoted, run
+from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
-from mpnb._mixpanel.failures import printable, safe_text
 from mpnb._reading.events import event_query
-from mpnb._reading.properties import exact, literal
 from mpnb._reading.rules import deduplicated_query
-from mpnb._storing.database import interruptible, quoted, run
 
 if TYPE_CHECKING:
     import pandas

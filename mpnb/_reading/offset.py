@@ -16,9 +16,9 @@ from datetime import timedelta
 
 from duckdb import DuckDBPyConnection
 
-from mpnb._planning.plan import HeldBatch
-from mpnb._reading.properties import in_batches
-from mpnb._storing.database import EVENT_COLUMNS, columns_of, quoted, run
+from mpnb._base.sql import columns_of, in_batches, quoted, run
+from mpnb._planning.batches import HeldBatch
+from mpnb._storing.database import EVENT_COLUMNS
 
 # Looked at, of all events: whole vectors of DuckDB's, spread evenly.
 SAMPLE = 200_000

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mpnb._storing.database import quoted
+from mpnb._base.sql import exact, in_batches, literal, quoted
 
 # Mixpanel's own form of a date and time: https://docs.mixpanel.com/docs/data-structure/property-reference/data-type
 TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S"
@@ -365,27 +365,6 @@ def converted(column: Column, to: Type, *, empty: bool) -> str:
     if kind == "TIMESTAMP":
         name = f"strftime({name}, '{TIMESTAMP_FORMAT}')"
     return f"to_json({name})" if to == "JSON" else f"CAST({name} AS {sql_type(to)})"
-
-
-def in_batches(batch_ids: Iterable[int], column: str) -> str:
-    """Give the condition for some batches, as ranges of their ids: an export has consecutive ones."""
-    runs: list[list[int]] = []
-    for batch_id in sorted(batch_ids):
-        if runs and batch_id == runs[-1][1] + 1:
-            runs[-1][1] = batch_id
-        else:
-            runs.append([batch_id, batch_id])
-    return "(" + (" OR ".join(f"{column} BETWEEN {first} AND {last}" for first, last in runs) or "false") + ")"
-
-
-def literal(text: str) -> str:
-    """Quote a text, whatever is in it. No statement can hold NUL."""
-    return "(" + " || chr(0) || ".join("'" + part.replace("'", "''") + "'" for part in text.split("\0")) + ")"
-
-
-def exact(text: str) -> str:
-    """Return a text of SQL that equals no other, whatever collation the user's connection has by default."""
-    return f"{text} COLLATE C"
 
 
 def _pointer(name: str) -> str:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.scalars import brief, is_text
+from mpnb._base.sql import exact, literal, run
 from mpnb._errors import PlanError
 from mpnb._reading.offset import time_offset
-from mpnb._reading.properties import exact, literal
 from mpnb._reading.selection import Selection
-from mpnb._storing.database import run
 
 if TYPE_CHECKING:
     from mpnb._exporting.result import ExportResult

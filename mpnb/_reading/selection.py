@@ -7,9 +7,11 @@ from datetime import date
 
 from duckdb import DuckDBPyConnection
 
-from mpnb._planning.plan import DAY, HeldBatch
+from mpnb._base.sql import quoted, run
+from mpnb._planning.batches import HeldBatch
+from mpnb._planning.dates import DAY
 from mpnb._storing import ledger
-from mpnb._storing.database import LEDGER, quoted, run
+from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, UNMET
 
 # What the failure table says of batches whose export has ended and could not note how they did.

@@ -22,17 +22,15 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.names import closest
 from mpnb._base.scalars import brief
+from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
+from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, PlanError, TableError
-from mpnb._mixpanel.failures import safe_text
 from mpnb._reading.properties import (
     BATCH_ID,
     FIXED,
     Column,
     Seen,
     columns_of,
-    exact,
-    in_batches,
-    literal,
     merged,
     names_query,
     repeated,
@@ -40,7 +38,7 @@ from mpnb._reading.properties import (
     typed_query,
 )
 from mpnb._storing import ledger
-from mpnb._storing.database import LEDGER, Store, quoted, run, transaction
+from mpnb._storing.database import LEDGER, Store
 from mpnb._storing.running import registration
 
 if TYPE_CHECKING:

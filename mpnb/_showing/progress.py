@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from mpnb._base.clock import epoch_seconds
-from mpnb._exporting.board import ENDED, BatchProgress, JobProgress
-from mpnb._showing import summary as display
+from mpnb._planning.states import ENDED, BatchProgress, JobProgress
 
 if TYPE_CHECKING:
     from mpnb._exporting.job import ExportJob
+from mpnb._base.text import clock, days, duration, size
 
 # Shorter waits come and go; a line in a log for each would be noise.
 WORTH_A_LINE = 30.0
@@ -86,7 +85,7 @@ class PipeLines:
 
     def on_batch(self, progress: BatchProgress) -> None:
         """Print the batch, if it has ended."""
-        dates = display.days(progress.from_date, progress.to_date)
+        dates = days(progress.from_date, progress.to_date)
         if progress.status == "waiting" and progress.until:
             if progress.until - max(epoch_seconds(), self._waits_until) > WORTH_A_LINE:
                 self._waits_until = progress.until
@@ -95,10 +94,7 @@ class PipeLines:
         elif progress.status in ENDED and progress.status != "skipped":
             self._ended += 1
             what = f"{progress.rows:,} events" if progress.status == "done" else progress.error or "no events"
-            self._print(
-                f"{dates} {progress.status}: {what}, {display.size(progress.bytes)}, "
-                f"{display.duration(progress.seconds)}"
-            )
+            self._print(f"{dates} {progress.status}: {what}, {size(progress.bytes)}, {duration(progress.seconds)}")
 
     def tick(self, progress: JobProgress) -> None:
         """Leave it to the batches."""
@@ -145,7 +141,7 @@ def _has_size(stream: TextIO) -> bool:
 
 def summary_line(progress: JobProgress) -> str:
     """Say in one line what goes on."""
-    parts = [f"{progress.rows:,} events", display.size(progress.bytes)]
+    parts = [f"{progress.rows:,} events", size(progress.bytes)]
     if progress.in_flight:
         parts.append(f"{progress.in_flight} in flight")
     if failed := progress.counts.get("failed"):
@@ -153,13 +149,8 @@ def summary_line(progress: JobProgress) -> str:
     if progress.waiting_until and not progress.in_flight and progress.waiting_until > epoch_seconds():
         parts.append(f"waiting until {clock(progress.waiting_until)}")
     elif progress.seconds_left is not None:
-        parts.append(f"about {display.duration(progress.seconds_left)} left")
+        parts.append(f"about {duration(progress.seconds_left)} left")
     return ", ".join(parts)
-
-
-def clock(moment: float) -> str:
-    """Show a moment, in seconds since the epoch, as the local time of day."""
-    return time.strftime("%H:%M:%S", time.localtime(moment))
 
 
 def choose(stream: TextIO | None = None) -> Progress:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from mpnb._base.sql import run
 from mpnb._mixpanel.failures import HINTS
-from mpnb._storing.database import Store, run
+from mpnb._storing.database import Store
 
 if TYPE_CHECKING:
     from mpnb._exporting.result import ExportResult
+from mpnb._base.text import days, duration, plural, size
 
 SHOWN_FAILURES = 50
 
@@ -163,31 +165,3 @@ def html(summary: Summary, figure: str = "") -> str:
             f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
         )
     return "".join(parts) + "</div>"
-
-
-def days(first: object, last: object) -> str:
-    """Show a range of days."""
-    return str(first) if first == last else f"{first} – {last}"
-
-
-def size(count: float) -> str:
-    """Show a number of bytes in the unit that suits it."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Show a time span in the units that suit it."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def plural(count: int, one: str, many: str) -> str:
-    """Choose the word for a count."""
-    return one if count == 1 else many

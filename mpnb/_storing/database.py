@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -25,9 +24,9 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.fork import SPAWN, free_in_child, is_inherited, keep_alive
 from mpnb._base.paths import local_path, shown, what_is_no_database
 from mpnb._base.relation import Database
-from mpnb._base.scalars import brief, is_text
-from mpnb._errors import ClosedError, DatabaseError, TableError
-from mpnb._mixpanel.failures import safe_text
+from mpnb._base.sql import quoted, run
+from mpnb._base.text import safe_text
+from mpnb._errors import ClosedError, DatabaseError
 from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -88,11 +87,6 @@ REJECTED_COLUMNS = (
     ("line", "BLOB"),
     ("in_events", "BOOLEAN"),
 )
-
-
-def quoted(name: str) -> str:
-    """Quote an identifier, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,37 +343,6 @@ class Store:
         return f"<Store {self.label}>"
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` where a Ctrl-C has ended a query within the block: DuckDB raises something else."""
-    try:
-        yield
-    except RuntimeError as error:
-        if str(error) == "Query interrupted":
-            raise KeyboardInterrupt from None
-        raise
-
-
-def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
-    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
-    with interruptible():
-        return list(cursor.execute(query, parameters).fetchall())
-
-
-@contextlib.contextmanager
-def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
-    """Commit what the block does at its end, or nothing of it where it raises."""
-    run(cursor, "BEGIN")
-    try:
-        yield
-        run(cursor, "COMMIT")
-    except BaseException:
-        # After an error COMMIT would say nothing and commit nothing.
-        with contextlib.suppress(duckdb.Error):
-            run(cursor, "ROLLBACK")
-        raise
-
-
 def _place_of(connection: DuckDBPyConnection) -> Place:
     """
     Return where a connection looks for tables, and makes them, if no place is named.
@@ -407,31 +370,6 @@ def check_place(cursor: DuckDBPyConnection, place: Place) -> None:
 def _kept(connection: DuckDBPyConnection) -> DuckDBPyConnection:
     keep_alive(connection)
     return connection
-
-
-def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
-    """Give the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
-    rows = run(
-        cursor,
-        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
-        " AND schema_name = current_schema() AND lower(table_name) = lower(?) ORDER BY column_index ASC",
-        [table],
-    )
-    return [(name, kind) for name, kind in rows] or None
-
-
-def check_table_name(table: object) -> str:
-    """
-    Give back a name that a table of events may have.
-
-    Raises:
-        TableError: it is empty, no text, or one of mpnb's own.
-    """
-    if not isinstance(table, str) or not table.strip() or "\0" in table or not is_text(table):
-        raise TableError(f"table is the name of a table, not {brief(table)}")
-    if table.lower().startswith("mpnb_"):
-        raise TableError(f"table {brief(table)}: names that begin with mpnb_ are mpnb's own")
-    return table
 
 
 def _connections(cursor: DuckDBPyConnection) -> int:

@@ -10,11 +10,12 @@ import duckdb
 from duckdb import DuckDBPyConnection
 from isal import igzip
 
+from mpnb._base.sql import quoted, run
 from mpnb._fetching.verify import BLANK, GZIP_ERROR, BodyError, ended_early
-from mpnb._storing.database import REJECTED, quoted, run
+from mpnb._storing.database import REJECTED
 
 if TYPE_CHECKING:
-    from mpnb._storing.writer import Fetched
+    from mpnb._fetching.fetched import Fetched
 
 # What the slow way reads into memory at once.
 BLOCK_BYTES = 8 << 20

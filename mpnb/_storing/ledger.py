@@ -18,16 +18,17 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import utc_now
 from mpnb._base.scalars import brief
+from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import TableError
-from mpnb._mixpanel.failures import HINTS, Failure, safe_text
-from mpnb._planning.plan import DAY, Batch, HeldBatch
-from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED, columns_of, quoted, run
+from mpnb._mixpanel.failures import HINTS, Failure
+from mpnb._planning.batches import Batch, HeldBatch
+from mpnb._planning.dates import DAY
+from mpnb._planning.request import Source
+from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED
 from mpnb._storing.running import entering, running
 
 HELD = "('done', 'empty')"
 UNMET = "('failed', 'cancelled')"
-# Names of events in the words for a source.
-SHOWN_NAMES = 8
 # When the request began that brought a batch, which is never null for what mpnb wrote.
 REQUESTED_AT = "coalesce(started_at, finished_at)"
 _DAYS = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1))::INTEGER AS DATE) AS day"
@@ -35,36 +36,6 @@ _DAYS = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1)
 
 class LedgerError(Exception):
     """The ledger has not the batches that an export entered into it: somebody else has changed it since."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Say where the events of a table come from: a table has one source alone."""
-
-    project_id: str
-    events: tuple[str, ...] | None = None
-    where: str | None = None
-
-    @property
-    def event_filter(self) -> str | None:
-        """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
-        return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
-
-    def is_same(self, other: Source) -> bool:
-        """Say whether both ask for the same, in whatever order the events are named."""
-        mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
-        return mine == others
-
-    def filter_in_words(self) -> str:
-        """Say which of a project's events they are."""
-        names = sorted(self.events or ())
-        more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
-        events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
-        return events + (f", where {safe_text(self.where)}" if self.where else "")
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        return f"project {self.project_id}, {self.filter_in_words()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from duckdb import DuckDBPyConnection
 
+from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import DatabaseError, TableError
 from mpnb._storing.database import (
     BATCH_IDS,
@@ -27,9 +28,6 @@ from mpnb._storing.database import (
     META_COLUMNS,
     REJECTED,
     REJECTED_COLUMNS,
-    columns_of,
-    quoted,
-    run,
 )
 
 LAYOUT = 2

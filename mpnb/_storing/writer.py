@@ -12,17 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
 import duckdb
 
 from mpnb._base.handover import Handover
-from mpnb._fetching.verify import Body, BodyError
-from mpnb._mixpanel.failures import HINTS, Failure, failure, safe_text
-from mpnb._planning.plan import DAY, Batch, make_batches
+from mpnb._base.sql import run
+from mpnb._base.text import safe_text
+from mpnb._fetching.fetched import Fetched, Group, Lost, Split
+from mpnb._fetching.verify import BodyError
+from mpnb._mixpanel.failures import HINTS, Failure, failure
+from mpnb._planning.batches import Batch, make_batches
+from mpnb._planning.dates import DAY
+from mpnb._planning.request import Source
 from mpnb._storing import ledger
-from mpnb._storing.database import Store, run
+from mpnb._storing.database import Store
 from mpnb._storing.insert import NotAllEvents, blocks, insert_files, insert_lines
 from mpnb._storing.ledger import Arrival, LedgerError
 
@@ -39,59 +42,6 @@ SPOOL_CHANGED = (
     "Its spool file changed before it was written, and nothing of it was kept: retry, with spool=mpnb.Spool(folder) on"
     " another disk if it happens again."
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """
-    Batches that are written in one transaction or not at all: together they replace one batch of the ledger.
-
-    Attributes:
-        size: how many they are.
-    """
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Hand a verified spool file over to the writer."""
-
-    index: int
-    batch_id: int
-    batch: Batch
-    path: Path
-    body: Body
-    attempts: int
-    started_at: datetime | None
-    group: Group | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Hand a batch over that failed, to be noted in the ledger. What has arrived of its group is dropped."""
-
-    index: int
-    batch_id: int
-    failure: Failure
-    size: int
-    attempts: int
-    started_at: datetime | None
-    group: Group | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """
-    Hand a batch over that is too large, to be replaced in the ledger by its days.
-
-    ``done`` is called in the writer's thread with the parts and their ids, without any where there is nothing to split,
-    and with the group that they are where they are to be written together.
-    """
-
-    batch_id: int
-    batch: Batch
-    done: Callable[[list[tuple[Batch, int]], Group | None], object]
 
 
 class WriteError(Exception):
@@ -132,7 +82,7 @@ class Writer(threading.Thread):
         store: Store,
         table: str,
         export_id: str,
-        source: ledger.Source,
+        source: Source,
         *,
         on_writing: Callable[[Fetched], bool],
         on_landed: Callable[[Fetched, Landed | WriteError], object],

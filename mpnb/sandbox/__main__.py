@@ -16,9 +16,9 @@ from datetime import date
 from typing import NoReturn
 
 import mpnb.sandbox
+from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
-from mpnb._fetching.limiter import Quota
-from mpnb._mixpanel.failures import safe_text
+from mpnb._mixpanel.quota import Quota
 from mpnb.sandbox._days import checked_day
 from mpnb.sandbox._faults import KINDS, Fault
 from mpnb.sandbox._sandbox import Sandbox, serve

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from mpnb._fetching.limiter import Quota
+from mpnb._mixpanel.quota import Quota
 
 HOUR = 3600.0
 

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 from mpnb._base import clock as _clock
 from mpnb._base.scalars import brief, real_number, whole_number
 from mpnb._errors import PlanError
-from mpnb._fetching.limiter import Quota
 from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.quota import Quota
 from mpnb.sandbox._data import MadeUp
 from mpnb.sandbox._days import Days, checked_day, days_between
 from mpnb.sandbox._faults import DAY_SECONDS, Fault, FaultBook

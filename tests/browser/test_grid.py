@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 import mpnb._notebook.panel
-from mpnb._exporting.board import STATUSES
 from mpnb._notebook.panel._feed import CODES, packed_days
+from mpnb._planning.states import STATUSES
 from mpnb.sandbox import Fault, serve
 from tests.browser._lab import Notebook
 from tests.browser.test_panel import QUOTA, button, known

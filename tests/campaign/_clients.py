@@ -15,9 +15,11 @@ from typing import Protocol
 import httpx
 
 import mpnb
+from mpnb._base.sql import run
+from mpnb._planning.request import Source
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import Store, run
+from mpnb._storing.database import Store
 from tests.campaign._case import Case
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
@@ -151,7 +153,7 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path, 
 
     It differs from mpnb in nothing but care: the same table, the same ledger, one transaction a batch.
     """
-    source = ledger.Source(credentials.project_id, case.names)
+    source = Source(credentials.project_id, case.names)
     with contextlib.closing(Store(database)) as store, store.reading() as cursor:
         layout.create(cursor, case.table)
         plan = mpnb.plan(

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import duckdb
 
-from mpnb._storing.database import LEDGER, REJECTED, quoted
+from mpnb._base.sql import quoted
+from mpnb._storing.database import LEDGER, REJECTED
 from mpnb.sandbox import BAD_LINES, Request
 from tests.campaign._clients import Said
 from tests.campaign._events import comparable

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import mpnb
+import mpnb._base.sql
 import mpnb._fetching.client
 import mpnb._storing.database
 import mpnb._storing.insert
@@ -88,9 +89,9 @@ def main() -> None:
     death = Death(asked["phase"], asked["nth"], asked["delay"], asked["abort"])
     mpnb._storing.writer.LINGER_SECONDS = asked["linger"]
     mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
-    mpnb._storing.writer.run = mpnb._storing.insert.run = mpnb._storing.database.run = death.running(
-        mpnb._storing.database.run
-    )  # type: ignore[attr-defined]
+    watched = death.running(mpnb._base.sql.run)
+    for module in (mpnb._storing.writer, mpnb._storing.insert, mpnb._storing.database):
+        module.run = watched  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 
     def growing(self: SpoolFolder, *arguments: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import mpnb
 import mpnb._exporting.engine
-from mpnb._exporting.board import ENDED
+from mpnb._planning.states import ENDED
 from tests._memory import peak_memory
 
 # A wait as long as this is for the hour's quota.

@@ -17,8 +17,9 @@ import pytest
 
 import mpnb
 import mpnb._exporting.engine
+from mpnb._base.sql import quoted
 from mpnb._showing.progress import PipeLines
-from mpnb._storing.database import LEDGER, META, REJECTED, quoted
+from mpnb._storing.database import LEDGER, META, REJECTED
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
 

@@ -88,7 +88,7 @@ def test_a_full_disk_under_the_database_keeps_what_is_committed(server: Sandbox,
 def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
     """Where DuckDB gives the database up in mid-checkpoint, every batch that was reported is there afterwards."""
     code = (
-        "import mpnb._storing.settings; mpnb._storing.settings.SETTINGS['checkpoint_threshold'] = \"'1KB'\"; import runpy;"
+        "from mpnb._storing.settings import SETTINGS; SETTINGS['checkpoint_threshold'] = \"'1KB'\"; import runpy;"
         "runpy.run_module('tests.faults._exporter', run_name='__main__')"
     )
     export(server, path, "2026-01-02").close()

@@ -253,7 +253,8 @@ def test_the_readme_shows_the_manual() -> None:
 
 def test_the_manual_is_the_same_on_every_terminal() -> None:
     """Neither its width nor its colours matter: the README is compared with it."""
-    code = "from mpnb._notebook.magic._command import PARSER\nfrom mpnb._notebook.magic._manual import manual\nprint(manual(PARSER))"
+    magic = "mpnb._notebook.magic"
+    code = f"from {magic}._command import PARSER\nfrom {magic}._manual import manual\nprint(manual(PARSER))"
     for env in ({"COLUMNS": "40"}, {"FORCE_COLOR": "1", "COLUMNS": "200"}):
         told = subprocess.run([sys.executable, "-c", code], env={**env}, capture_output=True, text=True, check=True)
         assert told.stdout == manual(PARSER) + "\n"

@@ -17,6 +17,7 @@ from IPython.core.error import UsageError
 
 import mpnb
 from mpnb._planning import plan as planning
+from mpnb._planning.batches import check_chunk_days
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, query, until
 from tests.magic.conftest import Shell
@@ -100,7 +101,7 @@ def test_a_plan_sends_nothing(shell: Shell, mp: Sandbox, monkeypatch: pytest.Mon
 
 def test_what_export_warns_of_is_one_line(shell: Shell, mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the path of a module of mpnb's; what anything else warns of meanwhile shows as it always does."""
-    check = planning.check_chunk_days
+    check = check_chunk_days
 
     def check_and_warn(days: object) -> None:
         warnings.warn("of something else", UserWarning, stacklevel=1)

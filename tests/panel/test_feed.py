@@ -8,9 +8,9 @@ from datetime import date, timedelta
 from typing import Any
 
 import mpnb
-from mpnb._exporting.board import STATUSES, BatchProgress
 from mpnb._notebook.panel._feed import Track, detail, failures, packed_days, packed_state, plan_frame, rough
 from mpnb._notebook.panel._static import GLYPHS, grid
+from mpnb._planning.states import STATUSES, BatchProgress
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, until
 from tests.panel.conftest import Gate

@@ -16,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from mpnb._exporting.board import STATUSES
+from mpnb._planning.states import STATUSES
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests._kernels import KERNEL_PATH, KERNEL_VERSION, environment
 from tests.panel._kernel import Kernel

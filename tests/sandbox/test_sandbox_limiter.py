@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from mpnb._fetching.limiter import Quota
+from mpnb._mixpanel.quota import Quota
 from mpnb.sandbox import serve
 from mpnb.sandbox._limiter import Limiter
 

@@ -17,14 +17,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.display import display
 
-import mpnb
+from mpnb import _api as api
 from mpnb._base.names import EVENTS, event_names
 from mpnb._command import options as _options
+from mpnb._errors import DatabaseError, ExportCancelled, ExportError, MpnbError, PlanError, TableError
+from mpnb._exporting.job import ExportJob
+from mpnb._exporting.result import ExportResult
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
+from mpnb._planning.plan import ExportPlan
 from mpnb._showing.progress import summary_line
 
-Shown = mpnb.ExportResult | mpnb.ExportJob | mpnb.ExportPlan | DuckDBPyRelation | None
+Shown = ExportResult | ExportJob | ExportPlan | DuckDBPyRelation | None
 
 PARSER = make_parser()
 OPTIONS = option_names(PARSER)
@@ -48,8 +52,8 @@ class Command:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._latest: mpnb.ExportJob | mpnb.ExportResult | None = None
-        self._jobs: list[mpnb.ExportJob] = []
+        self._latest: ExportJob | ExportResult | None = None
+        self._jobs: list[ExportJob] = []
 
     @no_var_expand
     @needs_local_scope
@@ -70,9 +74,9 @@ class Command:
             made = self._retry(options) if "retry" in options else self._fetch(options)
             if "name" in options:
                 self._shell.user_ns[options.name] = made
-                if isinstance(made, mpnb.ExportResult):
+                if isinstance(made, ExportResult):
                     made.known_as(options.name)
-            if cell is not None and isinstance(made, mpnb.ExportResult):
+            if cell is not None and isinstance(made, ExportResult):
                 return made.sql_with(cell, names)
             return made
 
@@ -91,28 +95,28 @@ class Command:
             options.database = given if isinstance(given, DuckDBPyConnection) else str(given)
         return options
 
-    def _fetch(self, options: argparse.Namespace) -> mpnb.ExportResult | mpnb.ExportJob | mpnb.ExportPlan:
+    def _fetch(self, options: argparse.Namespace) -> ExportResult | ExportJob | ExportPlan:
         arguments = _options.export_arguments(options)
         if "plan" in options:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
-                return mpnb.plan(**arguments)
+                return api.plan(**arguments)
         with _warnings_in_one_line():
             if "bg" in options:
-                return self._in_background(mpnb.start(**arguments))
-            return self._wait(options, lambda: mpnb.export(**arguments))
+                return self._in_background(api.start(**arguments))
+            return self._wait(options, lambda: api.export(**arguments))
 
-    def _retry(self, options: argparse.Namespace) -> mpnb.ExportResult | mpnb.ExportJob:
+    def _retry(self, options: argparse.Namespace) -> ExportResult | ExportJob:
         result = self._result()
         arguments = _options.option_arguments(options)
         if "bg" in options:
             return self._in_background(result.start_retry(**arguments))
         return self._wait(options, lambda: result.retry(**arguments))
 
-    def _wait(self, options: argparse.Namespace, fetch: Callable[[], mpnb.ExportResult]) -> mpnb.ExportResult:
+    def _wait(self, options: argparse.Namespace, fetch: Callable[[], ExportResult]) -> ExportResult:
         try:
             result = fetch()
-        except (mpnb.ExportError, mpnb.ExportCancelled) as error:
+        except (ExportError, ExportCancelled) as error:
             self._latest = error.result
             raise
         self._latest = result
@@ -124,16 +128,16 @@ class Command:
             _say(f"{_options.in_shell_words(result.failed_line(None))}. To fetch what is missing: {again}")
         return result
 
-    def _in_background(self, job: mpnb.ExportJob) -> mpnb.ExportJob:
+    def _in_background(self, job: ExportJob) -> ExportJob:
         self._latest = job
         self._jobs = [*self._running(), job]
         display(job.panel())  # type: ignore[no-untyped-call]
         return job
 
-    def _running(self) -> list[mpnb.ExportJob]:
+    def _running(self) -> list[ExportJob]:
         return [job for job in self._jobs if not job.done()]
 
-    def _status(self) -> mpnb.ExportResult | None:
+    def _status(self) -> ExportResult | None:
         running = self._running()
         for job in running:
             progress = job.progress()
@@ -149,10 +153,10 @@ class Command:
         if not running:
             print("no export runs in the background")
 
-    def _result(self) -> mpnb.ExportResult:
+    def _result(self) -> ExportResult:
         if self._latest is None:
             raise UsageError(f"%{NAME} has exported nothing in this kernel yet")
-        if isinstance(self._latest, mpnb.ExportResult):
+        if isinstance(self._latest, ExportResult):
             return self._latest
         if not self._latest.done():
             raise UsageError(f"the latest export still runs: %{NAME} --status tells how far, --cancel stops it")
@@ -189,11 +193,11 @@ def _errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (mpnb.MpnbError, duckdb.Error, KeyboardInterrupt) as error:
+    except (MpnbError, duckdb.Error, KeyboardInterrupt) as error:
         text = _options.in_shell_words(str(error))
-        if isinstance(error, mpnb.PlanError) and not isinstance(error, mpnb.DatabaseError | mpnb.TableError):
+        if isinstance(error, PlanError) and not isinstance(error, DatabaseError | TableError):
             raise UsageError(text) from None
-        if isinstance(error, mpnb.ExportError | mpnb.ExportCancelled):
+        if isinstance(error, ExportError | ExportCancelled):
             text += f". %{NAME} --status shows what failed, --retry fetches it again"
         shown = [f"{type(error).__name__}: {text}" if text else type(error).__name__]
         vars(error)["_render_traceback_"] = lambda: shown

@@ -12,13 +12,14 @@ from duckdb import DuckDBPyConnection
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 
+from mpnb._base.sql import quoted as quoted_name
+from mpnb._base.sql import run
 from mpnb._command import options as _options
 from mpnb._errors import MpnbError
 from mpnb._notebook.magic._manual import NAME, make_parser
 from mpnb._notebook.magic._words import Word, quoted, words
 from mpnb._storing import ledger
-from mpnb._storing.database import Store, run
-from mpnb._storing.database import quoted as quoted_name
+from mpnb._storing.database import Store
 
 _BEFORE = re.compile(rf"\s*(?:[^%=]+=\s*)?%%?{NAME}\s")
 # More names would not be looked through.

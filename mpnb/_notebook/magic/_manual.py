@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from IPython.core.error import UsageError
 
+from mpnb._base.text import safe_text
 from mpnb._command import options as _options
-from mpnb._mixpanel.failures import safe_text
 
 NAME = "mpexport"
 WIDTH, COLUMN = 100, 24

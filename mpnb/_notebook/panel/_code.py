@@ -9,9 +9,9 @@ from typing import Any
 
 from mpnb._api import export
 from mpnb._base.scalars import as_int
-from mpnb._fetching.limiter import Quota
-from mpnb._fetching.spool import Spool
 from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.quota import Quota
+from mpnb._planning.options import Spool
 
 DEFAULTS = {name: p.default for name, p in inspect.signature(export).parameters.items()}
 

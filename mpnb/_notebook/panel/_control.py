@@ -16,7 +16,6 @@ import ipywidgets
 from mpnb import _api as api
 from mpnb._base.scalars import whole_number
 from mpnb._errors import MpnbError
-from mpnb._exporting.board import BatchProgress
 from mpnb._exporting.job import ExportJob
 from mpnb._exporting.result import ExportResult
 from mpnb._notebook.panel import _frontend as frontend
@@ -29,6 +28,7 @@ from mpnb._notebook.panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._notebook.panel._pump import TICK_SECONDS, pump
 from mpnb._planning.plan import MAX_LATE_DAYS, ExportPlan
 from mpnb._planning.request import check_helpers
+from mpnb._planning.states import BatchProgress
 from mpnb._storing.database import MEMORY
 
 NAMES = tuple(inspect.signature(api.start).parameters)

@@ -12,10 +12,10 @@ from sys import byteorder
 from typing import Any
 
 from mpnb._base.clock import epoch_seconds
-from mpnb._exporting.board import ENDED, STATUSES, BatchProgress, JobProgress
+from mpnb._base.text import days, duration, plural, size
 from mpnb._exporting.job import ExportJob
 from mpnb._planning.plan import ExportPlan
-from mpnb._showing.summary import days, duration, plural, size
+from mpnb._planning.states import ENDED, STATUSES, BatchProgress, JobProgress
 
 CODES = {status: code for code, status in enumerate(STATUSES)}
 UNMET = frozenset({"failed", "cancelled"})

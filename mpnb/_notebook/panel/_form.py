@@ -15,7 +15,7 @@ from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._base.scalars import as_int, brief
 from mpnb._errors import CredentialsError, DatabaseError, TableError
-from mpnb._planning import plan as planning
+from mpnb._planning.dates import FIRST_DAY, parse_date
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import MODES, check_mode
 from mpnb._storing.database import check_database
@@ -217,9 +217,9 @@ class Form:
             first, last = preset_range(self.preset.value, now)
         elif first is None or last is None:
             wrong = f"choose the {'first' if first is None else 'last'} day"
-        elif first < planning.FIRST_DAY:
+        elif first < FIRST_DAY:
             # So is a year of which not all digits are typed yet.
-            wrong = f"first day {first} is before {planning.FIRST_DAY.year}, when Mixpanel began"
+            wrong = f"first day {first} is before {FIRST_DAY.year}, when Mixpanel began"
         if wrong or first is None or last is None:
             return dict(SOUND["dates"]), wrong
         # Cut here, where a warning would go into whichever cell runs next.
@@ -245,8 +245,8 @@ def _dates(given: dict[str, Any]) -> tuple[date, date, str]:
     now = today()
     if "from_date" not in given and "to_date" not in given:
         return *preset_range("30", now), "30"
-    last = planning.parse_date(given.get("to_date", now - DAY), name="to_date", now=now)
-    first = planning.parse_date(given.get("from_date", last - DAY * 29), name="from_date", now=now)
+    last = parse_date(given.get("to_date", now - DAY), name="to_date", now=now)
+    first = parse_date(given.get("from_date", last - DAY * 29), name="from_date", now=now)
     for _, preset in PRESETS:
         if preset not in (CUSTOM, "quarter") and (first, last) == preset_range(preset, now):
             return first, last, preset

@@ -12,13 +12,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from mpnb._exporting.board import BatchProgress, JobProgress
 from mpnb._exporting.job import ExportJob
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _static as static
 from mpnb._notebook.panel._feed import Frame, Track, detail
 from mpnb._notebook.panel._grid import Grid
 from mpnb._notebook.panel._pump import TICK_SECONDS, Shown, pump
+from mpnb._planning.states import BatchProgress, JobProgress
 
 # The Jupyter server drops messages over its rate limit without a word: what counts at the end is sent once more.
 AGAIN_SECONDS = 3.0

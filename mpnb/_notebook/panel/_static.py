@@ -10,8 +10,9 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from mpnb._exporting.board import STATUSES, BatchProgress
+from mpnb._base.text import days
 from mpnb._notebook.panel._feed import Track
+from mpnb._planning.states import STATUSES, BatchProgress
 from mpnb._showing import summary as display
 
 GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
@@ -67,7 +68,7 @@ def grid(cells: Sequence[BatchProgress]) -> str:
     runs = []
     for status, group in groupby(cells, key=lambda cell: cell.status):
         run = list(group)
-        dates = display.days(run[0].from_date, run[-1].to_date)
+        dates = days(run[0].from_date, run[-1].to_date)
         many = f", {len(run):,} batches" if len(run) > 1 else ""
         box = f"<b{LOOKS.get(status, '')}>{GLYPHS[status]}</b>"
         runs.append(
