@@ -20,8 +20,8 @@ from mpnb._fetching import spool as _spool
 from mpnb._fetching import verify as _verify
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import KINDS
-from mpnb.sandbox import Sandbox, serve
 from mpnb._storing import settings as _settings
+from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import day
 from tests.benchmarks import others
