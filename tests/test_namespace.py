@@ -510,6 +510,33 @@ def test_relations_of_two_results_of_a_file_combine(mp, database) -> None:
             ended.fetchall()
 
 
+def test_relations_outlive_a_file_that_is_opened_anew(mp, database) -> None:
+    """After DuckDB declared it invalid, they read what is there, by whatever method, and combine."""
+    usual: dict[str, Any] = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
+    with mpnb.export(day(1), day(1), database=database, **usual) as result:
+        events, some = result.events, result.event_names().filter("events > 0")
+        assert len(events) == result.total_rows
+        result._store.reopen()
+        assert len(events) == len(events.fetchall()) == len(events.df()) == result.total_rows > 0
+        assert len(events.join(some, "event_name")) == result.total_rows
+
+
+def test_a_relation_that_is_kept_owns_no_settings(mp, database) -> None:
+    """Once its result is closed, whoever opens the file next has settings of their own, which exports leave alone."""
+    usual: dict[str, Any] = {"credentials": mp.credentials, "quota": WIDE, "database": database}
+    with mpnb.export(day(1), day(1), on_batch=lambda _: None, **usual) as result:
+        kept = result.events.filter("event_name = 'Purchase'")
+    with duckdb.connect(str(database)) as con:
+        limits: set[str] = set()
+        show = "SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'"
+        [before] = con.execute(show).fetchall()
+        look = lambda _: limits.update(con.execute(show).fetchall()[0])  # noqa: E731
+        mpnb.export(day(2), day(2), on_batch=look, **usual).close()
+        assert limits == {*before}
+    with pytest.raises(mpnb.ClosedError):
+        kept.df()
+
+
 def test_relations_of_two_results_do_not_mix(result, mp) -> None:
     """Tables of the same name in two databases are told apart: DuckDB's own error says so."""
     usual: dict[str, Any] = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}

@@ -14,6 +14,7 @@ import io
 import operator
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +25,8 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.text import harmless
 from mpnb._errors import ClosedError
+
+IS_1 = duckdb.__version__.startswith("1.")
 
 Make = Callable[[DuckDBPyConnection], DuckDBPyRelation]
 Result = TypeVar("Result")
@@ -37,16 +40,25 @@ class Database:
     Attributes:
         connect: opens a connection to it.
         instance: the same one for all relations that may be made on one connection.
+        is_open: says whether connections of the instance still are.
     """
 
     connect: Callable[[], DuckDBPyConnection]
     instance: object
+    is_open: Callable[[], bool]
 
 
-# What goes on where it stopped the last time is called on one relation that nothing else reads. DuckDB 2.0 has neither.
-_GOES_ON = frozenset(
-    () if duckdb.__version__ >= "2" else ("fetchone", "fetchmany", "fetchall", "fetch_df_chunk", "execute", "close")
+# What has run to its end when it returns may be called on the relation's own connection, which it leaves free. All else
+# gets another one: to make a relation anew takes DuckDB as long as it took to make it, step by step.
+_AT_ONCE = frozenset(
+    {
+        *("filter", "project", "select", "aggregate", "order", "sort", "limit", "distinct", "set_alias", "query"),
+        *("count", "fetchall", "fetchnumpy", "df", "fetchdf", "to_arrow_table", "show", "explain"),
+        *("__getitem__", "__getattribute__", "__len__", "__repr__"),
+    }
 )
+# What goes on where it stopped the last time, with DuckDB 1.5.
+_GOES_ON = frozenset({"fetchone", "fetchmany", "fetchall", "fetch_df_chunk", "execute"} if IS_1 else ())
 _WRITES = re.compile(r"\b(insert|update|delete|merge|nextval)\b", re.IGNORECASE)
 # The rows of one moment stay on the connection that has them.
 _HELD = frozenset({"materialize"})
@@ -117,12 +129,15 @@ class _Relation:
         made: DuckDBPyRelation,
         home: DuckDBPyConnection | None = None,
         variables: Mapping[str, Any] | None = None,
+        lock: threading.Lock | None = None,
     ) -> None:
         self._mpnb_database = database
         self._mpnb_make = make
         self._mpnb_made = made
         self._mpnb_home = home
         self._mpnb_variables = variables or {}  # that its SQL names: DuckDB 1.5 looks them up at each reading
+        self._mpnb_lock = lock or threading.Lock()  # held while something runs on the connection of ``made``
+        self._mpnb_going_on: DuckDBPyRelation | None = None
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -130,17 +145,18 @@ class _Relation:
         return DuckDBPyRelation
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of DuckDB's own, with methods that are called on a relation made anew."""
+        """Return an attribute of DuckDB's own, with methods that are called on a relation of the right connection."""
         if name == "shape":  # which counts the rows
             return self._mpnb_call("__getattribute__", name)
+        if name in _GOES_ON and self._mpnb_home is None:
+            connection = self._mpnb_connected()  # raises where it was closed, of which DuckDB 1.5 would read nothing
+            if self._mpnb_going_on is None:
+                self._mpnb_going_on = self._mpnb_make(connection)
+            return getattr(self._mpnb_going_on, name)
         found = getattr(self._mpnb_made, name)
         if type(found) is DuckDBPyRelation:
             return self[name]
-        if name == "_repr_mimebundle_":
-            return self._mpnb_bundle
-        if name in _GOES_ON:
-            self._mpnb_connected()  # DuckDB 1.5 reads nothing from a connection that was closed
-        if not callable(found) or name.startswith("_") or name in _GOES_ON:
+        if not callable(found) or name.startswith("_"):
             return found
         return functools.wraps(found)(functools.partial(self._mpnb_call, name))
 
@@ -158,17 +174,29 @@ class _Relation:
         for each in everyone:
             variables = {**each._mpnb_variables, **variables}
 
+        def call(made: DuckDBPyRelation, on: Callable[[Any], Any]) -> Any:
+            # It adds no frame to those that DuckDB looks at.
+            method = operator.methodcaller(name, *map(on, args), **{key: on(each) for key, each in options.items()})
+            return called_with({key: on(each) for key, each in variables.items()}, method, made)
+
         def make(connection: DuckDBPyConnection) -> Any:
             on = functools.partial(_on, connection=connection, database=self._mpnb_database)
-            # It adds no frame to those that DuckDB looks at.
-            call = operator.methodcaller(name, *map(on, args), **{key: on(each) for key, each in options.items()})
-            return called_with({key: on(each) for key, each in variables.items()}, call, on(self))
+            return call(on(self), on)
 
         connection = self._mpnb_connected() if home is None else home
-        value = make(connection)
+        may_stay = name in _AT_ONCE and everyone == [self] and home is None and self._mpnb_database.is_open()
+        lock = None
+        if may_stay and self._mpnb_lock.acquire(blocking=False):
+            lock = self._mpnb_lock
+            try:
+                value = call(self._mpnb_made, lambda each: each)
+            finally:
+                lock.release()
+        else:
+            value = make(connection)
         if type(value) is not DuckDBPyRelation:
             return value
-        return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables)
+        return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables, lock)
 
     def _mpnb_connected(self) -> DuckDBPyConnection:
         try:

@@ -13,7 +13,7 @@ import re
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ class Store:
         self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._opening = object()  # another one after each close
         # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
         self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
         self._idle: list[DuckDBPyConnection] = []  # cursors of reading(), to be lent again
@@ -192,12 +193,16 @@ class Store:
     @property
     def database(self) -> Database:
         """Return what relations of the user's need: connections with the user's settings."""
-        return Database(self.user_cursor, self._instance)
+        return self._database(self.user_cursor)
 
     @property
     def own_database(self) -> Database:
         """Return what relations need that only this package reads."""
-        return Database(self.cursor, self._instance)
+        return self._database(self.cursor)
+
+    def _database(self, connect: Callable[[], DuckDBPyConnection]) -> Database:
+        opening = self._opening
+        return Database(connect, self._instance.key, lambda: self._opening is opening)
 
     def release(self, cursor: DuckDBPyConnection) -> None:
         """Close a cursor before the store is."""
@@ -268,7 +273,7 @@ class Store:
             with contextlib.suppress(duckdb.Error):
                 root.close()
         # Whoever opens the file next may be somebody else.
-        self._instance = Instance(None)
+        self._instance, self._opening = Instance(None), object()
 
     def share(self) -> Store:
         """

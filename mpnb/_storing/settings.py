@@ -90,6 +90,7 @@ class Instance:
     def __init__(self, defaults: dict[str, str] | None) -> None:
         self._defaults = defaults or {}
         self.ours = defaults is not None
+        self.key = object()  # to be told from others by what must not keep it
         self._lock = threading.Lock()
         self._exports = 0  # that run on it
         self._wanted = SETTINGS
