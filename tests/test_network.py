@@ -144,13 +144,18 @@ def test_what_the_environment_names_and_nobody_can_use_is_one_error(
         assert result.total_rows == mp.count(day(1), day(1))
 
 
-@pytest.mark.parametrize("variables", [variables for variables, _ in UNUSABLE.values()], ids=UNUSABLE)
-def test_a_server_on_this_machine_needs_no_environment(sandbox, export, monkeypatch, variables) -> None:
+def test_a_server_on_this_machine_needs_no_environment(sandbox, database, monkeypatch) -> None:
     """What is wrong with proxies and certificates is none of a loopback server's business."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
     mp = sandbox()
-    assert export(mp).total_rows == mp.count(day(1), day(3))
+    for variables, _ in UNUSABLE.values():
+        with monkeypatch.context() as environment:
+            for name, value in variables.items():
+                environment.setenv(name, value)
+            mpnb.plan(day(1), day(3), database=database, credentials=mp.credentials)
+    for name in (*PROXY_VARIABLES, *TRUST_VARIABLES):
+        monkeypatch.setenv(name, "ftp://nothing:x#y")
+    with mpnb.export(day(1), day(3), database=database, credentials=mp.credentials, quota=WIDE) as result:
+        assert result.total_rows == mp.count(day(1), day(3))
 
 
 def test_the_command_says_it_in_one_line(monkeypatch, capsys, tmp_path) -> None:
@@ -645,6 +650,7 @@ ERRORS: dict[str, tuple[Exception, str, str, bool]] = {
     "all handles": (OSError(errno.ENFILE, "x"), "too many files are open", "connection", True),
     "name server": (socket.gaierror(socket.EAI_AGAIN, "x"), "data.mixpanel.com cannot be found", "connection", True),
     "no port": (OSError(errno.EADDRNOTAVAIL, "no address"), "no connection to .*: .*no address", "connection", True),
+    "refused": (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "refuses connections", "connection", True),
     "slow": (TimeoutError("timed out"), "no connection to data.mixpanel.com within 10 s", "timeout", True),
     "odd": (ValueError("odd"), "no connection to data.mixpanel.com: odd", "connection", True),
     "silent": (ValueError(), "no connection to data.mixpanel.com: ValueError", "connection", True),
@@ -660,6 +666,7 @@ def test_every_error_of_the_system_has_words(error: Exception, message: str, kin
     why = unreached(raised, wire, route_to(MIXPANEL), connect_seconds=10)
     assert re.search(message, why.message)
     assert (why.kind, why.retryable, why.unreached, bool(why.hint)) == (kind, passes, True, True)
+    assert "MP_API_BASE_URL" not in why.hint  # the address is Mixpanel's own
 
 
 def all_of_httpcore() -> list[type[Exception]]:
@@ -704,6 +711,13 @@ def test_a_wrong_region_is_one_error(sandbox, database) -> None:
     assert "where" not in said
     assert {row[0] for row in rows} == {"auth"}
     assert len(mp.requests) <= 3
+
+
+@pytest.mark.parametrize("status", [407, 511])
+def test_a_network_that_wants_a_login_is_named(status: int) -> None:
+    """It is not Mixpanel that says so."""
+    why = from_answer(status, b"Network Authentication Required", None, where=None, asks_for_today=False, now=0.0)
+    assert "HTTPS_PROXY" in why.hint
 
 
 BLAMED = [
@@ -1106,7 +1120,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "no region": {"region": None},
     "project": {"project_id": "x"},
     "username": {"username": "me:too"},
-    "secret": {"secret": f"{SECRET}\n"},
+    "secret": {"secret": f"{SECRET}\nmore"},
     "url": {"base_url": "http://example.com"},
     "no url": {"base_url": 5},
     "port": {"base_url": "https://example.com:abc"},

@@ -33,7 +33,7 @@ from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._fetching.verify import Body
-from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.credentials import Credentials, forms_of
 from mpnb._mixpanel.export_api import Request
 from mpnb._mixpanel.failures import HINTS, Failure, failure, from_os_error
 from mpnb._planning.batches import Batch
@@ -427,8 +427,7 @@ class Engine:
             pass
         except Exception as error:
             log.exception("a worker met what it did not expect")
-            why = f"unexpected {type(error).__name__}: {error}"
-            self._lose(index, task, failure("write", safe_text(why, [self._credentials.secret])))
+            self._lose(index, task, self._unexpected(error))
         return connection
 
     def _fetch_with(self, connection: Connection, index: int, task: _Task) -> None:
@@ -635,8 +634,11 @@ class Engine:
     def _break(self, error: BaseException) -> None:
         """End the export with what nobody expected. Any thread."""
         log.error("the export met what it did not expect", exc_info=error)
-        why = safe_text(f"unexpected {type(error).__name__}: {error}", [self._credentials.secret])
-        self._halt(failure("write", why, hits_all=True), abort=True)
+        self._halt(replace(self._unexpected(error), hits_all=True), abort=True)
+
+    def _unexpected(self, error: BaseException) -> Failure:
+        secrets = forms_of(self._credentials.username, self._credentials.secret)
+        return failure("write", f"unexpected {type(error).__name__}: {error}").without(secrets)
 
     def _on_writing(self, item: Fetched) -> bool:
         if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):

@@ -6,15 +6,18 @@ import errno
 import socket
 import ssl
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import httpcore
 
 from mpnb._base.text import safe_text
 from mpnb._fetching.route import Route
 from mpnb._fetching.wire import Wire
+from mpnb._mixpanel.credentials import HOSTS
 from mpnb._mixpanel.failures import Failure, failure
 
 ADDRESS_HINT = "Check MP_API_BASE_URL, or base_url of the credentials, then retry."
+MIXPANEL = {urlsplit(url).hostname for url in HOSTS.values()}
 NETWORK_HINT = "Check the network, and whether a proxy is needed (HTTPS_PROXY), then retry."
 # Python's names for answers that are not TLS, by OpenSSL's version.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
@@ -49,10 +52,10 @@ def _who(wire: Wire, route: Route) -> str:
 
 
 def _hint(wire: Wire, route: Route, hint: str) -> str:
-    """Return what to do: a proxy that is in the way comes first."""
+    """Return what to do: a proxy that is in the way comes first, and Mixpanel's own address is right."""
     if route.proxy and (wire.step == "proxy" or wire.peer == route.proxy.host):
         return f"Check {route.proxy.variable}, then retry."
-    return hint
+    return NETWORK_HINT if hint == ADDRESS_HINT and route.host in MIXPANEL else hint
 
 
 def _connecting(cause: BaseException, wire: Wire, route: Route) -> Failure:

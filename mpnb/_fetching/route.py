@@ -103,7 +103,7 @@ def route_to(url: str) -> Route:
         route.pool(httpcore.SyncBackend()).close()
     except PlanError as error:
         fault = str(error)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         fault = f"{url} cannot be reached as the environment says: {safe_text(str(error))}"
     else:
         return route

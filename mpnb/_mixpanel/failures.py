@@ -146,6 +146,9 @@ def from_answer(
         about_filter = where is not None and _speaks_of(where, message)
         hint = "Check the where= expression." if about_filter else HINTS["http"]
         return failure("http", message, http_status=status, retryable=False, hits_all=about_filter, hint=hint)
+    if status in (407, 511):
+        hint = "Something in between wants a login: sign in to the network, or name its proxy (HTTPS_PROXY)."
+        return failure("http", message, http_status=status, retryable=status == 511, hint=hint)
     if status >= 500 or status in (408, 425) or 200 <= status < 300:
         hint = "Mixpanel had a problem of its own: retry in some minutes."
         return failure("http", message, http_status=status, hint=hint, wait=_seconds(retry_after, now))
