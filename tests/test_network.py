@@ -616,6 +616,18 @@ def test_a_network_that_comes_back_is_enough(sandbox, export, monkeypatch) -> No
     assert left(credentials) == 59
 
 
+def test_a_network_that_stutters_ends_no_export(sandbox, export, monkeypatch, trusted) -> None:
+    """Once requests got through, two batches that do not get through at first are tried again as others are."""
+    monkeypatch.setattr(mpnb._engine, "BACKOFF_SECONDS", 0.5)
+    mp = sandbox()
+    with tls_to(port_of(mp)) as front, Proxy(front.port, ("200", "200", "502 No", "502 No")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{LOOPBACK}:{proxy.port}")
+        result = export(mp, day(1), day(6), credentials=at(mp, FAR), workers=2)
+    assert statuses(result) == {"done": 6}
+    assert sorted(result.batches.select("attempts").fetchall()) == [(1,)] * 4 + [(2,)] * 2
+    all_or_nothing(result, mp)
+
+
 def test_what_is_under_way_comes_to_its_end(sandbox, export, monkeypatch, trusted) -> None:
     """Where one request got through and others do not, it is not cut off: its batch is done, the others have failed."""
     mp = sandbox(bytes_per_second=20_000, events_per_day=200)
