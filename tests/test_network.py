@@ -121,6 +121,7 @@ UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
     "no folder": ({"SSL_CERT_DIR": "/no/such"}, r"SSL_CERT_DIR names /no/such, which is no folder"),
     "a file for a folder": ({"SSL_CERT_DIR": __file__}, r"SSL_CERT_DIR.*no folder"),
     "no bundle": ({"REQUESTS_CA_BUNDLE": "/no/such.pem"}, r"REQUESTS_CA_BUNDLE.*not there"),
+    "no log": ({"SSLKEYLOGFILE": "/no/such/keys"}, r"SSLKEYLOGFILE names /no/such/keys.*unset it"),
     "no bundle of curl's": ({"CURL_CA_BUNDLE": __file__}, r"CURL_CA_BUNDLE.*no certificates"),
 }
 

@@ -121,6 +121,7 @@ class Connection:
             (b"Host", host.encode("idna")),
             (b"Accept", b"*/*"),
             (b"Accept-Encoding", b"gzip"),
+            (b"Cache-Control", b"no-cache"),  # days change, and some caches do not look at a query
             (b"User-Agent", f"mpnb/{__version__}".encode()),
             (b"Authorization", b"Basic " + login),
         ]
@@ -160,7 +161,7 @@ class Connection:
                 raise ValueError(location)
         except (ValueError, KeyError):
             message = f"redirected to an invalid URL: {location}"
-            raise FetchError(failure("connection", message, http_status=status)) from None
+            raise FetchError(failure("connection", message, http_status=status, retryable=False)) from None
         if (to.scheme, to.hostname, port) != (route.scheme, route.host, route.port):
             hint = "Something between here and Mixpanel redirects: a proxy, or a wrong MP_API_BASE_URL."
             message = f"redirected to {to.scheme}://{to.hostname}, which was not asked"

@@ -228,8 +228,6 @@ def _trusted(scheme: str) -> tuple[ssl.SSLContext, str]:
     for name in BUNDLE_VARIABLES:
         if not named and os.environ.get(name):
             named = {name: os.environ[name]}
-    if not named:
-        return _context(certifi.where(), None, 0), ""
     file = folder = None
     for name, value in named.items():
         path = os.path.expanduser(value)
@@ -237,14 +235,26 @@ def _trusted(scheme: str) -> tuple[ssl.SSLContext, str]:
             folder = _folders(name, path)
         else:
             file = _file(name, path)
+    if not named:
+        file = certifi.where()
     trust = " and ".join(named)
     try:
-        return _context(file, folder, Path(file).stat().st_mtime_ns if file else 0), trust
-    except ssl.SSLError:
+        changed = Path(file).stat().st_mtime_ns if file else 0
+        return _context(file, folder, changed, os.environ.get("SSLKEYLOGFILE")), trust
+    except OSError as error:  # as are the errors of OpenSSL
+        raise PlanError(_unusable(error, trust, file or folder)) from None
+
+
+def _unusable(error: OSError, trust: str, path: str | None) -> str:
+    """Say which variable is at fault where the TLS settings cannot be made."""
+    keys = os.environ.get("SSLKEYLOGFILE")
+    if keys and error.filename == keys:
+        return f"SSLKEYLOGFILE names {keys}, which cannot be written: {error.strerror}: unset it"
+    if isinstance(error, ssl.SSLError):
         why = "holds no certificates in PEM form, which is text with BEGIN CERTIFICATE"
-    except OSError as error:
+    else:
         why = f"cannot be read: {error.strerror}"
-    raise PlanError(f"{trust} names {file or folder}, which {why}: set it to the right file, or unset it")
+    return f"{trust or 'certifi'} names {path}, which {why}: set it to the right file, or unset it"
 
 
 def _file(variable: str, path: str) -> str:
@@ -262,6 +272,12 @@ def _folders(variable: str, path: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _context(file: str | None, folder: str | None, changed: int) -> ssl.SSLContext:
-    """Load certificates, which takes tenths of a second: once for all exports, until the file changes."""
+def _context(file: str | None, folder: str | None, changed: int, keys: str | None) -> ssl.SSLContext:
+    """
+    Load certificates, which takes tenths of a second: once for all exports, until something else is to be loaded.
+
+    Args:
+        changed: when the file changed.
+        keys: the file that Python writes keys to, which it takes from the environment itself.
+    """
     return ssl.create_default_context(cafile=file, capath=folder)
