@@ -16,7 +16,7 @@ import mpnb
 import mpnb._base.clock
 import mpnb._exporting.engine
 from mpnb.sandbox import Sandbox, serve
-from tests._helpers import WIDE, WallClock, day, until
+from tests._helpers import WIDE, WallClock, day, moved, until
 
 FIRST, LAST = day(1), day(3)
 
@@ -60,9 +60,14 @@ def _own_home(nothing_left: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.fixture
 def sandbox(nothing_left: None) -> Iterator[Callable[..., Sandbox]]:
-    """Serve sandboxes with what ``serve`` takes, until the test ends."""
+    """Serve sandboxes with what ``serve`` takes, until the test ends. Events of ``event()`` are moved to their day."""
+
+    def made(lines: Any = None, **options: Any) -> Sandbox:
+        on_its_day = lines and (lambda d: (found := lines(d)) and [moved(line, d) for line in found])
+        return stack.enter_context(serve(**{"events_per_day": 30, "lines": on_its_day, **options}))
+
     with contextlib.ExitStack() as stack:
-        yield lambda **options: stack.enter_context(serve(**{"events_per_day": 30, **options}))
+        yield made
 
 
 @pytest.fixture
