@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
+from mpnb.sandbox import Fault
 from tests.campaign._case import LINGERS, draw, generator
 from tests.campaign._clients import real
 from tests.campaign._figures import Figures
@@ -27,11 +28,12 @@ def run(seed: int, number: int, figures: Figures) -> None:
     """Kill up to three exports into one file in a row, then let one end."""
     rng = generator("kills", seed, number)
     case = replace(draw(rng), spool_bytes=None, made_up=False)
+    large = [Fault("too_large", times=None)] if rng.random() < 0.3 else []
     with (
         stage(f"kills {seed}/{number}", figures) as here,
         quick(0.0),
         patient(),
-        served(case, here.folder / FILE) as table,
+        served(case, here.folder / FILE, large) as table,
     ):
         oracle = Oracle(table.database, [table], figures, here.name)
         for _ in range(rng.randint(1, 3)):
@@ -48,6 +50,7 @@ def run(seed: int, number: int, figures: Figures) -> None:
             # What a refresh left undone has its old data still; to retry replaces it.
             said = here.heard("retry", real("retry", table.case, table.server.credentials, table.database))
         oracle.judge("retry", said={table.name: said}, complete=True)
+        figures.faults += table.server.injected
 
 
 def _kill(here: Stage, rng: random.Random, table: Table, mode: str) -> str | None:

@@ -57,6 +57,7 @@ class Oracle:
         self._step = ""
         self._told = 0  # violations of this step
         self._versions: dict[int, int] = {}  # by batch id: a batch keeps its data for as long as it keeps its id
+        self._held: dict[str, set[date]] = {}  # by table: what is replaced is there until it is replaced
 
     def judge(
         self,
@@ -77,7 +78,7 @@ class Oracle:
         self._step, self._told = step, 0
         try:
             with self._copy() as con:
-                self._judge(con, said or {}, complete, crashed)
+                self._held = self._judge(con, said or {}, complete, crashed)
         except duckdb.Error as error:
             self._violation(f"the file does not read: {error}")
 
@@ -106,7 +107,7 @@ class Oracle:
     def at(self, path: Path) -> Oracle:
         """Return one for a copy of the file, which knows what this one does."""
         other = Oracle(path, self._tables, self._figures, self._name)
-        other._versions = dict(self._versions)
+        other._versions, other._held = dict(self._versions), self._held
         return other
 
     def _violation(self, text: str) -> None:
@@ -152,6 +153,10 @@ class Oracle:
             rows = self._rows(con, table) if table.name in there else {}
             rejected = self._rejected(con, table) if REJECTED in there else {}
             held[table.name] = self._days(table, mine, rows, rejected, complete, crashed)
+            gone = self._held.get(table.name, set()) - held[table.name]
+            if gone:
+                self._figures.lost += 1
+                self._violation(f"{table.name} held {', '.join(map(str, sorted(gone)))} before, and does not now")
             total = sum(rows.get(batch.batch_id, Counter()).total() for batch in mine if batch.status in HELD)
             if table.name in said:
                 self._compare(said[table.name], table, held[table.name], total)
