@@ -64,6 +64,8 @@ def run(seed: int, number: int, figures: Figures, *, faults: int = 3) -> None:
             parts = [Part(table, rng.choice(STEPS), rng.random() < 0.3) for table in tables]
             for part in parts:
                 part.table.change(part.step)
+                for fault in _large(rng, part.table.case.days):
+                    part.table.server.add_fault(fault)
             _round(here, parts, oracles, opening=rng.random() < 0.7)
         for table in tables:
             table.server.clear_faults()
@@ -74,10 +76,10 @@ def run(seed: int, number: int, figures: Figures, *, faults: int = 3) -> None:
 
 
 def _large(rng: random.Random, days: list[date]) -> Iterator[Fault]:
-    """Return faults that split batches, and some that keep their days from landing."""
-    if rng.random() < 0.6:
+    """Return faults that split batches, also those that a table holds by now, and that keep days from landing."""
+    if rng.random() < 0.4:
         yield Fault("too_large", times=rng.choice((None, None, 1)))
-    for day in rng.sample(days, rng.choice((0, 0, 2, 4))):
+    for day in rng.sample(days, rng.choice((0, 0, 0, 1, 3))):
         yield Fault("status", status=400, day=day, times=None)
 
 

@@ -28,17 +28,19 @@ def run(seed: int, number: int, figures: Figures) -> None:
     """Kill up to three exports into one file in a row, then let one end."""
     rng = generator("kills", seed, number)
     case = replace(draw(rng), spool_bytes=None, made_up=False)
-    large = [Fault("too_large", times=None)] if rng.random() < 0.3 else []
     with (
         stage(f"kills {seed}/{number}", figures) as here,
         quick(0.0),
         patient(),
-        served(case, here.folder / FILE, large) as table,
+        served(case, here.folder / FILE) as table,
     ):
         oracle = Oracle(table.database, [table], figures, here.name)
         for _ in range(rng.randint(1, 3)):
             mode = "refresh" if table.version or rng.random() < 0.5 else "resume"
             table.change(mode)
+            if rng.random() < 0.3:
+                # From now on batches are split, also those that the table holds, which are replaced whole all the same.
+                table.server.add_fault(Fault("too_large", times=None))
             phase = _kill(here, rng, table, mode)
             figures.steps += 1
             if phase is None:
