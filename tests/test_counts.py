@@ -527,13 +527,14 @@ def test_a_table_that_is_gone_says_so(sandbox, export, database, tmp_path) -> No
 
 
 def test_a_table_whose_rows_are_gone_takes_another_source(sandbox, export, database) -> None:
-    """What a ledger says of rows that are not there is no claim to the table."""
-    one, other = sandbox(), sandbox()
-    export(one).close()
+    """What a ledger says of rows that are not there is no claim to the table, nor are the lines beside them."""
+    one, other = sandbox(lines=lambda d: [*BAD_LINES, *on(d, "A")]), sandbox()
+    assert export(one).rejected_lines > 0
     query(database, "DELETE FROM events")
     result = export(other)
     assert result.total_rows == other.count(day(1), day(3))
     all_or_nothing(result, other)
+    assert query(database, "FROM mpnb_rejected") == []
 
 
 def test_a_file_with_days_that_never_came_is_healed(sandbox, export, database) -> None:
