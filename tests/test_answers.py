@@ -232,7 +232,9 @@ def test_every_row_has_its_own_batch_however_files_are_joined(tables, monkeypatc
     wanted = []
     for number, text in enumerate(texts, 1):
         wanted += [(number, json.loads(line)["properties"]["n"]) for line in text.split(b"\n") if line]
-    for joined, piece in ((0, 100), (1 << 30, 7), (1 << 30, 1 << 20), (20_000, 64)):
+    sizes = [(0, 0, 100), (1 << 30, 1 << 30, 7), (1 << 30, 1 << 30, 1 << 20), (4000, 20_000, 64), (1 << 30, 1, 64)]
+    for small, joined, piece in sizes:
+        monkeypatch.setattr(_insert, "SMALL_BYTES", small)
         monkeypatch.setattr(_insert, "JOINED_BYTES", joined)
         monkeypatch.setattr(_insert, "COPY_BYTES", piece)
         table = tables()

@@ -22,8 +22,9 @@ BLOCK_BYTES = 8 << 20
 BLOCK_LINES = 20_000
 # The longest line that DuckDB takes: above what the verifier lets through.
 MAX_OBJECT = 16 << 20
-
-# Files are read as one up to this size, and each by itself where they are larger: DuckDB's threads share it then.
+# Files up to this size are read as one, up to that size together: each by itself would cost DuckDB some milliseconds,
+# and larger ones are not worth a copy.
+SMALL_BYTES = 4 << 20
 JOINED_BYTES = 64 << 20
 COPY_BYTES = 1 << 20
 # DuckDB 1.5 ends the process where the first line is nested by ten thousands. Mixpanel takes three levels.
@@ -88,11 +89,13 @@ def _read_together(files: Sequence[Fetched]) -> Iterator[list[Fetched]]:
     some: list[Fetched] = []
     size = 0
     for file in files:
-        if some and (file.body.gzip or size + file.body.json_size > JOINED_BYTES):
+        is_small = not file.body.gzip and file.body.json_size <= SMALL_BYTES
+        weight = file.body.json_size if is_small else JOINED_BYTES
+        if some and size + weight > JOINED_BYTES:
             yield some
             some, size = [], 0
         some.append(file)
-        size += JOINED_BYTES if file.body.gzip else file.body.json_size
+        size += weight
     if some:
         yield some
 
