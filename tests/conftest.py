@@ -18,6 +18,8 @@ import mpnb._exporting.engine
 from mpnb.sandbox import Sandbox, serve
 from tests._helpers import WIDE, WallClock, day, moved, until
 
+pytest_plugins = ["tests._bounds"]
+
 FIRST, LAST = day(1), day(3)
 
 # The same examples in every run, on a slow machine too: a failure that shows here shows everywhere.
