@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import itertools
 import json
@@ -244,6 +245,29 @@ def test_what_nobody_could_note_has_failed(sandbox, export, database, status: st
         assert (again.successful_batches, again.has_failures) == (2, False)
         all_or_nothing(again, mp)
     assert not result.has_failures
+
+
+def test_a_failure_that_could_not_be_noted_at_once_is_noted_at_the_end(sandbox, start) -> None:
+    """While somebody else changes its row, the ledger takes no note of how a batch failed: it has it at the end."""
+    con = duckdb.connect()
+    changing, looking = con.cursor(), con.cursor()
+    third_day = f"SELECT status FROM mpnb_batches WHERE from_date = DATE '{day(3)}'"
+
+    def lines(d: date) -> None:
+        """Change the row of the second day, from before it fails until the writer has written the third."""
+        if d == day(1):
+            changing.execute("BEGIN").fetchall()
+            changing.execute("UPDATE mpnb_batches SET hint = 'mine' WHERE from_date = ?", [day(2)]).fetchall()
+        elif d == day(4):
+            until(lambda: looking.execute(third_day).fetchall() == [("done",)], 20)
+            changing.execute("ROLLBACK").fetchall()
+
+    asked = functools.cache(lines)
+    mp = sandbox(lines=asked, faults=[Fault("status", day(2), body={"error": "no such day"}, **REFUSED)])
+    with con, start(mp, last=day(4), workers=1, database=con).result(30) as result:
+        assert asked.cache_info().currsize == 3
+        failures = result.failures.select("from_date, kind, http_status, message, attempts").fetchall()
+        assert failures == [(day(2), "http", 400, "no such day", 1)]
 
 
 def test_what_is_under_way_has_not_failed(sandbox, export, start) -> None:
@@ -535,6 +559,16 @@ def test_a_table_whose_rows_are_gone_takes_another_source(sandbox, export, datab
     assert result.total_rows == other.count(day(1), day(3))
     all_or_nothing(result, other)
     assert query(database, "FROM mpnb_rejected") == []
+
+
+def test_lines_that_are_no_events_hold_a_table_by_themselves(sandbox, export, database) -> None:
+    """A source that has brought nothing else is a source all the same: no other one takes its table, nor its lines."""
+    one, other = sandbox(lines=lambda d: BAD_LINES if d == day(2) else []), sandbox()
+    assert (export(one).rejected_lines, query(database, "SELECT count(*) FROM events")) == (len(BAD_LINES), [(0,)])
+    with pytest.raises(mpnb.TableError, match="this call asks for"):
+        export(other)
+    assert query(database, "SELECT count(*) FROM mpnb_rejected") == [(len(BAD_LINES),)]
+    assert other.requests == ()
 
 
 def test_a_file_with_days_that_never_came_is_healed(sandbox, export, database) -> None:

@@ -530,6 +530,15 @@ def test_a_refresh_that_fails_leaves_the_old_rows(sandbox, export) -> None:
     again.close()
 
 
+def test_a_refresh_takes_the_lines_that_were_no_events(sandbox, export, database) -> None:
+    """They go with the batch that brought them, and leave those of other batches: none is anybody's any more."""
+    mp = sandbox(faults=[Fault("bad_lines", day(1)), Fault("bad_lines", day(2))])
+    assert export(mp).rejected_lines == 2 * len(BAD_LINES)
+    export(mp, day(2), day(3), mode="refresh").close()
+    left = "SELECT b.from_date, count(*) FROM mpnb_rejected LEFT JOIN mpnb_batches AS b USING (batch_id) GROUP BY ALL"
+    assert query(database, left) == [(day(1), len(BAD_LINES))]
+
+
 def test_readers_never_see_a_day_gone_while_it_is_replaced(sandbox, export, start, database) -> None:
     """While a refresh runs, every query sees each day with its old rows or its new ones."""
     lines = Changing()

@@ -147,6 +147,17 @@ def test_a_fault_that_stays_fails_its_batch_alone(sandbox, export, impatient, na
         all_or_nothing(again, mp)
 
 
+def test_a_batch_that_fails_counts_what_it_has_received(sandbox, export) -> None:
+    """The ledger and the callback say how many bytes its last attempt brought, though none of them was kept."""
+    mp = sandbox(faults=[Fault("half_line", day(2), times=None)])
+    last: dict[Any, mpnb.BatchProgress] = {}
+    result = export(mp, on_batch=lambda p: last.update({p.from_date: p}))
+    [received] = {request.bytes for request in mp.requests if request.from_date == day(2)}
+    assert received > 0
+    assert result.sql("SELECT bytes FROM mpnb_batches WHERE status = 'failed'").fetchall() == [(received,)]
+    assert (last[day(2)].status, last[day(2)].bytes) == ("failed", received)
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_only_looks_like_a_fault_is_none(sandbox, export, impatient, name: str) -> None:
     """It strikes every request, and every batch is complete at its first attempt."""
@@ -326,6 +337,18 @@ def test_a_batch_that_is_too_large_is_split_by_days(sandbox, export, fault: Faul
     assert len(last) == last[0].total == singles + (14 - singles) // 7
     covered = sorted(d for p in last.values() for d in days_of(p.from_date, p.to_date))
     assert covered == days_of(day(1), day(14))
+
+
+def test_a_batch_that_is_split_says_why(sandbox, start) -> None:
+    """Its cell waits for the first of its days with what the server said; the next attempt begins from nothing."""
+    mp = sandbox(faults=[Fault("too_large")])
+    seen: list[mpnb.BatchProgress] = []
+    job = start(mp, day(1), day(2), chunk_days=2, on_batch=seen.append)
+    assert job.result(30).successful_batches == 2
+    until(lambda: sum(p.status == "done" for p in seen) == 2)
+    [split] = [p for p in seen if p.status == "queued" and p.index == 0 and p.error]
+    assert "your data export may be too large" in split.error
+    assert (split.from_date, split.to_date, split.attempt, split.bytes) == (day(1), day(1), 0, 0)
 
 
 def test_a_single_day_that_is_too_large_fails_alone(sandbox, export) -> None:

@@ -133,6 +133,18 @@ def test_a_cool_down_holds_all_and_the_longer_one_wins() -> None:
     assert told == [1e9 + 50]
 
 
+@pytest.mark.parametrize(("seconds", "is_news"), [(0.9, False), (1.0, True)])
+def test_short_waits_are_not_told(seconds: float, is_news: bool) -> None:
+    """A wait of less than a second is the pace of three a second: nobody is told until when it lasts."""
+    clock = Clock()
+    limiter = RateLimiter(WIDE, clock=clock, wait=clock.wait)
+    until_then = limiter.cool_down(seconds)
+    told: list[float | None] = []
+    with limiter.slot(never, told.append):
+        assert clock.mine >= until_then
+    assert told == ([until_then] if is_news else [])
+
+
 @pytest.mark.parametrize("seconds", [-5.0, 0.0])
 def test_a_cool_down_that_is_over_holds_nobody(seconds: float) -> None:
     """A date in the past is no reason to wait."""

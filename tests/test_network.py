@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import httpcore
+import psutil
 import pytest
 from IPython.core.ultratb import VerboseTB
 from rich.console import Console
@@ -792,6 +793,30 @@ def test_what_comes_later_on_a_connection_is_nobodys(sandbox, export) -> None:
         result = export(mp, day(1), day(6), workers=1, credentials=at(mp, f"http://{LOOPBACK}:{server.port}"))
         assert server.connections == 6
     all_or_nothing(result, mp)
+
+
+def test_each_request_has_a_connection_of_its_own_which_is_closed(sandbox, start) -> None:
+    """Whatever was answered: none is kept for the next request, nor open until the export ends."""
+    faults = [Fault("status", day(2), status=500), Fault("redirect_same", day(3)), Fault("half_line", day(4))]
+    mp = sandbox(faults=[*faults, Fault("status", day(5), status=400), Fault("hang", day(6), times=None)])
+
+    def serve(connection: socket.socket) -> None:
+        with socket.create_connection((LOOPBACK, port_of(mp))) as inner, server.keeping(inner):
+            server.join(connection, inner)
+
+    def ours() -> list[str]:
+        sockets = psutil.Process().net_connections("tcp")
+        return [each.status for each in sockets if each.raddr and each.raddr.port == server.port]
+
+    with Server(serve) as server:
+        job = start(mp, day(1), day(6), workers=1, credentials=at(mp, f"http://{LOOPBACK}:{server.port}"))
+        until(lambda: mp.injected["hang"])
+        assert ours() == [psutil.CONN_ESTABLISHED]
+        assert server.connections == len(mp.requests) == 9
+        job.cancel()
+        job.outcome(10).close()
+        assert ours() == []
+    assert mp.injected == {"status": 2, "redirect_same": 1, "half_line": 1, "hang": 1}
 
 
 @pytest.mark.parametrize("spool", [None, mpnb.Spool(max_bytes=1)], ids=["plain copy", "as received"])

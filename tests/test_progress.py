@@ -315,6 +315,22 @@ def test_the_screen_follows_ten_times_a_second(sandbox, export, monkeypatch) -> 
 # --- sums ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("counts", "seconds"),
+    [
+        ({"done": 2, "empty": 1, "failed": 1, "queued": 2}, 20.0),
+        ({"done": 2, "empty": 1, "failed": 1, "queued": 2, "skipped": 100}, 20.0),
+        ({"done": 2, "queued": 2, "skipped": 100}, None),
+        ({"done": 4}, None),
+    ],
+)
+def test_what_is_left_is_guessed_from_batches_that_took_time(counts: dict[str, int], seconds: float | None) -> None:
+    """Those that were skipped took none, so that they say nothing of the others; nor do fewer than three."""
+    sums = {"rows": 0, "bytes": 0, "in_flight": 0, "waiting_until": None, "finished": False}
+    progress = JobProgress(total=sum(counts.values()), counts=counts, elapsed=40.0, **sums)
+    assert progress.seconds_left == seconds
+
+
 def test_a_jobs_progress_adds_up(sandbox, start) -> None:
     """Counts by status, rows and bytes, and an end."""
     mp = sandbox(faults=FAULTS)

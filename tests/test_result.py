@@ -65,6 +65,19 @@ def test_a_retry_is_of_its_own_days_alone(sandbox, export) -> None:
     assert mp.count(day(1), day(2)) == first.total_rows
 
 
+def test_a_retry_keeps_neighbours_apart(sandbox, export, database) -> None:
+    """Batches that failed side by side are fetched each by itself, though another one is as long as both together."""
+    mp = sandbox(faults=[Fault("status", day(n), status=400) for n in (2, 3, 4)])
+    export(mp).close()
+    with pytest.raises(mpnb.ExportError) as error:
+        export(mp, day(4), day(5), chunk_days=2)
+    error.value.result.close()
+    with mpnb.open(database) as db, db.retry(credentials=mp.credentials, quota=WIDE) as again:
+        ranges = [(day(2), day(2)), (day(3), day(3)), (day(4), day(5))]
+        assert sorted((r.from_date, r.to_date) for r in mp.requests[4:]) == ranges
+        assert again.batches.select("from_date, to_date").fetchall() == [(day(1), day(1)), *ranges]
+
+
 def test_a_retry_of_nothing_sends_nothing(sandbox, export) -> None:
     """It gives a result over the same days."""
     mp = sandbox()

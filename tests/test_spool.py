@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 
+import mpnb
 import mpnb._fetching.spool
 from mpnb._fetching.spool import COPY_SHARE, PlainCopy, SpoolFolder
 from mpnb._planning.options import Spool
+from mpnb.sandbox import Fault
+from tests._helpers import day, until
 
 BODY = b"as it was received"
 
@@ -328,3 +331,37 @@ def test_folders_that_processes_claim_side_by_side_stay(tmp_path: Path) -> None:
             each.communicate()
     assert counts == ["60"] * 16
     assert list(tmp_path.glob("mpnb-spool-*")) == []
+
+
+# --- the budget ----------------------------------------------------------------------------------------------------
+
+
+def test_the_next_attempt_has_the_room_of_the_last_one(sandbox, start, tmp_path) -> None:
+    """What a failed attempt has left in the spool is given back before the same batch waits for room."""
+    mp = sandbox(faults=[Fault("half_line", day(2), times=2)])
+    job = start(mp, workers=1, spool=mpnb.Spool(tmp_path / "spool", 1))
+    assert job.result(30).successful_batches == 3
+    assert mp.injected == {"half_line": 2}
+
+
+def test_one_file_at_a_time_goes_over_the_budget(make: list[SpoolFolder], tmp_path: Path) -> None:
+    """A second one that does not fit waits until the first is done, and goes over it then itself."""
+    folder = SpoolFolder(Spool(tmp_path, max_bytes=10), None, "a")
+    make.append(folder)
+    first, second = folder.path / "1.jsonl", folder.path / "2.jsonl"
+    for path in (first, second):
+        folder.new_file(path).close()
+    folder.grow(first, 11, lambda: False)
+    waits, grown = threading.Event(), threading.Event()
+
+    def grow() -> None:
+        folder.grow(second, 5, lambda: bool(waits.set()))
+        grown.set()
+
+    threading.Thread(target=grow, daemon=True).start()
+    until(lambda: waits.is_set() or grown.is_set())
+    assert not grown.is_set()
+    assert folder.bytes() == 11
+    folder.finish(first)
+    assert grown.wait(5)
+    assert folder.bytes() == 16

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
+from datetime import date
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import mpnb
 from mpnb._fetching.fetched import Fetched
 from mpnb._storing import writer as _writer
-from mpnb.sandbox import Fault, serve
+from mpnb.sandbox import BAD_LINES, Fault, serve
 from tests._helpers import until
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
@@ -20,12 +22,12 @@ QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the writer begin when seven batches wait, and note how many it then takes at once."""
+    """Let the writer begin twice when seven batches wait, and note how many it then takes at once."""
     taken: list[int] = []
     with_those_behind = _writer.Writer._with_those_behind
 
     def waiting(self: _writer.Writer, first: Fetched) -> list[Fetched]:
-        if not taken:
+        if len(taken) < 2:
             until(lambda: len(self._queue) >= 7, 30)
         items = with_those_behind(self, first)
         taken.append(len(items))
@@ -67,6 +69,24 @@ def test_each_of_the_batches_that_are_written_together_has_its_own_rows(groups: 
                 served = Counter(json.loads(line)["properties"].get("$insert_id") for line in mp.lines(day))
                 assert ids.total() == rows
                 assert ids == served if day not in odd else ids >= served
+
+
+def test_after_a_line_to_be_looked_at_each_batch_is_written_by_itself(groups: list[int]) -> None:
+    """Such lines seldom come alone, and each would have all batches that are with it written twice."""
+    begun = threading.Event()
+
+    def lines(day: date) -> None:
+        assert day.day <= 8 or begun.wait(30)
+
+    with serve(events_per_day=50, faults=[Fault("bad_lines", day="2026-01-03")], lines=lines) as mp:
+        job = mpnb.start(
+            "2026-01-01", "2026-01-16", chunk_days=1, database=":memory:", credentials=mp.credentials, quota=QUOTA
+        )
+        until(lambda: groups, 30)
+        begun.set()
+        with job.result(60) as result:
+            assert result.rejected_lines == len(BAD_LINES)
+            assert groups == [8] + [1] * 8
 
 
 @pytest.fixture

@@ -24,6 +24,17 @@ def test_days_are_packed_into_four_bytes() -> None:
     assert read == [(first, (last - first).days + 1) for first, last in ranges]
 
 
+def test_days_that_two_bytes_cannot_count_show_as_the_nearest() -> None:
+    """A ledger may have days from before 1970 and after 2149: the cells beside theirs stay what they are."""
+    ranges = [(date(1890, 3, 1), date(1890, 3, 2)), (date(2026, 1, 1), date(2026, 1, 7)), (date(2400, 1, 1),) * 2]
+    packed = struct.unpack("<3I", packed_days(ranges))
+    assert [(n & 0xFFFF, n >> 16) for n in packed] == [
+        (0, 2),
+        ((date(2026, 1, 1) - date(1970, 1, 1)).days, 7),
+        (0xFFFF, 1),
+    ]
+
+
 def test_a_state_is_a_byte() -> None:
     """Each status has the byte of its place, and a glyph."""
     assert packed_state(STATUSES) == bytes(range(len(STATUSES)))
@@ -90,6 +101,21 @@ def test_a_retry_stands_in_for_what_it_fetches(
     info = track.frame(cells, []).info
     assert (info["phase"], info["done"], info["failed"], info["total"]) == ("done", 6, 0, 6)
     assert dict(info["facts"])["events"] == f"{mp.count(day(1), day(6)):,}"
+
+
+def test_what_a_later_call_skips_is_shown_once(
+    sandbox: Callable[..., Sandbox], start: Callable[..., mpnb.ExportJob], export: Callable[..., mpnb.ExportResult]
+) -> None:
+    """A batch that is in the table already has its first cell, or, where that one had failed, the cell that skips it."""
+    mp = sandbox(faults=[Fault("status", day=day(n), status=400) for n in (2, 5)])
+    track = Track(start(mp, day(1), day(6)))
+    track.job.outcome(30)
+    export(mp, day(2), day(2))
+    job = start(mp, day(1), day(6))
+    track.go_on(job)
+    job.outcome(30)
+    shown = [(cell.from_date, cell.status) for cell in track.cells()]
+    assert shown == [(day(n), "skipped" if n == 2 else "done") for n in range(1, 7)]
 
 
 def test_split_batches_stand_in_date_order(

@@ -233,6 +233,26 @@ def test_a_panel_that_was_run_again_shows_what_the_first_started(kernel: Kernel,
         assert "ExportCancelled" in kernel.run("panel.job.result()")
 
 
+def test_the_last_state_is_sent_once_more(kernel: Kernel, known: Known) -> None:
+    """A server that drops messages over its rate limit may have dropped the one that counts: it comes a second time."""
+    with serve(events_per_day=5) as mp:
+        kernel.run(known(mp))
+        kernel.run("job = mpnb.start('2026-01-01', '2026-01-03', chunk_days=1, quota=WIDE)\njob.panel()")
+        [grid] = kernel.comms("Grid")
+
+        def states() -> list[bytes]:
+            datas = [m["content"]["data"] for m in kernel.messages if m["content"].get("comm_id") == grid]
+            buffers = [m["buffers"] for m in kernel.messages if m["content"].get("comm_id") == grid]
+            return [
+                bytes(buffer)
+                for data, some in zip(datas, buffers, strict=True)
+                for path, buffer in zip(data.get("buffer_paths", []), some, strict=True)
+                if path == ["state"]
+            ]
+
+        kernel.until(lambda: states()[-2:] == [bytes([DONE] * 3)] * 2, 20)
+
+
 def test_an_export_in_a_thread_shows_its_grid(kernel: Kernel, known: Known) -> None:
     """``mpnb.export()`` in a thread of a cell's own shows the grid and leaves what stays, as in a cell."""
     with serve(events_per_day=5) as mp:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import mpnb
+import mpnb._reading.typed
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, event, until
 from tests.typed import _values as values
@@ -69,6 +70,42 @@ def test_a_batch_fetched_again_replaces_its_rows(exported: values.Exporter, data
                 with pytest.raises(duckdb.Error, match=r"call event\(\) again"):
                     outdated.fetchall()
             assert len(column(old, "n")) == 2
+
+
+def test_what_is_typed_of_a_batch_goes_with_it(exported: values.Exporter, database: Path) -> None:
+    """After one of two batches was fetched again, both typed rows and what was seen in them are of those there now."""
+    with exported([{"n": 1}], [{"n": 2}], database=database) as result:
+        column(result, "n")
+    with exported([{"n": 3}], database=database, mode="refresh"):
+        pass
+    with mpnb.open(database) as db:
+        assert column(db, "n") == [2, 3]
+        assert tables(db) == {"event_1": 2}
+        there = db.sql("SELECT DISTINCT batch_id FROM events ORDER BY ALL").fetchall()
+        assert len(there) == 2
+        for name in ("event_1", "kinds"):
+            typed = f"SELECT DISTINCT COLUMNS('batch_id$') FROM mpnb_typed.{name} ORDER BY ALL"
+            assert db.sql(typed).fetchall() == there, name
+
+
+def test_no_more_is_staged_at_once_than_memory_is_planned_for(
+    exported: values.Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are looked at together up to a number of rows, and the types are those of all."""
+    staged: list[int] = []
+    run = mpnb._reading.typed.run
+
+    def noting(cursor: Any, query: str, *parameters: Any) -> Any:
+        answer = run(cursor, query, *parameters)
+        if query.startswith("CREATE OR REPLACE TEMP TABLE"):
+            staged.append(run(cursor, f"SELECT count(*) FROM {mpnb._reading.typed.STAGE}")[0][0])
+        return answer
+
+    monkeypatch.setattr(mpnb._reading.typed, "STAGED_ROWS", 5)
+    monkeypatch.setattr(mpnb._reading.typed, "run", noting)
+    with exported([{"n": n} for n in (1, 2)], [{"n": n} for n in (3, 4, 5)], [{"n": n} for n in (6, 7.5, 8)]) as result:
+        assert column(result, "n") == [1, 2, 3, 4, 5, 6, 7.5, 8]
+    assert staged == [5, 3]
 
 
 @given(values.events(), values.events(), values.events())
