@@ -106,7 +106,7 @@ def test_a_retry_stands_in_for_what_it_fetches(
 def test_what_a_later_call_skips_is_shown_once(
     sandbox: Callable[..., Sandbox], start: Callable[..., mpnb.ExportJob], export: Callable[..., mpnb.ExportResult]
 ) -> None:
-    """A batch that is in the table already has its first cell, or, where that one had failed, the cell that skips it."""
+    """A batch that is in the table already has its first cell; where that one had failed, the cell that skips it."""
     mp = sandbox(faults=[Fault("status", day=day(n), status=400) for n in (2, 5)])
     track = Track(start(mp, day(1), day(6)))
     track.job.outcome(30)
