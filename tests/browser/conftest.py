@@ -1,24 +1,35 @@
-"""A real JupyterLab in a real Chromium. A browser that is missing is a failure."""
+"""A real JupyterLab in a real browser, found or installed before the first test; without one, these tests fail."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
+from tests.browser._finder import ROOT, Found, NoBrowser, find, launch
 from tests.browser._lab import Lab, Notebook, jupyterlab
 
-CHROMIUM = os.environ.get("MPNB_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
+BROWSER = pytest.StashKey[Found | NoBrowser]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find a browser once, and before the first test: to install one may take longer than a test may."""
+    if session.config.option.collectonly or not any("found" in getattr(i, "fixturenames", ()) for i in session.items):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(text: str) -> None:
+        if reporter:
+            reporter.write_line(f"browser: {text}")
+
+    try:
+        session.config.stash[BROWSER] = found = find(ROOT / "build" / "browser", lambda text: say(f"{text} …"))
+        say(str(found))
+    except NoBrowser as error:
+        session.config.stash[BROWSER] = error
 
 
 @pytest.fixture(scope="package")
@@ -36,12 +47,19 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="package")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    """Run Debian's Chromium."""
-    assert Path(CHROMIUM).exists(), "these tests want Chromium: apt-get install chromium, or name one in MPNB_CHROMIUM"
-    chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
-    yield chromium
-    chromium.close()
+def found(pytestconfig: pytest.Config) -> Found:
+    """Return the browser that was found."""
+    if isinstance(found := pytestconfig.stash[BROWSER], NoBrowser):
+        pytest.fail(str(found), pytrace=False)
+    return found
+
+
+@pytest.fixture(scope="package")
+def browser(found: Found, playwright: Playwright) -> Iterator[Browser]:
+    """Run it."""
+    running = launch(playwright, found.path)
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="package")
