@@ -15,11 +15,6 @@ The errors of mpnb, one tree:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mpnb._exporting.result import ExportResult
-
 
 class MpnbError(Exception):
     """Stand at the top of every error that mpnb raises on purpose."""
@@ -39,20 +34,6 @@ class DatabaseError(PlanError):
 
 class TableError(PlanError):
     """The table is not mpnb's, is in use, or holds another source. Raised before the first request."""
-
-
-class _WithResult(MpnbError):
-    def __init__(self, message: str, result: ExportResult) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class ExportError(_WithResult):
-    """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
-
-
-class ExportCancelled(_WithResult):
-    """The job was cancelled. ``result`` holds what had landed until then."""
 
 
 class ClosedError(MpnbError):

@@ -210,7 +210,7 @@ def test_ctrl_c_within_a_callback(sandbox, export, database, status: str) -> Non
 def test_ctrl_c_while_it_starts(sandbox, start, export, database, monkeypatch, call: str, times: int) -> None:
     """Between the ledger, the threads and the job: what was started is ended, and the file is free."""
     mp = sandbox(**HANGS)
-    launch = mpnb._api._launch
+    launch = mpnb._exporting.launch._launch
 
     def press(*args: object, **options: object) -> mpnb.ExportJob:
         signal.raise_signal(signal.SIGINT)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from mpnb._base.scalars import real_number
 from mpnb._base.warn import warn
-from mpnb._errors import ExportCancelled, ExportError
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.engine import Engine
+from mpnb._exporting.result import ExportCancelled, ExportError
 from mpnb._planning.states import BatchProgress, JobProgress
+from mpnb._showing.live import panel_of
 from mpnb._storing.database import Store
 
 if TYPE_CHECKING:
     from mpnb._exporting.result import ExportResult
-    from mpnb._notebook.panel._live import JobPanel
 
 log = logging.getLogger("mpnb")
 
@@ -200,7 +200,7 @@ class ExportJob:
             raise ExportError(result.failed_line(self._engine.halted_by), result)
         if not self._heard:
             self._heard = True
-            for sentence in result._unheard():
+            for sentence in result.unheard():
                 warn(sentence)
         return result
 
@@ -245,15 +245,13 @@ class ExportJob:
         """Count the requests that the project's rolling hour still has."""
         return self._engine.quota_left
 
-    def panel(self) -> JobPanel:
+    def panel(self) -> Any:
         """
         Show its batches live in a notebook, and at its end what stays. As many panels as one likes, and they agree.
 
         ``job.panel().grid`` is the anywidget alone, for hosts that know only those, such as marimo.
         """
-        from mpnb._notebook.panel import job_panel
-
-        return job_panel(self)
+        return panel_of(self)
 
     def __await__(self) -> Generator[Any, None, ExportResult]:
         """Wait for the end without blocking the event loop. To cancel the wait leaves the export running."""

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import date
-from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb._base.names import closest
-from mpnb._base.origin import Origin, remember
-from mpnb._base.relation import Database, only_reads, related, relation, variables_in
+from mpnb._base.relation import only_reads, related, relation, variables_in
 from mpnb._base.scalars import whole_number
-from mpnb._base.sql import columns_of, exact, quoted, run
-from mpnb._errors import ExportError, TableError
+from mpnb._base.sql import run
+from mpnb._errors import MpnbError
+from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import Failure
+from mpnb._mixpanel.quota import Quota
 from mpnb._planning.dates import in_words
-from mpnb._planning.plan import LATE_DAYS, MAX_LATE_DAYS
-from mpnb._planning.request import Source
-from mpnb._reading import catalog as _catalog
-from mpnb._reading import events as _events
-from mpnb._reading import frames as _frames
-from mpnb._reading import rules as _queries
-from mpnb._reading import typed as _typed
+from mpnb._planning.options import LATE_DAYS, MAX_LATE_DAYS, Spool
+from mpnb._planning.request import OnBatch
+from mpnb._reading import events, frames, rules
+from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
+from mpnb._reading.frames import Events
+from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
+from mpnb._reading.typed import forget_typed
 from mpnb._showing import summary as display
 from mpnb._storing.database import LEDGER, MEMORY, REJECTED, Store
-from mpnb._storing.ledger import HELD, ended_exports, source_of
+from mpnb._storing.ledger import HELD, ended_exports
 
 if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
     from mpnb._exporting.job import ExportJob
 from mpnb._base.text import plural
 from mpnb._planning.states import Outcome
 
 
-class Retry(Protocol):
-    """Fetch again what of a range failed. What ``retry`` and ``start_retry`` of a result call."""
+class _WithResult(MpnbError):
+    def __init__(self, message: str, result: ExportResult) -> None:
+        super().__init__(message)
+        self.result = result
 
-    def __call__(self, result: ExportResult, options: dict[str, Any], background: bool) -> Any: ...
+
+class ExportError(_WithResult):
+    """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
+
+
+class ExportCancelled(_WithResult):
+    """The job was cancelled. ``result`` holds what had landed until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOptions:
+    """Hold what ``retry()`` takes in place of what the call said, ``None`` for as it was."""
+
+    workers: int | None = None
+    on_batch: OnBatch | None = None
+    credentials: Credentials | None = None
+    quota: Quota | None = None
+    spool: Spool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return those that are given, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+# Fetches again what of a result's days failed, in the background or not: gives an ExportJob, or an ExportResult.
+Retry = Callable[["ExportResult", RetryOptions, bool], Any]
 
 
 class ExportResult:
@@ -80,6 +113,8 @@ class ExportResult:
     ) -> None:
         self._store = store
         self._selection = selection
+        self._reader = Reader(store, selection)
+        self._outcome = outcome
         self._retry = retry
         self._call = call
         self._late_days = late_days
@@ -151,7 +186,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._events(self._selection.events)
+        return self._reader.events(self._selection.events)
 
     @property
     def failures(self) -> DuckDBPyRelation:
@@ -166,7 +201,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(self._failures())
+        return self._reader.relation(self._reader.failures())
 
     @property
     def batches(self) -> DuckDBPyRelation:
@@ -176,7 +211,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(
+        return self._reader.relation(
             f"SELECT * FROM {LEDGER} WHERE {self._selection.batches()}"
             " ORDER BY from_date ASC, to_date ASC, batch_id ASC"
         )
@@ -193,21 +228,145 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._relation(
+        return self._reader.relation(
             "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
             f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self._selection.batches(HELD)}) AS b"
             " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
             " ORDER BY b.from_date ASC, r.line_number ASC"
         )
 
-    # Each is described where it is written.
-    deduplicated = _queries.deduplicated
-    duplicates = _queries.duplicates
-    event_names = _queries.event_names
-    local_time = _queries.local_time
-    event = _events.event
-    forget_typed = _typed.forget_typed
-    catalog = _catalog.catalog
+    def deduplicated(self) -> DuckDBPyRelation:
+        """
+        Give the events without duplicates, by Mixpanel's own rule. ``duplicates()`` counts what it leaves out.
+
+        Of events with the same name, ``distinct_id``, ``time`` and ``insert_id``, the newest by
+        ``mp_processing_time_ms`` stays; events without ``insert_id`` are never merged:
+        https://docs.mixpanel.com/docs/data-structure/events-and-properties#event-deduplication
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        return rules.deduplicated(self._reader)
+
+    def duplicates(self) -> DuckDBPyRelation:
+        """
+        Count what ``deduplicated()`` leaves out: one row an event name, most duplicates first.
+
+        Columns: ``event_name``, ``events`` (as exported), ``duplicates`` (of these, left out).
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        return rules.duplicates(self._reader)
+
+    def event_names(self) -> DuckDBPyRelation:
+        """
+        Give one row an event name, most frequent first.
+
+        Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``; null and ``""`` are nobody),
+        ``first``, ``last`` (of ``time``).
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        return rules.event_names(self._reader)
+
+    def local_time(self, zone: str, *, project_timezone: str | None = None) -> DuckDBPyRelation:
+        """
+        Give the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP. ``time`` stays as it is.
+        Both are null where ``time`` is missing, or lies out of the years 1 to 9999.
+
+        ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer
+        does not say which. What says it is when events arrived, ``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``,
+        which is
+        UTC in both: where that is off by whole quarter-hours, or is missing, this asks for ``project_timezone``, as
+        ``check()`` finds it under ``time offset``. The hour that a wall clock shows twice in autumn cannot be told
+        apart.
+
+        Args:
+            zone: whose wall clock ``local_time`` shows, such as ``"Europe/Berlin"``.
+            project_timezone: of a project made before 2023; ``"UTC"`` for a newer one, without a look at the data.
+
+        Raises:
+            PlanError: there is no such zone; or no ``project_timezone`` is given, and ``time`` looks like a wall clock
+                or does not show what it is.
+            ClosedError: the result was closed.
+        """
+        return rules.local_time(self._reader, zone, project_timezone=project_timezone)
+
+    def event(
+        self,
+        name: str | Iterable[str],
+        *,
+        columns: Iterable[str] | None = None,
+        deduplicated: bool = False,
+        materialize: bool = True,
+    ) -> DuckDBPyRelation:
+        """
+        Give the events of one name, or of several, with a typed column for each property.
+
+        Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
+        values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
+        date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (where all have the same
+        shape), else JSON, which holds anything. No value is rounded, cut or made null; a JSON null is NULL, as is a
+        property that an event lacks. ``catalog()`` tells which column holds which property: names that differ only by
+        case, or are taken, get a number.
+
+        The first call makes a table of it in the database, in the schema ``mpnb_typed``; later calls add and replace
+        what exports changed. While an export runs on the events, or where the database cannot be written, the relation
+        reads
+        JSON instead: the same rows, slower.
+
+        The relation has the rows of the batches that the result has at this moment. Once one of them was fetched again,
+        reading it raises; call ``event()`` again.
+
+        Args:
+            name: of the event; several, as a list, set, array or Series, give all their rows, ``event_name`` first,
+                with the columns of all, by property.
+            columns: names of properties or columns to have besides the first five; all if not given.
+            deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Raises:
+            PlanError: there is no such event or column.
+            ClosedError: the result was closed.
+        """
+        return events.event(self._reader, name, columns=columns, deduplicated=deduplicated, materialize=materialize)
+
+    def catalog(self, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
+        """
+        Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
+
+        Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values
+        that the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of
+        them are a JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON,
+        lists and structs), ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no
+        other type holds it), ``repeated`` (how many events have the key twice or more: the column has the first value,
+        ``properties`` all).
+
+        It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it
+        takes to read all JSON three times.
+
+        Args:
+            events: a name, or several; all if not given.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Raises:
+            PlanError: there is no such event.
+            ClosedError: the result was closed.
+        """
+        return catalog(self._reader, events, materialize=materialize)
+
+    def forget_typed(self) -> None:
+        """
+        Drop the typed tables of this table's events. They are made anew when they are asked for.
+
+        Raises:
+            TableError: an export runs on these events.
+            DatabaseError: the database cannot be written.
+            ClosedError: the result was closed.
+        """
+        forget_typed(self._reader)
 
     @property
     def con(self) -> DuckDBPyConnection:
@@ -250,10 +409,123 @@ class ExportResult:
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
-    df = _frames.df
-    pl = _frames.pl
-    arrow = _frames.arrow
-    to_parquet = _frames.to_parquet
+    def df(
+        self,
+        events: Events = None,
+        *,
+        columns: Iterable[str] | None = None,
+        deduplicated: bool = False,
+        materialize: bool = True,
+    ) -> pandas.DataFrame:
+        """
+        Give events as a pandas DataFrame. It holds them all in memory.
+
+        Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
+        more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
+
+        Args:
+            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
+                not given.
+            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
+                they are typed as those of several names are.
+            deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Raises:
+            PlanError: there is no such event or column.
+            TypeError: an option is given with a relation.
+            ClosedError: the result was closed.
+        """
+        return frames.df(self._reader, events, frames.Options(columns, deduplicated, materialize))
+
+    def pl(
+        self,
+        events: Events = None,
+        *,
+        columns: Iterable[str] | None = None,
+        deduplicated: bool = False,
+        materialize: bool = True,
+    ) -> polars.DataFrame:
+        """
+        Give events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
+
+        Args:
+            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
+                not given.
+            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
+                they are typed as those of several names are.
+            deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Raises:
+            PlanError: there is no such event or column.
+            TypeError: an option is given with a relation.
+            ClosedError: the result was closed.
+        """
+        return frames.pl(self._reader, events, frames.Options(columns, deduplicated, materialize))
+
+    def arrow(
+        self,
+        events: Events = None,
+        *,
+        columns: Iterable[str] | None = None,
+        deduplicated: bool = False,
+        materialize: bool = True,
+    ) -> pyarrow.Table:
+        """
+        Give events as an Arrow table. It holds them all in memory.
+
+        Args:
+            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
+                not given.
+            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
+                they are typed as those of several names are.
+            deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Returns:
+            HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
+
+        Raises:
+            PlanError: there is no such event or column.
+            TypeError: an option is given with a relation.
+            ClosedError: the result was closed.
+        """
+        return frames.arrow(self._reader, events, frames.Options(columns, deduplicated, materialize))
+
+    def to_parquet(
+        self,
+        folder: str | os.PathLike[str],
+        events: str | Iterable[str] | None = None,
+        *,
+        partition_by: str | Sequence[str] | None = None,
+        columns: Iterable[str] | None = None,
+        deduplicated: bool = False,
+        materialize: bool = True,
+    ) -> Path:
+        """
+        Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
+
+        Args:
+            folder: a new or empty one on this machine; ``~`` is the home folder. A new one, and all files in it, can be
+                read by their owner alone.
+            events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
+            partition_by: columns, of which no file has more than one combination of values. They are in the files, not
+                in the names of folders: there, no two readers agree on their types.
+            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
+                they are typed as those of several names are.
+            deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
+            materialize: false writes nothing: what no table has yet is read from JSON.
+
+        Returns:
+            The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
+
+        Raises:
+            PlanError: there is no such event or column, or the folder is not empty.
+            ClosedError: the result was closed.
+        """
+        options = frames.Options(columns, deduplicated, materialize)
+        return frames.to_parquet(self._reader, folder, events, partition_by=partition_by, options=options)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Stream the events to whatever reads Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
@@ -261,13 +533,21 @@ class ExportResult:
 
     # --- what to do about failures -----------------------------------------------------------------------------------
 
-    def retry(self, **options: Any) -> ExportResult:
+    def retry(
+        self,
+        *,
+        workers: int | None = None,
+        on_batch: OnBatch | None = None,
+        credentials: Credentials | None = None,
+        quota: Quota | None = None,
+        spool: Spool | None = None,
+    ) -> ExportResult:
         """
         Fetch the batches of ``failures`` again, and only those. It blocks as ``mpnb.export()`` does.
 
         Args:
-            options: ``workers``, ``on_batch``, ``credentials``, ``quota`` or ``spool`` in place of those of the call
-                that made this result; for ``mpnb.open()``, in place of the defaults.
+            workers, on_batch, credentials, quota, spool: in place of those of the call that made this result; for
+                ``mpnb.open()``, in place of the defaults of ``mpnb.export()``.
 
         Returns:
             A result over the same days. Where nothing failed, it is made without a request.
@@ -277,16 +557,24 @@ class ExportResult:
             PlanError: an option cannot work, such as credentials that are missing.
             ClosedError: this result was closed.
         """
-        result: ExportResult = self._retry(self, options, background=False)
+        result: ExportResult = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), False)
         return result
 
-    def start_retry(self, **options: Any) -> ExportJob:
+    def start_retry(
+        self,
+        *,
+        workers: int | None = None,
+        on_batch: OnBatch | None = None,
+        credentials: Credentials | None = None,
+        quota: Quota | None = None,
+        spool: Spool | None = None,
+    ) -> ExportJob:
         """
         Do what ``retry()`` does in the background and return at once, as ``mpnb.start()`` does.
 
         Options and errors are those of ``retry()``, but that ``ExportError`` comes from ``job.result()``.
         """
-        job: ExportJob = self._retry(self, options, background=True)
+        job: ExportJob = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), True)
         return job
 
     def raise_for_failures(self) -> None:
@@ -316,7 +604,7 @@ class ExportResult:
                 cursor,
                 selection=self._selection,
                 late_days=whole_number("late_days", given, 0, MAX_LATE_DAYS),
-                relate=self._relation,
+                relate=self._reader.relation,
             )
 
     def close(self) -> None:
@@ -348,7 +636,7 @@ class ExportResult:
                 cursor,
                 "SELECT kind, first(message ORDER BY from_date ASC), first(http_status ORDER BY from_date ASC),"
                 " first(hint ORDER BY from_date ASC), count(*), sum(count(*)) OVER ()::BIGINT"
-                f" FROM ({self._failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1",
+                f" FROM ({self._reader.failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1",
             )
             landed = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
             unnoted = self._selection.unnoted_ranges(cursor)
@@ -377,6 +665,10 @@ class ExportResult:
             return f"{line}had landed in memory, which is gone: with database= a file, they are kept"
         return f"{line}are in {self._store.label}; the same call again fetches the rest"
 
+    def unheard(self) -> list[str]:
+        """Return a sentence for each event that was asked for by name and came on no day."""
+        return self._reader.unheard()
+
     def known_as(self, name: str) -> None:
         """Take the name of the variable that holds it, for the calls that its displays suggest."""
         self._call = name
@@ -387,11 +679,9 @@ class ExportResult:
 
     def summary(self) -> display.Summary:
         """Gather what a display shows. Works after ``close()`` as well, then without what only the database knows."""
-        if self._store.closed:
-            return display.gather(self, self._store, self._call, None)
-        with self._store.reading() as cursor:
-            unnoted = self._selection.unnoted_ranges(cursor)
-        return display.gather(self, self._store, self._call, self._failures(), in_words(unnoted))
+        return display.gather(
+            self._reader, self._outcome, self._call, total_rows=self.total_rows, rows_outside=self.rows_outside
+        )
 
     def __repr__(self) -> str:
         """Say it in a few lines."""
@@ -403,95 +693,8 @@ class ExportResult:
 
     # --- within ----------------------------------------------------------------------------------------------------
 
-    def _source(self) -> Source | None:
-        """Return what the table has events of, ``None`` where the database does not know or is closed."""
-        if self._store.closed:
-            return None
-        with self._store.reading() as cursor:
-            return source_of(cursor, self.table)
-
-    def _unheard(self) -> list[str]:
-        """Say, for each event that was asked for by name and has come on no day of the table, which one is like it."""
-        source = self._source()
-        if source is None or source.events is None or self._store.closed:
-            return []
-        with self._store.reading() as cursor:
-            held = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
-            if not held or not columns_of(cursor, self.table):
-                return []
-            there = [name for (name,) in run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)}")]
-        return [
-            f"no event {name!r} came on any day{closest(name, there)}" for name in source.events if name not in there
-        ]
-
     def _unmet(self, cursor: DuckDBPyConnection) -> str:
         return self._selection.unmet(ended_exports(cursor, self.table))
-
-    def _failures(self) -> str:
-        with self._store.reading() as cursor:
-            return self._selection.failures(ended_exports(cursor, self.table))
-
-    def _relation(self, query: str, database: Database | None = None) -> DuckDBPyRelation:
-        """Make a relation of a query of this package, on connections with the user's settings if not said otherwise."""
-        database = database or self._store.database
-        # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
-        ours = ", ".join(
-            f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {self._store.place}.{quoted(name)})"
-            for name in (LEDGER, REJECTED, self.table)
-        )
-
-        def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
-            with self._needing_table():
-                return related(connection, database, f"WITH {ours} {query}", {})
-
-        return relation(database, make)
-
-    def _events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
-        """
-        Return a relation of events, of which analysis knows where they come from.
-
-        Args:
-            names: of the events that it has; without, any.
-        """
-        only = None if names is None else tuple(names)
-        return remember(self._relation(query), Origin(only, self._days, partial(self._lacking, only), self._names))
-
-    def _days(self) -> tuple[date, date] | None:
-        """Return the first and the last day, ``None`` where there is none."""
-        if self._selection.days:
-            return self._selection.days
-        with self._store.reading() as cursor:
-            query = f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {self._selection.batches(HELD)}"
-            [(first, last)] = run(cursor, query)
-        return (first, last) if first else None
-
-    def _lacking(self, only: Sequence[str] | None, names: Sequence[str]) -> list[str]:
-        """Return those of some names that there is no event of."""
-        there = names if only is None else [name for name in names if name in only]
-        name = exact("event_name")
-        query = f"SELECT DISTINCT {name} FROM ({self._selection.events}) WHERE list_contains(?, {name})"
-        with self._needing_table(), self._store.reading() as cursor:
-            found = {name for (name,) in run(cursor, query, [there])}
-        return [name for name in names if name not in found]
-
-    def _names(self) -> tuple[list[str], str]:
-        """Return the names of all events that the table has, whatever their days, and how to call the database."""
-        with self._needing_table(), self._store.reading() as cursor:
-            rows = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(self.table)} ORDER BY 1 ASC")
-        return [name for (name,) in rows], self._store.label
-
-    @contextlib.contextmanager
-    def _needing_table(self) -> Iterator[None]:
-        """Raise ``TableError`` where the table is not there any more that something within the block reads."""
-        try:
-            yield
-        except duckdb.CatalogException:
-            with self._store.reading() as cursor:
-                if columns_of(cursor, self.table):
-                    raise
-            raise TableError(
-                f"table {self.table!r} is gone from {self._store.label}: the same export again fetches its days"
-            ) from None
 
     def _known(self, name: str, query: Callable[[DuckDBPyConnection], str]) -> int:
         """Ask for a count, or give the last answer where the result was closed since."""

@@ -9,6 +9,12 @@ from pathlib import Path
 from mpnb._base.paths import local_path
 from mpnb._base.scalars import whole_number
 
+# The defaults of an export: requests at once, days a batch, days after a day in which its events may still arrive.
+WORKERS = 10
+CHUNK_DAYS = 7
+LATE_DAYS = 5
+MAX_LATE_DAYS = 36_500
+
 
 @dataclass(frozen=True, slots=True)
 class Spool:

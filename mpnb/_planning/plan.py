@@ -11,8 +11,6 @@ from typing import Literal
 from mpnb._planning.batches import MAX_CHUNK_DAYS, Batch, Calendar, HeldBatch, Mode, _has, make_batches
 from mpnb._planning.dates import _days, _days_in
 
-LATE_DAYS, MAX_LATE_DAYS = 5, 36_500
-
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -16,13 +15,13 @@ from mpnb._base.clock import today
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.scalars import brief, is_text, whole_number
 from mpnb._base.text import safe_text
+from mpnb._base.warn import warn
 from mpnb._errors import CredentialsError, PlanError, TableError
 from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode, check_chunk_days
 from mpnb._planning.dates import FIRST_DAY, parse_date
-from mpnb._planning.options import Spool
-from mpnb._planning.plan import MAX_LATE_DAYS
+from mpnb._planning.options import MAX_LATE_DAYS, Spool
 from mpnb._planning.states import BatchProgress
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
@@ -54,6 +53,7 @@ class Asked:
 
 
 def check(
+    *,
     from_date: date | str,
     to_date: date | str,
     events: str | Iterable[str] | None,
@@ -68,13 +68,10 @@ def check(
     credentials: Credentials | None,
     quota: Quota | None,
     spool: Spool | None,
-    *,
     needs_credentials: bool = True,
 ) -> Asked:
     """
-    Check the arguments of ``export``, ``start`` and ``plan``, which tell what each may be.
-
-    It is called by one of them: the warning of a ``to_date`` that is cut at today names the line that called that.
+    Check the arguments of ``export``, which tells what each may be.
 
     Raises:
         PlanError: an argument is out of its range or of another type.
@@ -93,7 +90,7 @@ def check(
     notes: tuple[str, ...] = ()
     if last > now:
         notes = (f"to_date {last} is after today: cut at {now}",)
-        warnings.warn(notes[0], UserWarning, stacklevel=3)
+        warn(notes[0])
         last = now
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
     if not isinstance(chunk_days, str) or chunk_days != "auto":

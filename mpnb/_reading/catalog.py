@@ -1,24 +1,23 @@
-"""The catalog: what properties events have, which column holds each, and what is in it. A method of a result."""
+"""The catalog: what properties events have, which column holds each, and what is in it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
 from mpnb._base.sql import exact, interruptible, quoted, run
+from mpnb._reading import rules
 from mpnb._reading.events import rows_condition
 from mpnb._reading.properties import REPEATED, Column, Seen, drift_of, merged, sql_type
+from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._reading.typed import Typed, scan_event, typed
 from mpnb._storing.database import LEDGER
-
-if TYPE_CHECKING:
-    from mpnb._exporting.result import ExportResult
 
 EXAMPLES = 3
 # More at once make a plan that takes longer than the query.
@@ -27,42 +26,21 @@ AT_ONCE = 100
 ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
 
-def catalog(
-    self: ExportResult, events: str | Iterable[str] | None = None, *, materialize: bool = True
-) -> DuckDBPyRelation:
-    """
-    Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
-
-    Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values that
-    the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of them are a
-    JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON, lists and structs),
-    ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no other type holds it),
-    ``repeated`` (how many events have the key twice or more: the column has the first value, ``properties`` all).
-
-    It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it takes
-    to read all JSON three times.
-
-    Args:
-        events: a name, or several; all if not given.
-        materialize: false writes nothing: what no table has yet is read from JSON.
-
-    Raises:
-        PlanError: there is no such event.
-        ClosedError: the result was closed.
-    """
+def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
+    """Return one row a property of an event, as ``ExportResult.catalog()`` describes."""
     import pyarrow as pa
 
     if events is not None:
         names = event_names(events, EVENTS)
     else:
         with interruptible():
-            names = [name for name, *_ in self.event_names().fetchall()]
+            names = [name for name, *_ in rules.event_names(reader).fetchall()]
     rows: list[tuple[Any, ...]] = []
-    condition = rows_condition(self)
+    condition = rows_condition(reader)
     for name in names:
-        found = typed(self, name, materialize=materialize, kinds=True)
-        with self._store.reading() as cursor:
-            rows += _rows(cursor, found, condition, _seen_here(cursor, self._selection, found))
+        found = typed(reader, name, materialize=materialize, kinds=True)
+        with reader.store.reading() as cursor:
+            rows += _rows(cursor, found, condition, _seen_here(cursor, reader.selection, found))
     schema = pa.schema(
         [
             ("event_name", pa.string()),
@@ -81,7 +59,7 @@ def catalog(
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([list(column) for column in columns], schema=schema)
-    return relation(self._store.database, lambda connection: connection.from_arrow(table))
+    return relation(reader.store.database, lambda connection: connection.from_arrow(table))
 
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from duckdb import DuckDBPyRelation
 
@@ -12,57 +11,28 @@ from mpnb._base.scalars import brief, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._errors import PlanError
 from mpnb._reading.properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, merged
+from mpnb._reading.reader import Reader
 from mpnb._reading.typed import PROCESSED, Typed, typed
 from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, of_table
 
-if TYPE_CHECKING:
-    from mpnb._exporting.result import ExportResult
-
 
 def event(
-    self: ExportResult,
+    reader: Reader,
     name: str | Iterable[str],
     *,
     columns: Iterable[str] | None = None,
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> DuckDBPyRelation:
-    """
-    Give the events of one name, or of several, with a typed column for each property.
-
-    Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
-    values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
-    date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (where all have the same
-    shape), else JSON, which holds anything. No value is rounded, cut or made null; a JSON null is NULL, as is a
-    property that an event lacks. ``catalog()`` tells which column holds which property: names that differ only by
-    case, or are taken, get a number.
-
-    The first call makes a table of it in the database, in the schema ``mpnb_typed``; later calls add and replace what
-    exports changed. While an export runs on the events, or where the database cannot be written, the relation reads
-    JSON instead: the same rows, slower.
-
-    The relation has the rows of the batches that the result has at this moment. Once one of them was fetched again,
-    reading it raises; call ``event()`` again.
-
-    Args:
-        name: of the event; several, as a list, set, array or Series, give all their rows, ``event_name`` first, with
-            the columns of all, by property.
-        columns: names of properties or columns to have besides the first five; all if not given.
-        deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
-        materialize: false writes nothing: what no table has yet is read from JSON.
-
-    Raises:
-        PlanError: there is no such event or column.
-        ClosedError: the result was closed.
-    """
+    """Return events by name with typed columns, as ``ExportResult.event()`` describes."""
     names = name if isinstance(name, str) else event_names(name, NAME)
-    query = event_query(self, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
-    return self._events(query, [names] if isinstance(names, str) else names)
+    query = event_query(reader, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
+    return reader.events(query, [names] if isinstance(names, str) else names)
 
 
 def event_query(
-    result: ExportResult,
+    reader: Reader,
     name: str | Iterable[str],
     *,
     columns: Iterable[str] | None = None,
@@ -75,9 +45,9 @@ def event_query(
         raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
     columns = None if columns is None else listed("columns", columns)
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
-    condition = rows_condition(result)
+    condition = rows_condition(reader)
     several = not isinstance(name, str)
-    events = [typed(result, each, materialize=materialize, only=columns, kinds=several) for each in names]
+    events = [typed(reader, each, materialize=materialize, only=columns, kinds=several) for each in names]
     if not several:
         [one] = events
         wanted = [quoted(c.name) for c in _wanted(one.columns, columns) if not c.fixed]
@@ -100,10 +70,10 @@ def event_query(
     return " UNION ALL ".join(parts)
 
 
-def rows_condition(result: ExportResult) -> str:
+def rows_condition(reader: Reader) -> str:
     """Return the condition for the rows that a result has now, which fails once one of their batches was replaced."""
-    selection = result._selection
-    with result._store.reading() as cursor:
+    selection = reader.selection
+    with reader.store.reading() as cursor:
         inside, across = (
             [batch_id for (batch_id,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {which} AND rows > 0")]
             for which in (selection.inside, selection.across)
@@ -112,7 +82,7 @@ def rows_condition(result: ExportResult) -> str:
     if across:
         rows = f"({rows} OR {in_batches(across, BATCH_ID)} AND {selection.in_days})"
     again = literal("batches of this relation were fetched again since: call event() again")
-    there = f"{of_table(result.table)} AND status IN {HELD} AND {in_batches([*inside, *across], 'batch_id')}"
+    there = f"{of_table(reader.table)} AND status IN {HELD} AND {in_batches([*inside, *across], 'batch_id')}"
     return (
         f"{rows} AND (SELECT CASE WHEN count(*) = {len(inside) + len(across)} THEN true"
         f" ELSE error({again}) END FROM {LEDGER} WHERE {there})"

@@ -1,4 +1,4 @@
-"""Events as pandas and polars frames, Arrow tables and Parquet files, of types that hold them. Methods of a result."""
+"""Events as pandas and polars frames, Arrow tables and Parquet files, of types that hold them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from mpnb._base.sql import exact, interruptible, literal, quoted, run
 from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
 from mpnb._reading.events import event_query
+from mpnb._reading.reader import Reader
 from mpnb._reading.rules import deduplicated_query
 
 if TYPE_CHECKING:
@@ -25,120 +27,67 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-    from mpnb._exporting.result import ExportResult
-
 # What neither Arrow nor Parquet have, by what holds it there: DuckDB itself would make HUGEINT a DOUBLE.
 STAND_INS = {"HUGEINT": "DECIMAL(38, 0)", "JSON": "VARCHAR"}
 
-# Of event(), which all take that read typed events.
-OPTIONS = ("columns", "deduplicated", "materialize")
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Hold the options of ``event()``, which all take that read typed events."""
+
+    columns: Iterable[str] | None = None
+    deduplicated: bool = False
+    materialize: bool = True
+
+
+NO_OPTIONS = Options()
 
 Events = str | Iterable[str] | DuckDBPyRelation | None
 
 
-def arrow(self: ExportResult, events: Events = None, **options: Any) -> pyarrow.Table:
-    """
-    Give events as an Arrow table. It holds them all in memory.
-
-    Args:
-        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
-            given.
-        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
-
-    Returns:
-        HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
-
-    Raises:
-        PlanError: there is no such event or column.
-        TypeError: there is no such option.
-        ClosedError: the result was closed.
-    """
-    table: pyarrow.Table = _arrow(_relation(self, events, options))
+def arrow(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> pyarrow.Table:
+    """Return events as an Arrow table, as ``ExportResult.arrow()`` describes."""
+    table: pyarrow.Table = _arrow(_relation(reader, events, options))
     return table
 
 
-def df(self: ExportResult, events: Events = None, **options: Any) -> pandas.DataFrame:
-    """
-    Give events as a pandas DataFrame. It holds them all in memory.
-
-    Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
-    more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
-
-    Args:
-        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
-            given.
-        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
-
-    Raises:
-        PlanError: there is no such event or column.
-        TypeError: there is no such option.
-        ClosedError: the result was closed.
-    """
+def df(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> pandas.DataFrame:
+    """Return events as a pandas DataFrame, as ``ExportResult.df()`` describes."""
     import pandas
 
-    relation = _relation(self, events, options)
+    relation = _relation(reader, events, options)
     huge = _huge(relation)
     table = _arrow(relation)
     series = {name: _series(table.column(name), name in huge) for name in table.column_names}
     return pandas.DataFrame(series, columns=table.column_names)
 
 
-def pl(self: ExportResult, events: Events = None, **options: Any) -> polars.DataFrame:
-    """
-    Give events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
-
-    Args:
-        events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if not
-            given.
-        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
-
-    Raises:
-        PlanError: there is no such event or column.
-        TypeError: there is no such option.
-        ClosedError: the result was closed.
-    """
+def pl(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> polars.DataFrame:
+    """Return events as a polars DataFrame, as ``ExportResult.pl()`` describes."""
     import polars
 
-    relation = _relation(self, events, options)
+    relation = _relation(reader, events, options)
     huge = _huge(relation)
     frame = polars.DataFrame(_arrow(relation))
     return frame.with_columns(polars.col(name).cast(polars.Int128) for name in huge)
 
 
 def to_parquet(
-    self: ExportResult,
+    reader: Reader,
     folder: str | os.PathLike[str],
     events: str | Iterable[str] | None = None,
     *,
     partition_by: str | Sequence[str] | None = None,
-    **options: Any,
+    options: Options = NO_OPTIONS,
 ) -> Path:
-    """
-    Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
-
-    Args:
-        folder: a new or empty one on this machine; ``~`` is the home folder. A new one, and all files in it, can be
-            read by their owner alone.
-        events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
-        partition_by: columns, of which no file has more than one combination of values. They are in the files, not
-            in the names of folders: there, no two readers agree on their types.
-        options: those of ``event()``. Of all events, ``columns`` are typed as those of several names are.
-
-    Returns:
-        The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
-
-    Raises:
-        PlanError: there is no such event or column, or the folder is not empty.
-        TypeError: there is no such option.
-        ClosedError: the result was closed.
-    """
+    """Write events as Parquet files, as ``ExportResult.to_parquet()`` describes."""
     path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
-    query = _query(self, events, options)
+    query = _query(reader, events, options)
     given = [] if partition_by is None else partition_by
     parts = [given] if isinstance(given, str) else listed("partition_by", given)
-    with self._needing_table(), self._store.reading() as cursor:
+    with reader.needing_table(), reader.store.reading() as cursor:
         relation = cursor.sql(query)
         if unknown := [name for name in parts if name not in relation.columns]:
             there = printable(", ".join(relation.columns))
@@ -177,27 +126,30 @@ def _private(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
 
 
-def _relation(result: ExportResult, events: Events, options: dict[str, Any]) -> DuckDBPyRelation:
+def _relation(reader: Reader, events: Events, options: Options) -> DuckDBPyRelation:
     if isinstance(events, DuckDBPyRelation):
-        if options:
-            raise TypeError(f"{', '.join(options)}: options are for events by name, or for all")
+        if options.columns is not None or options.deduplicated or not options.materialize:
+            raise TypeError("columns, deduplicated and materialize are for events by name, or for all")
         return events
     # Frames do not take all forms of Arrow that DuckDB can be set to.
-    return result._relation(_query(result, events, options), result._store.own_database)
+    return reader.relation(_query(reader, events, options), reader.store.own_database)
 
 
-def _query(result: ExportResult, events: str | Iterable[str] | None, options: dict[str, Any]) -> str:
+def _query(reader: Reader, events: str | Iterable[str] | None, options: Options) -> str:
     """Return the query for typed events, or for all as exported; columns of all are typed as well."""
-    if unknown := [name for name in options if name not in OPTIONS]:
-        raise TypeError(f"options are {', '.join(OPTIONS)}, not {unknown[0]!r}")
+    given: dict[str, Any] = {
+        "columns": options.columns,
+        "deduplicated": options.deduplicated,
+        "materialize": options.materialize,
+    }
     if events is not None:
-        return event_query(result, events, **options)
-    if options.get("columns") is None:
-        return deduplicated_query(result) if options.get("deduplicated") else result._selection.events
+        return event_query(reader, events, **given)
+    if options.columns is None:
+        return deduplicated_query(reader) if options.deduplicated else reader.selection.events
     name = exact("event_name")
-    with result._needing_table(), result._store.reading() as cursor:
-        names = run(cursor, f"SELECT DISTINCT {name} FROM ({result._selection.events}) ORDER BY 1 ASC")
-    return event_query(result, [name for (name,) in names], **options)
+    with reader.needing_table(), reader.store.reading() as cursor:
+        names = run(cursor, f"SELECT DISTINCT {name} FROM ({reader.selection.events}) ORDER BY 1 ASC")
+    return event_query(reader, [name for (name,) in names], **given)
 
 
 def _huge(relation: DuckDBPyRelation) -> list[str]:

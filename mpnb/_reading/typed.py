@@ -15,7 +15,6 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -37,12 +36,10 @@ from mpnb._reading.properties import (
     scan,
     typed_query,
 )
+from mpnb._reading.reader import Reader
 from mpnb._storing import ledger
 from mpnb._storing.database import LEDGER, Store
 from mpnb._storing.running import registration
-
-if TYPE_CHECKING:
-    from mpnb._exporting.result import ExportResult
 
 log = logging.getLogger("mpnb")
 
@@ -71,7 +68,7 @@ class Typed:
 
 
 def typed(
-    result: ExportResult,
+    reader: Reader,
     name: str,
     *,
     materialize: bool = True,
@@ -88,8 +85,8 @@ def typed(
     Raises:
         PlanError: there is no such event.
     """
-    store, table = result._store, result.table
-    with result._needing_table(), store.reading() as cursor:
+    store, table = reader.store, reader.table
+    with reader.needing_table(), store.reading() as cursor:
         with transaction(cursor):
             there = _there(cursor, table, name)
             known = _known(cursor, table, name, kinds=kinds)
@@ -133,25 +130,18 @@ def _properties(seen: Iterable[Seen]) -> set[str]:
     return {str(each.path[0]) for each in seen if each.path}
 
 
-def forget_typed(self: ExportResult) -> None:
-    """
-    Drop the typed tables of this table's events. They are made anew when they are asked for.
-
-    Raises:
-        TableError: an export runs on these events.
-        DatabaseError: the database cannot be written.
-        ClosedError: the result was closed.
-    """
-    with registration, self._store.committing(), self._store.reading() as cursor:
+def forget_typed(reader: Reader) -> None:
+    """Drop the typed tables of a table of events. Raises ``TableError``, ``DatabaseError`` or ``ClosedError``."""
+    with registration, reader.store.committing(), reader.store.reading() as cursor:
         if not _exists(cursor):
             return
-        if ledger.unfinished_exports(cursor, self.table):
-            raise TableError(f"an export into table {self.table!r} is running: wait for it, or cancel it")
+        if ledger.unfinished_exports(cursor, reader.table):
+            raise TableError(f"an export into table {reader.table!r} is running: wait for it, or cancel it")
         try:
             with transaction(cursor):
-                forget(cursor, self.table)
+                forget(cursor, reader.table)
         except duckdb.Error as error:
-            raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
+            raise DatabaseError(f"{reader.store.label} cannot be written: {safe_text(str(error))}") from None
 
 
 def forget(cursor: DuckDBPyConnection, table: str) -> None:

@@ -5,33 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Any, TextIO
 
 from mpnb._base.clock import epoch_seconds
-from mpnb._planning.states import ENDED, BatchProgress, JobProgress
-
-if TYPE_CHECKING:
-    from mpnb._exporting.job import ExportJob
 from mpnb._base.text import clock, days, duration, size
+from mpnb._planning.states import ENDED, BatchProgress, JobProgress
+from mpnb._showing.live import Progress, notebook_progress
 
 # Shorter waits come and go; a line in a log for each would be noise.
 WORTH_A_LINE = 30.0
-
-
-class Progress(Protocol):
-    """Show an export while it runs. One thread."""
-
-    def begin(self, job: ExportJob) -> None:
-        """Take the export, which has just started."""
-
-    def on_batch(self, progress: BatchProgress) -> None:
-        """Take one change of state."""
-
-    def tick(self, progress: JobProgress) -> None:
-        """Take the whole as it is now, some times a second."""
-
-    def close(self) -> None:
-        """Leave the screen as it should stay. A second call does nothing."""
 
 
 class TerminalLine:
@@ -55,7 +37,7 @@ class TerminalLine:
             bar_format="{n_fmt}/{total_fmt} batches |{bar}| {elapsed}{postfix}",
         )
 
-    def begin(self, job: ExportJob) -> None:
+    def begin(self, job: Any) -> None:
         """Wait for the first tick."""
 
     def on_batch(self, progress: BatchProgress) -> None:
@@ -80,7 +62,7 @@ class PipeLines:
         self._waits_until = 0.0
         self._ended = 0
 
-    def begin(self, job: ExportJob) -> None:
+    def begin(self, job: Any) -> None:
         """Wait for the first batch that ends."""
 
     def on_batch(self, progress: BatchProgress) -> None:
@@ -117,7 +99,7 @@ class Silent:
         if self._on_batch is not None:
             self._on_batch(progress)
 
-    def begin(self, job: ExportJob) -> None:
+    def begin(self, job: Any) -> None:
         """Show nothing."""
 
     def tick(self, progress: JobProgress) -> None:
@@ -159,12 +141,8 @@ def choose(stream: TextIO | None = None) -> Progress:
 
     A process without a terminal may have none: pythonw, a service, a window of its own.
     """
-    if stream is None and "ipykernel" in sys.modules:
-        from mpnb._notebook.panel import notebook_progress
-
-        live = notebook_progress()
-        if live is not None:
-            return live
+    if stream is None and (live := notebook_progress()) is not None:
+        return live
     stream = stream or sys.stderr
     if stream is None or getattr(stream, "closed", False):
         return Silent()

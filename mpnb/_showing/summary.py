@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 from mpnb._base.sql import run
-from mpnb._mixpanel.failures import HINTS
-from mpnb._storing.database import Store
-
-if TYPE_CHECKING:
-    from mpnb._exporting.result import ExportResult
 from mpnb._base.text import days, duration, plural, size
+from mpnb._mixpanel.failures import HINTS
+from mpnb._planning.dates import in_words
+from mpnb._planning.states import Outcome
+from mpnb._reading.reader import Reader
 
 SHOWN_FAILURES = 50
 
@@ -40,18 +38,23 @@ class Summary:
     retry: str
 
 
-def gather(result: ExportResult, store: Store, call: str, unmet: str | None, unnoted: str = "") -> Summary:
+def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows_outside: int) -> Summary:
     """
-    Ask the database for what a display of a result shows.
+    Ask the database for what a display of a result shows, where it is open.
 
     Args:
-        unmet: the query for its failure table, ``None`` where the database is closed.
-        unnoted: the days besides that were asked for and that the table does not hold, in words.
+        outcome: what the call did.
+        call: the variable that holds the result, as it is known.
+        total_rows, rows_outside: what the result counts.
     """
+    store, selection = reader.store, reader.selection
+    unnoted = ""
     kinds: list[tuple[str, int, str]] = []
     failures: list[FailedRow] = []
-    if unmet is not None:
+    if not store.closed:
+        unmet = reader.failures()
         with store.reading() as cursor:
+            unnoted = in_words(selection.unnoted_ranges(cursor))
             for kind, hint, count in run(
                 cursor, f"SELECT kind, hint, count(*) FROM ({unmet}) GROUP BY ALL ORDER BY 3 DESC, 1, 2"
             ):
@@ -62,33 +65,32 @@ def gather(result: ExportResult, store: Store, call: str, unmet: str | None, unn
                 f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}",
             ):
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
-    asked = result.from_date is not None
     batches = [
-        (result.successful_batches, "fetched"),
-        (result.skipped_batches, "there already"),
-        (result.failed_batches, "failed"),
-        (result.cancelled_batches, "cancelled"),
+        (outcome.successful_batches, "fetched"),
+        (outcome.skipped_batches, "there already"),
+        (outcome.failed_batches, "failed"),
+        (outcome.cancelled_batches, "cancelled"),
     ]
-    facts = [("events", f"{result.total_rows:,} in table {result.table!r} of {store.label}")]
-    if asked:
-        facts[0] = ("events", f"{facts[0][1]}, {result.fetched_rows:,} of them new")
+    facts = [("events", f"{total_rows:,} in table {reader.table!r} of {store.label}")]
+    if selection.days:
+        facts[0] = ("events", f"{facts[0][1]}, {outcome.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
-        facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
-    source = result._source()
+        facts.append(("took", f"{duration(outcome.duration_seconds)}, {size(outcome.bytes)} received"))
+    source = reader.source()
     if source is not None and (source.events is not None or source.where is not None):
         facts.append(("only", source.filter_in_words()))
-    facts += [("note", sentence) for sentence in result._unheard()]
+    facts += [("note", sentence) for sentence in reader.unheard()]
     if unnoted:
         facts.append(("not there", f"{unnoted}: the same call again fetches what is missing"))
-    if outside := result.rows_outside:
+    if outside := rows_outside:
         facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
-    if result.rejected_lines:
-        facts.append(("rejected", f"{result.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
+    if outcome.rejected_lines:
+        facts.append(("rejected", f"{outcome.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
     if store.closed:
         facts.append(("closed", store.afterwards))
     count = sum(n for _, n, _ in kinds)
     return Summary(
-        title=f"Mixpanel events {days(result.from_date, result.to_date)}" if asked else "Mixpanel events",
+        title=f"Mixpanel events {days(*selection.days)}" if selection.days else "Mixpanel events",
         facts=tuple(facts),
         kinds=tuple(kinds),
         failures=tuple(failures),

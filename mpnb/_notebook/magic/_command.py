@@ -20,9 +20,9 @@ from IPython.display import display
 from mpnb import _api as api
 from mpnb._base.names import EVENTS, event_names
 from mpnb._command import options as _options
-from mpnb._errors import DatabaseError, ExportCancelled, ExportError, MpnbError, PlanError, TableError
+from mpnb._errors import DatabaseError, MpnbError, PlanError, TableError
 from mpnb._exporting.job import ExportJob
-from mpnb._exporting.result import ExportResult
+from mpnb._exporting.result import ExportCancelled, ExportError, ExportResult
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan

@@ -14,22 +14,22 @@ The control panel and the live grid. What is here imports the widgets only when 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
-if TYPE_CHECKING:
-    from mpnb._exporting.job import ExportJob
-    from mpnb._notebook.panel._control import Panel
-    from mpnb._notebook.panel._live import JobPanel
-    from mpnb._showing.progress import Progress
+from mpnb._exporting.job import ExportJob
+from mpnb._showing.live import Progress, register
 
 
-def panel(**options: Any) -> Panel:
+def panel(job: ExportJob | None = None, **options: Any) -> Any:
     """
     Show the control panel: choose, see what it will take, start, watch each batch, stop, retry.
 
     It never blocks the kernel. ``panel.job`` is the export that runs or ran, ``panel.result`` what it brought.
 
     Args:
+        job: shows the batches of this one instead, live, and at its end what stays. As many panels as one likes, and
+            they agree; ``.grid`` of it is the anywidget alone, for hosts that know only those.
         options: arguments of ``mpnb.start()``, which fill the form in: ``from_date``, ``to_date``, ``events``,
             ``where``, ``database``, ``table``, ``workers``, ``chunk_days`` and ``mode``; the others are passed on.
 
@@ -38,24 +38,31 @@ def panel(**options: Any) -> Panel:
         PlanError: an argument cannot work that the form has no field for, or cannot show; the others show beside their
             fields what is wrong with them.
     """
+    if job is not None:
+        return WIDGETS.panel(job)
     from mpnb._notebook.panel._control import Panel
 
     return Panel(**options)
 
 
-def job_panel(job: ExportJob) -> JobPanel:
-    """Show a job's batches."""
-    from mpnb._notebook.panel._live import JobPanel
+class Widgets:
+    """Show exports by widgets, which are imported with the first."""
 
-    return JobPanel(job)
+    def progress(self) -> Progress | None:
+        """Return what shows an export in the running cell, ``None`` where no kernel's front end could show it."""
+        if "ipykernel" not in sys.modules:
+            return None
+        from mpnb._notebook.panel._frontend import has_kernel
+        from mpnb._notebook.panel._live import NotebookProgress
+
+        return NotebookProgress() if has_kernel() else None
+
+    def panel(self, job: Any) -> Any:
+        """Return the panel of an ``ExportJob``."""
+        from mpnb._notebook.panel._live import JobPanel
+
+        return JobPanel(job)
 
 
-def notebook_progress() -> Progress | None:
-    """Give what shows an export while it blocks, or ``None`` where no kernel's front end could show it."""
-    from mpnb._notebook.panel._frontend import has_kernel
-
-    if not has_kernel():
-        return None
-    from mpnb._notebook.panel._live import NotebookProgress
-
-    return NotebookProgress()
+WIDGETS = Widgets()
+register(WIDGETS)

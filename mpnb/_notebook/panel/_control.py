@@ -26,7 +26,8 @@ from mpnb._notebook.panel._feed import UNMET, Frame, Track, plan_frame
 from mpnb._notebook.panel._form import Form, in_labels, place_of, planned
 from mpnb._notebook.panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._notebook.panel._pump import TICK_SECONDS, pump
-from mpnb._planning.plan import MAX_LATE_DAYS, ExportPlan
+from mpnb._planning.options import MAX_LATE_DAYS
+from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_helpers
 from mpnb._planning.states import BatchProgress
 from mpnb._storing.database import MEMORY

@@ -1,0 +1,135 @@
+"""What reads: relations over the days of one table, on a database that several share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+
+import duckdb
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._base.names import closest
+from mpnb._base.origin import Origin, remember
+from mpnb._base.relation import Database, related, relation
+from mpnb._base.sql import columns_of, exact, quoted, run
+from mpnb._errors import TableError
+from mpnb._planning.request import Source
+from mpnb._reading.selection import Selection
+from mpnb._storing.database import LEDGER, REJECTED, Store
+from mpnb._storing.ledger import HELD, ended_exports, source_of
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """
+    Read some days of a table. Any thread may call any method.
+
+    Attributes:
+        store: the database.
+        selection: which table, and which of its days.
+    """
+
+    store: Store
+    selection: Selection
+
+    @property
+    def table(self) -> str:
+        """Return the name of the events table."""
+        return self.selection.table
+
+    # --- relations ---------------------------------------------------------------------------------------------------
+
+    def relation(self, query: str, database: Database | None = None) -> DuckDBPyRelation:
+        """Make a relation of a query of this package, on connections with the user's settings if not said otherwise."""
+        database = database or self.store.database
+        # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
+        ours = ", ".join(
+            f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {self.store.place}.{quoted(name)})"
+            for name in (LEDGER, REJECTED, self.table)
+        )
+
+        def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
+            with self.needing_table():
+                return related(connection, database, f"WITH {ours} {query}", {})
+
+        return relation(database, make)
+
+    def events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
+        """
+        Return a relation of events, of which analysis knows where they come from.
+
+        Args:
+            names: of the events that it has; without, any.
+        """
+        only = None if names is None else tuple(names)
+        return remember(self.relation(query), Origin(only, self._days, partial(self._lacking, only), self._names))
+
+    @contextlib.contextmanager
+    def needing_table(self) -> Iterator[None]:
+        """Raise ``TableError`` where the table is not there any more that something within the block reads."""
+        try:
+            yield
+        except duckdb.CatalogException:
+            with self.store.reading() as cursor:
+                if columns_of(cursor, self.table):
+                    raise
+            raise TableError(
+                f"table {self.table!r} is gone from {self.store.label}: the same export again fetches its days"
+            ) from None
+
+    # --- what is missing ---------------------------------------------------------------------------------------------
+
+    def failures(self) -> str:
+        """Return the query for the failure table."""
+        with self.store.reading() as cursor:
+            return self.selection.failures(ended_exports(cursor, self.table))
+
+    def source(self) -> Source | None:
+        """Return what the table has events of, ``None`` where the database does not know or is closed."""
+        if self.store.closed:
+            return None
+        with self.store.reading() as cursor:
+            return source_of(cursor, self.table)
+
+    def unheard(self) -> list[str]:
+        """Return a sentence for each event that was asked for by name and came on no day, with the closest."""
+        source = self.source()
+        if source is None or source.events is None or self.store.closed:
+            return []
+        with self.store.reading() as cursor:
+            held = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self.selection.batches(HELD)} LIMIT 1")
+            if not held or not columns_of(cursor, self.table):
+                return []
+            there = [name for (name,) in run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)}")]
+        return [
+            f"no event {name!r} came on any day{closest(name, there)}" for name in source.events if name not in there
+        ]
+
+    # --- for analysis ------------------------------------------------------------------------------------------------
+
+    def _days(self) -> tuple[date, date] | None:
+        """Return the first and the last day, ``None`` where there is none."""
+        if self.selection.days:
+            return self.selection.days
+        with self.store.reading() as cursor:
+            query = f"SELECT min(from_date), max(to_date) FROM {LEDGER} WHERE {self.selection.batches(HELD)}"
+            [(first, last)] = run(cursor, query)
+        return (first, last) if first else None
+
+    def _lacking(self, only: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+        """Return those of some names that there is no event of."""
+        there = names if only is None else [name for name in names if name in only]
+        name = exact("event_name")
+        query = f"SELECT DISTINCT {name} FROM ({self.selection.events}) WHERE list_contains(?, {name})"
+        with self.needing_table(), self.store.reading() as cursor:
+            found = {name for (name,) in run(cursor, query, [there])}
+        return [name for name in names if name not in found]
+
+    def _names(self) -> tuple[list[str], str]:
+        """Return the names of all events that the table has, whatever their days, and how to call the database."""
+        with self.needing_table(), self.store.reading() as cursor:
+            rows = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(self.table)} ORDER BY 1 ASC")
+        return [name for (name,) in rows], self.store.label
