@@ -14,8 +14,7 @@ from mpnb import analysis
 from mpnb._api import export, plan, start
 from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
 from mpnb._errors import ClosedError, CredentialsError, DatabaseError, MpnbError, PlanError, TableError
-from mpnb._exporting.job import ExportJob
-from mpnb._exporting.result import ExportCancelled, ExportError, ExportResult
+from mpnb._exporting.handles import ExportCancelled, ExportError, ExportJob, ExportResult
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._notebook.panel import panel

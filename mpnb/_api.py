@@ -13,7 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from duckdb import DuckDBPyConnection
 
-from mpnb._exporting.job import ExportJob
+from mpnb._exporting.handles import ExportJob, ExportResult
 from mpnb._exporting.launch import (
     Known,
     bring_up_to_date,
@@ -25,7 +25,6 @@ from mpnb._exporting.launch import (
     run_export,
     start_export,
 )
-from mpnb._exporting.result import ExportResult
 from mpnb._fetching.route import route_to
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
@@ -34,6 +33,7 @@ from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import Database, OnBatch, check, check_helpers, check_table_name
 from mpnb._planning.states import Outcome
+from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
@@ -182,11 +182,10 @@ def open_database(
         with store.reading() as cursor:
             name = ledger.table_named(cursor, table, store.label)
         return ExportResult(
-            store=store,
-            selection=Selection(name),
-            outcome=Outcome(),
-            retry=lambda result, options, background: retry_export(
-                result, None, replace(options, credentials=options.credentials or credentials), background
+            Reader(store, Selection(name)),
+            Outcome(),
+            lambda result, options, background: retry_export(
+                None, result, replace(options, credentials=options.credentials or credentials), background
             ),
             call="db",
         )

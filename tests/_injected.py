@@ -24,15 +24,18 @@ from typing import Any
 import mpnb
 from mpnb._base import handover as _handover
 from mpnb._exporting import board as _board
+from mpnb._exporting import callbacks as _callbacks
 from mpnb._exporting import engine as _engine
-from mpnb._exporting import job as _job
+from mpnb._exporting import run as _run
 from mpnb._fetching import client as _client
+from mpnb._fetching import fetcher as _fetcher
 from mpnb._fetching import limiter as _limits
 from mpnb._fetching import spool as _spool
 from mpnb._fetching import verify as _verify
 from mpnb._storing import database as _store
 from mpnb._storing import insert as _insert
 from mpnb._storing import ledger as _ledger
+from mpnb._storing import table as _table
 from mpnb._storing import tables as _layout
 from mpnb._storing import writer
 from mpnb._storing.running import running
@@ -42,11 +45,12 @@ from tests._helpers import WIDE, all_or_nothing, day
 _OWNERS: tuple[Any, ...] = (
     _engine.Engine,
     writer.Writer,
-    writer,
+    _table.Table,
     _board.BatchBoard,
     _spool.SpoolFolder,
     _spool.PlainCopy,
     _limits.RateLimiter,
+    _fetcher.Fetcher,
     _client.Connection,
     _client,
     _verify.Verifier,
@@ -55,8 +59,8 @@ _OWNERS: tuple[Any, ...] = (
     _ledger,
     _insert,
     _layout,
-    _job.Events,
-    _engine,
+    _callbacks.Callbacks,
+    _run.Run,
 )
 OWNERS = {owner.__name__: owner for owner in _OWNERS}
 # To delete the spool is the last resort: what stops that leaves a folder, which the next process removes.
@@ -166,7 +170,7 @@ def main() -> int:
     logging.disable()
     os.environ["MPNB_STATE_DIR"] = tempfile.mkdtemp()
     threading.excepthook = lambda _: None
-    _engine.BACKOFF_SECONDS = 0.01
+    _fetcher.BACKOFF_SECONDS = 0.01
     owner = OWNERS[sys.argv[1]]
     tried = wrong = 0
     for name in functions(owner):

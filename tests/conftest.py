@@ -14,7 +14,7 @@ import pytest
 
 import mpnb
 import mpnb._base.clock
-import mpnb._exporting.engine
+import mpnb._fetching.fetcher
 from mpnb.sandbox import Sandbox, serve
 from tests._helpers import WIDE, WallClock, day, moved, until
 
@@ -57,7 +57,7 @@ def _own_home(nothing_left: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_REGION", "MP_API_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture

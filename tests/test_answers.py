@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 import mpnb
 from mpnb._fetching import verify as _verify
 from mpnb._fetching.verify import Body, BodyError
+from mpnb._planning.request import Source
+from mpnb._planning.resource import Events
 from mpnb._storing import insert as _insert
+from mpnb._storing import table as _table
 from mpnb._storing import writer as _writer
-from mpnb._storing.database import EVENT_COLUMNS, REJECTED, REJECTED_COLUMNS
-from mpnb._storing.insert import NotAllEvents, blocks, insert_files, insert_lines
+from mpnb._storing.database import REJECTED, REJECTED_COLUMNS
+from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
 from mpnb.sandbox import Fault
 from tests._helpers import all_or_nothing, day, event, statuses, zipped
 
@@ -143,13 +146,16 @@ def test_a_byte_order_mark_is_none_of_the_first_line(sandbox, export) -> None:
 # --- both ways of writing lines say the same ----------------------------------------------------------------------
 
 
+EVENTS = Events(Source("1"))
+
+
 class Table:
     """A table of events in memory, with what is rejected, and spool files for it."""
 
     def __init__(self, folder: Path) -> None:
         self.con = duckdb.connect()
         self.folder = folder
-        for name, columns in (("events", EVENT_COLUMNS), (REJECTED, REJECTED_COLUMNS)):
+        for name, columns in (("events", EVENTS.columns), (REJECTED, REJECTED_COLUMNS)):
             self.con.execute(f"CREATE TABLE {name} ({', '.join(f'{c} {kind}' for c, kind in columns)})").fetchall()
 
     def file(self, number: int, text: bytes, *, compressed: bool = False) -> Any:
@@ -159,19 +165,19 @@ class Table:
         body = Body(compressed, len(data), len(text), lines)
         path = self.folder / f"{number}.jsonl"
         path.write_bytes(data)
-        return SimpleNamespace(path=path, body=body, batch_id=number)
+        return SimpleNamespace(path=path, body=body, task=SimpleNamespace(batch_id=number))
 
     def by_files(self, files: Sequence[Any]) -> list[Any] | None:
         """Give the rows that are there afterwards, ``None`` where the lines need to be looked at."""
         try:
-            insert_files(self.con, "events", files)
-        except NotAllEvents:
+            insert_files(self.con, "events", EVENTS, files)
+        except NotAllRecords:
             return None
         return self.rows()
 
     def by_lines(self, file: Any) -> tuple[int, int]:
         """Write a file line by line, and count rows and rejected lines."""
-        counts = [insert_lines(self.con, "events", file.batch_id, block) for block in blocks(file)]
+        counts = [insert_lines(self.con, "events", EVENTS, file.task.batch_id, block) for block in blocks(file)]
         return sum(rows for rows, _ in counts), sum(rejected for _, rejected in counts)
 
     def rows(self) -> list[Any]:
@@ -559,17 +565,17 @@ def test_a_spool_file_that_changed_fails_its_batch_alone(
     mp = sandbox(lines=(lambda d: odd) if how == "line by line" else None)
     if how == "alone":
         monkeypatch.setattr(_writer, "TOGETHER_LINES", 1)
-    transaction = _writer.Writer._transaction
+    transaction = _table.Table._transaction
     harmed: set[int] = set()
 
     def harming(self: Any, items: list[Any], insert: Any) -> Any:
         for item in items:
-            if item.batch.from_date == day(2) and not harmed:
-                harmed.add(item.index)
+            if item.task.batch.from_date == day(2) and not harmed:
+                harmed.add(item.task.index)
                 harm(item.path)
         return transaction(self, items, insert)
 
-    monkeypatch.setattr(_writer.Writer, "_transaction", harming)
+    monkeypatch.setattr(_table.Table, "_transaction", harming)
     more = {"spool": mpnb.Spool(max_bytes=1)} if how == "compressed" else {}
     result = export(mp, day(1), day(4), **more)
     assert harmed == {1}

@@ -14,8 +14,8 @@ import pytest
 
 import mpnb
 from mpnb._command import options as _options
-from mpnb._exporting import engine as _engine
 from mpnb._fetching import client as _client
+from mpnb._fetching import fetcher as _fetcher
 from mpnb._fetching import spool as _spool
 from mpnb._fetching import verify as _verify
 from mpnb._mixpanel.credentials import Credentials
@@ -220,7 +220,7 @@ def test_what_shows_a_promise_is_there() -> None:
 FIGURES = {
     "3 requests a second and 60 an hour": (mpnb.Quota().per_second, mpnb.Quota().per_hour) == (3, 60),
     "60 requests an hour, 3 a second and 100 at once": mpnb.Quota() == mpnb.Quota(60, 3, 100),
-    "up to four times a batch": _engine.MAX_ATTEMPTS == 4,
+    "up to four times a batch": _fetcher.MAX_ATTEMPTS == 4,
     "no connection in 10 seconds": _client.CONNECT_SECONDS == 10,
     "nothing for 5 minutes": _client.IDLE_SECONDS == 5 * 60,
     "fewer than 100 bytes a second for 10": (_client.LEAST_SPEED, 2 * _client.IDLE_SECONDS) == (100, 600),

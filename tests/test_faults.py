@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import pytest
 
 import mpnb
-import mpnb._exporting.engine
 import mpnb._fetching.client
+import mpnb._fetching.fetcher
 import mpnb._fetching.verify
 from mpnb._mixpanel.failures import KINDS, Failure, from_answer
 from mpnb.sandbox import Fault
@@ -568,7 +568,7 @@ def test_a_full_hour_is_waited_out(sandbox, export, monkeypatch) -> None:
 @pytest.mark.parametrize("how", ["seconds", "date", None])
 def test_a_server_that_counts_is_obeyed(sandbox, export, monkeypatch, how: str | None) -> None:
     """Against a real limit of two a second, refusals slow all workers down and every batch comes through."""
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.5)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.5)
     mp = sandbox(quota=mpnb.Quota(per_hour=10**6, per_second=2), retry_after=how)
     result = export(mp, day(1), day(4), workers=2)
     assert result.successful_batches == 4

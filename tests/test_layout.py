@@ -16,6 +16,8 @@ import duckdb
 import pytest
 
 import mpnb
+from mpnb._fetching.fetched import Lost, Task
+from mpnb._mixpanel.failures import failure
 from mpnb._planning.batches import Batch
 from mpnb._planning.request import Source
 from mpnb._storing import ledger
@@ -278,10 +280,10 @@ def test_a_batch_that_landed_is_never_noted_as_failed(database: Path) -> None:
         [batch_id] = ledger.register(
             cursor, export_id="e", table="events", source=source, batches=[Batch(day(1), day(1))]
         )
-        arrival = ledger.Arrival(batch_id, Batch(day(1), day(1)), 3, 0, 10, 1, None)
-        ledger.landed(cursor, "events", [arrival])
+        task = Task(0, batch_id, Batch(day(1), day(1)))
+        ledger.landed(cursor, "events", [ledger.Arrival(task, 3, 0, 10)])
         with pytest.raises(ledger.LedgerError):
-            ledger.unmet(cursor, "events", [batch_id], "failed", mpnb._mixpanel.failures.failure("write", "late"))  # type: ignore[attr-defined]
+            ledger.lost(cursor, "events", Lost(task, failure("write", "late")), "failed")
         assert ledger.status_of(cursor, "events", batch_id) == ("done", 3, 0)
 
 
@@ -301,7 +303,7 @@ def test_an_export_that_starts_is_never_taken_for_a_dead_one(
         opened.set()
 
     looker = threading.Thread(target=look)
-    commit = mpnb._api.run  # type: ignore[attr-defined]
+    commit = mpnb._storing.table.run  # type: ignore[attr-defined]
 
     def watched(cursor: Any, text: str, *more: Any) -> Any:
         rows = commit(cursor, text, *more)
@@ -310,7 +312,7 @@ def test_an_export_that_starts_is_never_taken_for_a_dead_one(
             opened.wait(0.3)
         return rows
 
-    monkeypatch.setattr(mpnb._api, "run", watched)  # type: ignore[attr-defined]
+    monkeypatch.setattr(mpnb._storing.table, "run", watched)
     job = start(mp, day(2), day(3))
     looker.join(30)
     with job.result(30) as result:

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import mpnb
-import mpnb._exporting.engine
 import mpnb._fetching.client
+import mpnb._fetching.fetcher
 import mpnb._fetching.wire
 from mpnb._base.text import safe_text
 from mpnb._command.cli import main
@@ -608,7 +608,7 @@ def test_a_network_that_comes_back_is_enough(sandbox, export, monkeypatch) -> No
         with socket.create_connection((LOOPBACK, port_of(mp))) as inner, found[0].keeping(inner):
             found[0].join(connection, inner)
 
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.3)
     credentials = at(mp, f"http://{LOOPBACK}:{port}")
     result = export(mp, day(1), day(1), credentials=credentials, on_batch=bring, quota=mpnb.Quota())
     with found[0]:
@@ -619,7 +619,7 @@ def test_a_network_that_comes_back_is_enough(sandbox, export, monkeypatch) -> No
 
 def test_a_network_that_stutters_ends_no_export(sandbox, export, monkeypatch, trusted) -> None:
     """Once requests got through, two batches that do not get through at first are tried again as others are."""
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.5)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.5)
     mp = sandbox()
     with tls_to(port_of(mp)) as front, Proxy(front.port, ("200", "200", "502 No", "502 No")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{LOOPBACK}:{proxy.port}")

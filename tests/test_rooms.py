@@ -1,4 +1,4 @@
-"""The house in rooms: each imports only those below it, also for types and in functions, and nothing runs in circles."""
+"""The house in rooms: each imports only those below it, also for types and in functions, and in no circle."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def shown(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 def begun(job: mpnb.ExportJob) -> mpnb.ExportJob:
     """Wait until the settings are made: then the writer begins."""
-    until(job._engine._writer.begun.is_set)
+    until(job._run.engine._writer.begun.is_set)
     return job
 
 

@@ -219,7 +219,7 @@ def test_ctrl_c_while_it_starts(sandbox, start, export, database, monkeypatch, c
             signal.raise_signal(signal.SIGINT)
         return job
 
-    monkeypatch.setattr(mpnb._api, "_launch", press)
+    monkeypatch.setattr(mpnb._exporting.launch, "_launch", press)
     with pytest.raises(KeyboardInterrupt):
         {"start": start, "export": export}[call](mp, day(1), day(5))
     monkeypatch.undo()
@@ -325,8 +325,8 @@ def test_cancel_while_it_writes(large, start, database, monkeypatch, grace: floa
     """A write gets a moment to be done; past it, it is interrupted, and nothing of the batch is in the table."""
     monkeypatch.setattr(mpnb._exporting.engine, "WRITE_GRACE_SECONDS", grace)
     job = start(large, day(1), day(2), chunk_days=2)
-    writer = job._engine._writer
-    until(lambda: writer._in_insert, 20)
+    table = job._run.engine._destination
+    until(lambda: table._in_insert, 20)
     began = time.monotonic()
     job.cancel()
     result = job.outcome()

@@ -125,7 +125,7 @@ def test_settings_are_those_of_before_at_the_end(sandbox, start, database, end: 
     fault = {"done": Fault("plain"), "failed": Fault("status", status=401, times=None), "cancelled": Fault("hang")}[end]
     mp = sandbox(latency=0.2, faults=[fault])
     job = start(mp, workers=1)
-    until(lambda: job._engine._writer.begun.is_set())  # when the settings are made
+    until(lambda: job._run.engine._writer.begun.is_set())  # when the settings are made
     with duckdb.connect(str(database)) as con:
         during = settings(con)
         assert during["memory_limit"] != default["memory_limit"]
@@ -140,7 +140,7 @@ def test_a_setting_that_the_user_made_meanwhile_stays(sandbox, start, database) 
     """What somebody else changed is not set back."""
     mp = sandbox(latency=0.2)
     job = start(mp)
-    until(lambda: job._engine._writer.begun.is_set())  # when the settings are made
+    until(lambda: job._run.engine._writer.begun.is_set())  # when the settings are made
     with duckdb.connect(str(database)) as con:
         con.execute("SET GLOBAL memory_limit = '777MB'")
         value = settings(con)["memory_limit"]

@@ -14,6 +14,8 @@ import pytest
 import mpnb
 from mpnb._fetching.fetched import Fetched
 from mpnb._storing import writer as _writer
+from mpnb._storing.destination import Landed
+from mpnb._storing.table import Table
 from mpnb.sandbox import BAD_LINES, Fault, serve
 from tests._helpers import until
 
@@ -150,15 +152,15 @@ def test_a_cancel_ends_the_wait_for_more(patient: None) -> None:
 def test_large_bodies_stay_as_they_were_received(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """A plain copy that outgrows its share of the spool is dropped, and the compressed body is what is written."""
     kept: list[bool] = []
-    transaction = _writer.Writer._transaction_of
+    land = Table.land
 
-    def noting(self: _writer.Writer, items: list[Fetched]) -> list[_writer.Landed]:
+    def noting(self: Table, items: Sequence[Fetched]) -> list[Landed]:
         [item] = items
         kept.append(item.body.gzip)
-        assert list(item.path.parent.glob(f"{item.batch_id}.*")) == [item.path]
-        return transaction(self, items)
+        assert list(item.path.parent.glob(f"{item.task.batch_id}.*")) == [item.path]
+        return land(self, items)
 
-    monkeypatch.setattr(_writer.Writer, "_transaction_of", noting)
+    monkeypatch.setattr(Table, "land", noting)
     with serve(events_per_day=200) as mp:
         for folder, max_bytes in (("small", 100_000), ("large", 100_000_000)):
             with mpnb.export(

@@ -195,7 +195,11 @@ def test_an_environment_is_a_mapping() -> None:
 READ: dict[str, tuple[Callable[[mpnb.ExportResult, Any], Any], set[str]]] = {
     "event": (lambda r, v: r.event(v), set()),
     "event columns": (lambda r, v: r.event("Page View", columns=v), {"None", "no list"}),
+    "event deduplicated": (lambda r, v: r.event("Page View", deduplicated=v), {"True"}),
+    "event materialize": (lambda r, v: r.event("Page View", materialize=v), {"True"}),
     "catalog": (lambda r, v: r.catalog(v), {"None"}),
+    "catalog materialize": (lambda r, v: r.catalog("Page View", materialize=v), {"True"}),
+    "df deduplicated": (lambda r, v: r.df(deduplicated=v), {"True"}),
     "df": (lambda r, v: r.df(v), {"None"}),
     "pl columns": (lambda r, v: r.pl(columns=v), {"None", "no list"}),
     "arrow": (lambda r, v: r.arrow(v), {"None"}),

@@ -36,6 +36,13 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
     return number
 
 
+def check_flags(**flags: object) -> None:
+    """Raise ``PlanError`` unless each is true or false, also numpy's: a text such as ``"no"`` would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+            raise PlanError(f"{name} is True or False, not {brief(value)}")
+
+
 def real_number(name: str, value: object, least: float, most: float) -> float:
     """Return a number from ``least`` to ``most``, both included. Raises ``PlanError`` for anything else, nan too."""
     try:

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 MAX_MESSAGE = 500
 # Control characters, those of direction, and line breaks of other kinds than a line feed.

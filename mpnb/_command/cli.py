@@ -18,7 +18,7 @@ from mpnb._command import demo as _demo
 from mpnb._command import options as _options
 from mpnb._command.text import result_text
 from mpnb._errors import PlanError
-from mpnb._exporting.result import ExportError, ExportResult
+from mpnb._exporting.handles import ExportError, ExportResult
 from mpnb._reading.drop import drop
 from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpnb._command.options import in_shell_words
-from mpnb._exporting.result import ExportResult
+from mpnb._exporting.handles import ExportResult, summary_of
 from mpnb._showing import summary as display
 
 # Below it, folding the last column makes a ribbon that nobody can read.
@@ -23,7 +23,7 @@ def result_text(result: ExportResult, retry: str) -> str:
     Args:
         retry: the command that fetches what failed.
     """
-    summary = result.summary()
+    summary = summary_of(result)
     facts = tuple((name, in_shell_words(value)) for name, value in summary.facts)
     kinds = tuple((kind, count, in_shell_words(hint)) for kind, count, hint in summary.kinds)
     parts = [display.text(replace(summary, facts=facts, kinds=kinds, retry=retry))]
@@ -34,7 +34,7 @@ def result_text(result: ExportResult, retry: str) -> str:
 
 def failure_table(result: ExportResult) -> str:
     """Show the failure table of a result: one row a batch that is missing."""
-    summary = result.summary()
+    summary = summary_of(result)
     rows = [(row.dates, row.kind, row.status, str(row.attempts), row.message) for row in summary.failures]
     table = text_table(("days", "kind", "HTTP", "attempts", "message"), rows)
     more = summary.unmet - len(rows)

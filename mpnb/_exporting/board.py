@@ -72,6 +72,10 @@ class BatchBoard:
             self.version += 1
             self._listener(cell)
 
+    def become(self, index: int, batch: Batch, error: str) -> None:
+        """Put another batch, which waits for its first request, in place of one; ``error`` says why."""
+        self.set(index, "queued", from_date=batch.from_date, to_date=batch.to_date, attempt=0, bytes=0, error=error)
+
     def received(self, index: int, size: int) -> None:
         """Note how many bytes of a batch have arrived in this attempt."""
         with self._lock:

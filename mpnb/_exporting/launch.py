@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -16,39 +17,43 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import today, utc_now
 from mpnb._base.scalars import whole_number
-from mpnb._base.sql import run, transaction
+from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
-from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._errors import PlanError, TableError
 from mpnb._exporting.board import BatchBoard
+from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.engine import Engine
+from mpnb._exporting.handles import ExportJob, ExportResult, RetryOptions, reader_of, stopped_line
 from mpnb._exporting.interrupt import interrupts_later
-from mpnb._exporting.job import Events, ExportJob
-from mpnb._exporting.result import ExportResult, RetryOptions
+from mpnb._exporting.run import Run
+from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for
-from mpnb._fetching.route import Route, route_to
+from mpnb._fetching.route import route_to
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._mixpanel.credentials import Credentials
+from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
 from mpnb._planning.batches import Batch, Calendar, HeldBatch, losses, overlapping, ranges_of
 from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import MAX_WORKERS, Asked, Source, check_helpers
+from mpnb._planning.resource import Events
 from mpnb._planning.states import outcome_of
 from mpnb._reading.offset import day_lag
+from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
 from mpnb._storing.running import entering, registration, running
+from mpnb._storing.table import Table
 
 # Between two looks at the whole while an export runs in the caller's thread.
 TICK_SECONDS = 0.1
 log = logging.getLogger("mpnb")
-# Decides on the batches to fetch and to leave, given those that the table holds.
-MakePlan = Callable[[DuckDBPyConnection, Sequence[HeldBatch]], tuple[list[Batch], list[HeldBatch]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ class Known:
     gone: tuple[HeldBatch, ...] = ()
     unmet: tuple[tuple[date, date], ...] = ()
     lag: timedelta = timedelta(0)
+
+
+# Decides on the batches to fetch and to leave, given what the database has.
+Choose = Callable[[DuckDBPyConnection, Known], tuple[Sequence[Batch], Sequence[HeldBatch]]]
 
 
 def bring_up_to_date(store: Store) -> None:
@@ -90,9 +99,10 @@ def bring_up_to_date(store: Store) -> None:
 
 
 def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: Known) -> None:
+    """See that the table may take what is asked for. Raises ``TableError``."""
     if asked.source is not None:
         ledger.check_source(cursor, asked.table, asked.source)
-    layout.check_events(cursor, store.label, asked.table)
+    layout.check_records(cursor, store.label, asked.table, COLUMNS)
     rows = sum(h.rows for h in known.held)
     if asked.mode == "new" and rows:
         raise TableError(
@@ -102,12 +112,14 @@ def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: K
 
 
 def limiter_of(asked: Asked) -> RateLimiter:
+    """Return the limiter of the project that is asked for, of none where there are no credentials."""
     if asked.credentials is None:
         return RateLimiter(asked.quota or Quota())
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
 def known_of(cursor: DuckDBPyConnection, asked: Asked) -> Known:
+    """Return what a database has of the table that is asked for."""
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
         return Known()
     batches = ledger.compared_batches(cursor, asked.table)
@@ -121,6 +133,7 @@ def known_of(cursor: DuckDBPyConnection, asked: Asked) -> Known:
 
 
 def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
+    """Return the plan for what is asked, given what is there and what is left of the hour."""
     plan = planning.make_plan(
         asked.from_date,
         asked.to_date,
@@ -136,13 +149,16 @@ def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
     return replace(plan, notes=(*plan.notes, *losses(asked.table, plan.batches, plan.held, known.gone)))
 
 
+# --- from a plan to an export that runs: admitted, wired, handed out -------------------------------------------------
+
+
 def _launch(
     asked: Asked,
     open_store: Callable[[], Store],
-    events: Events,
+    callbacks: Callbacks,
     *,
     in_background: bool,
-    make_plan: MakePlan | None = None,
+    choose: Choose | None = None,
     whole: bool = False,
 ) -> ExportJob:
     """
@@ -150,7 +166,7 @@ def _launch(
 
     Args:
         open_store: opens the database, which is closed where that fails.
-        make_plan: decides on the batches to fetch and to leave; without it, the plan of what was asked.
+        choose: decides on the batches to fetch and to leave; without it, the plan of what was asked.
         whole: whether the result covers the whole ledger, not the days that were asked for.
     """
     assert asked.credentials is not None
@@ -163,63 +179,46 @@ def _launch(
         undo.callback(store.close)
         spool = _spool_folder(asked, store, export_id)
         undo.callback(spool.close)
-        board = BatchBoard(events.put)
-        with registration, store.committing(), store.reading() as cursor:
+        resource = Events(asked.source)
+        table = Table(store, asked.table, resource, export_id)
+        undo.callback(table.leave)
+        with table.admission():
+            batches, kept, ids = _admitted(asked, store, table, choose or _by_plan(asked, limiter))
+            board = BatchBoard(callbacks.put)
+            engine = Engine(
+                name=export_id,
+                resource=resource,
+                destination=table,
+                credentials=asked.credentials,
+                route=route,
+                limiter=limiter,
+                spool=spool,
+                board=board,
+                workers=asked.workers,
+                tasks=_tasks(board, zip(batches, ids, strict=True), kept),
+            )
+            selection = Selection(asked.table)
+            if not whole:
+                days = (asked.from_date, asked.to_date)
+                selection = Selection(asked.table, days, ranges_of(batches), since=min(ids, default=0))
+            run: Run[ExportResult] = Run(
+                engine=engine,
+                board=board,
+                callbacks=callbacks,
+                store=store,
+                make_result=partial(_result, asked, Reader(store, selection), board),
+                on_end=table.leave,
+                in_background=in_background,
+            )
+            # Its threads are there, and wait, before anybody can see the batches: the system may have none left.
+            undo.callback(run.abandon)
             try:
-                batches, kept, gone = _admitted(cursor, asked, store, make_plan, limiter)
-                for loss in losses(asked.table, batches, kept, gone):
-                    warn(loss)
-                run(cursor, "BEGIN")
-                layout.create(cursor, asked.table)
-                ledger.forget(cursor, asked.table, [h.batch_id for h in gone])
-                if ledger.is_free_for(cursor, asked.table, asked.source):
-                    ledger.clear(cursor, asked.table)
-                ids = ledger.register(
-                    cursor, export_id=export_id, table=asked.table, source=asked.source, batches=batches
-                )
-                selection = Selection(asked.table)
-                if not whole:
-                    days, fetched = (asked.from_date, asked.to_date), ranges_of(batches)
-                    selection = Selection(asked.table, days, fetched, since=min(ids, default=0))
-                engine = _engine(
-                    asked, store, spool, board, limiter, route, export_id, zip(batches, ids, strict=True), kept
-                )
-
-                def make_result() -> ExportResult:
-                    p = board.progress()
-                    rejected = sum(cell.rejected for cell in board.cells())
-                    return ExportResult(
-                        store=store,
-                        selection=selection,
-                        outcome=outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
-                        retry=lambda result, options, background: retry_export(result, asked, options, background),
-                        call="db" if whole else "result",
-                        late_days=asked.late_days,
-                    )
-
-                job = ExportJob(
-                    engine=engine,
-                    board=board,
-                    events=events,
-                    store=store,
-                    make_result=make_result,
-                    on_end=lambda: running.discard(export_id),
-                    in_background=in_background,
-                )
-                # Its threads are there, and wait, before anybody can see the batches: the system may have none left.
-                undo.callback(job.abandon)
-                job.start()
-                with entering:
-                    undo.callback(running.discard, export_id)
-                    running.add(export_id)
-                    run(cursor, "COMMIT")
-            except duckdb.Error as error:
-                raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
+                run.start()
             except RuntimeError as error:
                 raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
         undo.pop_all()
-    job.begin()
-    return job
+    run.begin()
+    return ExportJob(run)
 
 
 def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
@@ -232,75 +231,55 @@ def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
         ) from None
 
 
-def _admitted(
-    cursor: DuckDBPyConnection,
-    asked: Asked,
-    store: Store,
-    make_plan: MakePlan | None,
-    limiter: RateLimiter,
-) -> tuple[Sequence[Batch], Sequence[HeldBatch], Sequence[HeldBatch]]:
-    """
-    See that an export may enter the ledger, and decide on the batches to fetch, to leave and to forget.
+def _by_plan(asked: Asked, limiter: RateLimiter) -> Choose:
+    """Decide by the plan of what was asked."""
 
-    It writes nothing new.
-
-    Raises:
-        TableError: another export is under way into the same table, or the table is not for this one.
-    """
-    layout.check(cursor, store.label)
-    if ledger.exists(cursor):
-        with entering:
-            ledger.settle_dead(cursor, running)
-        if ledger.unfinished_exports(cursor, asked.table):
-            raise TableError(f"an export into table {asked.table!r} is running: wait for it, or cancel it")
-    known = known_of(cursor, asked)
-    check_table(cursor, asked, store, known)
-    batches: Sequence[Batch]
-    kept: Sequence[HeldBatch]
-    if make_plan is not None:
-        batches, kept = make_plan(cursor, known.held)
-    else:
+    def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[Sequence[Batch], Sequence[HeldBatch]]:
         plan = plan_of(asked, known, limiter)
-        batches, kept = plan.batches, plan.held
-    return batches, kept, overlapping(known.gone, batches)
+        return plan.batches, plan.held
+
+    return choose
 
 
-def _engine(
-    asked: Asked,
-    store: Store,
-    spool: SpoolFolder,
-    board: BatchBoard,
-    limiter: RateLimiter,
-    route: Route,
-    export_id: str,
-    to_fetch: Iterable[tuple[Batch, int]],
-    kept: Sequence[HeldBatch],
-) -> Engine:
-    """Put all batches on the board, and make an engine for those that are to be fetched."""
-    assert asked.credentials is not None
-    assert asked.source is not None
+def _admitted(
+    asked: Asked, store: Store, table: Table, choose: Choose
+) -> tuple[Sequence[Batch], Sequence[HeldBatch], list[int]]:
+    """Decide on the batches to fetch and to leave, enter the first into the ledger, and return both, with the ids."""
+    with store.reading() as cursor:
+        known = known_of(cursor, asked)
+        check_table(cursor, asked, store, known)
+        batches, kept = choose(cursor, known)
+    gone = overlapping(known.gone, batches)
+    for loss in losses(asked.table, batches, kept, gone):
+        warn(loss)
+    return batches, kept, table.admit(batches, [h.batch_id for h in gone])
+
+
+def _tasks(board: BatchBoard, to_fetch: Iterable[tuple[Batch, int]], kept: Sequence[HeldBatch]) -> list[Task]:
+    """Put all batches on the board, in date order, and return those that are to be fetched."""
     cells = sorted(
         [(batch, batch_id, "queued", 0) for batch, batch_id in to_fetch]
         + [(Batch(h.from_date, h.to_date), h.batch_id, "skipped", h.rows) for h in kept],
         key=lambda cell: cell[0].from_date,
     )
     indexes = board.add([(batch, status, rows) for batch, _, status, rows in cells])
-    return Engine(
-        export_id=export_id,
-        store=store,
-        table=asked.table,
-        source=asked.source,
-        credentials=asked.credentials,
-        route=route,
-        limiter=limiter,
-        spool=spool,
-        board=board,
-        workers=asked.workers,
-        tasks=[
-            (index, batch, batch_id)
-            for index, (batch, batch_id, status, _) in zip(indexes, cells, strict=True)
-            if status == "queued"
-        ],
+    return [
+        Task(index, batch_id, batch)
+        for index, (batch, batch_id, status, _) in zip(indexes, cells, strict=True)
+        if status == "queued"
+    ]
+
+
+def _result(asked: Asked, reader: Reader, board: BatchBoard) -> ExportResult:
+    """Return the result of an export that has ended."""
+    p = board.progress()
+    rejected = sum(cell.rejected for cell in board.cells())
+    return ExportResult(
+        reader,
+        outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
+        partial(retry_export, asked),
+        call="result" if reader.selection.days else "db",
+        late_days=asked.late_days,
     )
 
 
@@ -309,7 +288,8 @@ def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> 
     job = None
     try:
         with interrupts_later():
-            job = _launch(asked, open_store, Events(asked.on_batch), in_background=asked.on_batch is not None, **more)
+            callbacks = Callbacks(asked.on_batch)
+            job = _launch(asked, open_store, callbacks, in_background=asked.on_batch is not None, **more)
     except BaseException:
         if job is not None:  # and nobody will get it
             with interrupts_later():
@@ -323,13 +303,13 @@ def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> Ex
     """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
     show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
     job = None
-    events = Events(show.on_batch)
+    callbacks = Callbacks(show.on_batch)
     try:
         with interrupts_later():
-            job = _launch(asked, open_store, events, in_background=False, **more)
+            job = _launch(asked, open_store, callbacks, in_background=False, **more)
         show.begin(job)
         ticked = 0.0
-        while events.dispatch(TICK_SECONDS):
+        while callbacks.dispatch(TICK_SECONDS):
             # Changes come by the thousand where batches are small: the screen need not follow each.
             if (now := time.monotonic()) >= ticked + TICK_SECONDS:
                 ticked = now
@@ -346,7 +326,7 @@ def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> Ex
         with interrupts_later():
             job.cancel()
             stopped = job.outcome()
-            line = stopped.stopped_line(closing=True)
+            line = stopped_line(stopped, closing=True)
             show.close()  # while the database is open: it may show what failed
             stopped.close()
             if is_stop:
@@ -358,40 +338,54 @@ def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> Ex
 
 
 def retry_export(
-    result: ExportResult, asked: Asked | None, options: RetryOptions, background: bool
+    asked: Asked | None, result: ExportResult, options: RetryOptions, background: bool
 ) -> ExportResult | ExportJob:
-    """Fetch what is unmet of a result's days, each batch as it was, on the same database."""
+    """
+    Fetch what is unmet of a result's days, each batch as it was, on the same database.
+
+    Args:
+        asked: what the call asked for that made the result; ``None`` for one of ``mpnb.open()``.
+    """
     given = options.given()
     check_helpers(**{name: value for name, value in given.items() if name != "workers"})
-    store = result.share_store()
+    reader = reader_of(result)
+    store = reader.store.share()
     try:
-        with store.reading() as cursor:
-            source = ledger.source_of(cursor, result.table)
-            unmet = result._selection.unmet_ranges(cursor)
-        source = source or (asked.source if asked else None)
-        if source is None:
-            raise TableError(f"{store.label} has no table {result.table!r} of events any more: export into it anew")
-        if asked is None:
-            first = min((first for first, _ in unmet), default=today())
-            last = max((last for _, last in unmet), default=first)
-            asked = Asked(
-                first, last, source, store.name, result.table, WORKERS, CHUNK_DAYS, "resume", LATE_DAYS,
-                None, None, None, Spool(), source.events, source.where,
-            )  # fmt: skip
-        asked = replace(asked, **{"mode": "resume", **given})
-        if asked.credentials is None:
-            asked = replace(asked, credentials=Credentials.from_environment())
-        assert asked.credentials is not None
-        asked = replace(asked, source=Source(asked.credentials.project_id, source.events, source.where))
-        asked = replace(asked, workers=whole_number("workers", asked.workers, 1, MAX_WORKERS))
+        asked = _asked_again(asked or _asked_of_all(store, reader), given)
     except BaseException:
         store.close()
         raise
 
-    def make_plan(cursor: DuckDBPyConnection, held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
+    def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[list[Batch], list[HeldBatch]]:
         # Once more, now that nobody else can begin to fetch them.
-        return planning.plan_again(result._selection.unmet_ranges(cursor), held)
+        return planning.plan_again(reader.selection.unmet_ranges(cursor), known.held)
 
-    return (start_export if background else run_export)(
-        asked, lambda: store, make_plan=make_plan, whole=result.from_date is None
+    way = start_export if background else run_export
+    return way(asked, lambda: store, choose=choose, whole=result.from_date is None)
+
+
+def _asked_of_all(store: Store, reader: Reader) -> Asked:
+    """Return what a call would ask that fetches all of a table that is missing."""
+    with store.reading() as cursor:
+        source = ledger.source_of(cursor, reader.table)
+        unmet = reader.selection.unmet_ranges(cursor)
+    if source is None:
+        raise TableError(f"{store.label} has no table {reader.table!r} of events any more: export into it anew")
+    first = min((first for first, _ in unmet), default=today())
+    last = max((last for _, last in unmet), default=first)
+    return Asked(
+        first, last, source, store.name, reader.table, WORKERS, CHUNK_DAYS, "resume", LATE_DAYS,
+        None, None, None, Spool(), source.events, source.where,
+    )  # fmt: skip
+
+
+def _asked_again(asked: Asked, given: dict[str, Any]) -> Asked:
+    """Return what was asked, with what ``retry()`` was given in place of it."""
+    asked = replace(asked, **{"mode": "resume", **given})
+    credentials = asked.credentials or Credentials.from_environment()
+    return replace(
+        asked,
+        credentials=credentials,
+        source=Source(credentials.project_id, asked.events, asked.where),
+        workers=whole_number("workers", asked.workers, 1, MAX_WORKERS),
     )

@@ -1,4 +1,4 @@
-"""What becomes of a batch that was fetched, for whoever writes it."""
+"""A batch on its way, and what becomes of it, for whoever writes it."""
 
 from __future__ import annotations
 
@@ -24,42 +24,56 @@ class Group:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Hand a verified spool file over to the writer."""
+@dataclass(slots=True, eq=False)
+class Task:
+    """
+    A batch that has not ended yet. Its worker owns it, then the writer.
+
+    Attributes:
+        index: place on the board.
+        batch_id: in the ledger.
+        group: what it is written together with, ``None`` for a batch by itself.
+        attempts: requests so far.
+        size: bytes that the latest of them received, compressed.
+        started_at: when the latest of them began, in UTC.
+        asked_once_more: whether an answer that is worth one more request had its one.
+    """
 
     index: int
     batch_id: int
     batch: Batch
+    group: Group | None = None
+    attempts: int = 0
+    size: int = 0
+    started_at: datetime | None = None
+    asked_once_more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A batch that is whole, as a verified spool file, to be written."""
+
+    task: Task
     path: Path
     body: Body
-    attempts: int
-    started_at: datetime | None
-    group: Group | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Hand a batch over that failed, to be noted in the ledger. What has arrived of its group is dropped."""
+    """A batch that failed, to be noted in the ledger. What has arrived of its group is dropped."""
 
-    index: int
-    batch_id: int
+    task: Task
     failure: Failure
-    size: int
-    attempts: int
-    started_at: datetime | None
-    group: Group | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """
-    Hand a batch over that is too large, to be replaced in the ledger by its days.
+    A batch that is too large, to be replaced in the ledger by smaller ones.
 
     ``done`` is called in the writer's thread with the parts and their ids, without any where there is nothing to split,
     and with the group that they are where they are to be written together.
     """
 
-    batch_id: int
-    batch: Batch
+    task: Task
     done: Callable[[list[tuple[Batch, int]], Group | None], object]

@@ -1,9 +1,25 @@
-"""A request to Mixpanel's raw event export API."""
+"""Mixpanel's raw event export: the request, what a line of its answer must be, and the row that a line becomes."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+
+PATH = "/api/2.0/export"
+Columns = tuple[tuple[str, str], ...]
+# Of a line: https://developer.mixpanel.com/reference/raw-event-export
+KEYS = ("event", "properties")
+# As in Mixpanel's own warehouse export, so that SQL written for it runs here.
+COLUMNS: Columns = (
+    ("event_name", "VARCHAR"),
+    ("time", "TIMESTAMP"),
+    ("distinct_id", "VARCHAR"),
+    ("device_id", "VARCHAR"),
+    ("user_id", "VARCHAR"),
+    ("insert_id", "VARCHAR"),
+    ("properties", "JSON"),
+    ("batch_id", "BIGINT"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +33,27 @@ class Request:
     where: str | None
 
     def params(self) -> dict[str, str]:
-        """Give the parameters as Mixpanel wants them: ``event`` is a JSON array in text."""
+        """Return the parameters as Mixpanel wants them: ``event`` is a JSON array in text."""
         params = {"from_date": self.from_date, "to_date": self.to_date, "project_id": self.project_id}
         if self.events is not None:
             params["event"] = json.dumps(list(self.events))
         if self.where is not None:
             params["where"] = self.where
         return params
+
+
+def rows(lines: str) -> str:
+    """
+    Return the SELECT that turns lines into rows of ``COLUMNS``.
+
+    ``time`` comes in seconds, sometimes in milliseconds: seconds reach 1e11 in the year 5138, milliseconds in 1973.
+
+    Args:
+        lines: a query for columns ``head`` and ``body``, the JSON values of ``KEYS``, and ``batch_id``.
+    """
+    return f"""
+        SELECT head->>'$', make_timestamp(TRY_CAST(t * CASE WHEN abs(t) >= 1e11 THEN 1e3 ELSE 1e6 END AS BIGINT)),
+               p[2], p[3], p[4], p[5], body, batch_id
+        FROM (SELECT *, TRY_CAST(p[1] AS DOUBLE) AS t
+              FROM (SELECT *, body->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p
+                    FROM ({lines})))"""

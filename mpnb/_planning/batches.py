@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal
 
+from mpnb._base import text
 from mpnb._base.scalars import whole_number
 from mpnb._errors import PlanError
 from mpnb._planning.dates import DAY, _days, _days_in, _midnight_after, in_words, parse_date
@@ -33,6 +34,21 @@ class Batch:
     def days(self) -> int:
         """Count the days, 1 or more."""
         return (self.to_date - self.from_date).days + 1
+
+    @property
+    def most_parts(self) -> int:
+        """Return how many batches it can be split into at most, 1 where it cannot."""
+        return self.days
+
+    @property
+    def key(self) -> str:
+        """Return what tells it from all others of its table, in the order of time."""
+        return f"{self.from_date}/{self.to_date}"
+
+    @property
+    def label(self) -> str:
+        """Return what people read: its day, or its first and last."""
+        return text.days(self.from_date, self.to_date)
 
 
 @dataclass(frozen=True, slots=True)

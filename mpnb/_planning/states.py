@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 # In the order in which the panel's bytes count them: a byte a batch is its place here.
 STATUSES = ("queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled")

@@ -10,6 +10,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
+from mpnb._base.scalars import check_flags
 from mpnb._base.sql import exact, interruptible, quoted, run
 from mpnb._reading import rules
 from mpnb._reading.events import rows_condition
@@ -30,6 +31,7 @@ def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materi
     """Return one row a property of an event, as ``ExportResult.catalog()`` describes."""
     import pyarrow as pa
 
+    check_flags(materialize=materialize)
     if events is not None:
         names = event_names(events, EVENTS)
     else:

@@ -11,14 +11,15 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.clock import utc_now
 from mpnb._base.sql import columns_of, exact, quoted, run
+from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.batches import Batch, Calendar, HeldBatch, ranges_of
 from mpnb._planning.dates import DAY, in_words
 from mpnb._reading.offset import TimeOffset, time_offset
 from mpnb._reading.selection import Selection
-from mpnb._storing.database import EVENT_COLUMNS, LEDGER, REJECTED
+from mpnb._storing.database import LEDGER, REJECTED
 from mpnb._storing.ledger import HELD, of_table
 
-NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in EVENT_COLUMNS)} WHERE false"
+NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in COLUMNS)} WHERE false"
 
 
 @dataclass(frozen=True, slots=True)

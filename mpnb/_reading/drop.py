@@ -9,6 +9,7 @@ import duckdb
 from mpnb._base.sql import columns_of, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, TableError
+from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.request import Database, check_table_name
 from mpnb._reading import typed as _typed
 from mpnb._storing import ledger
@@ -52,7 +53,7 @@ def _drop(store: Store, asked: str) -> int:
             ledger.settle_dead(cursor, running)
         if ledger.unfinished_exports(cursor, name):
             raise TableError(f"an export into table {name!r} is running: wait for it, or cancel it")
-        layout.check_events(cursor, store.label, name)
+        layout.check_records(cursor, store.label, name, COLUMNS)
         is_there = columns_of(cursor, name) is not None
         with transaction(cursor):
             rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0

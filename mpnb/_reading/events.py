@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from duckdb import DuckDBPyRelation
 
 from mpnb._base.names import NAME, closest, event_names
-from mpnb._base.scalars import brief, listed
+from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._errors import PlanError
 from mpnb._reading.properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, merged
@@ -44,6 +44,7 @@ def event_query(
     if isinstance(columns, str):
         raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
     columns = None if columns is None else listed("columns", columns)
+    check_flags(deduplicated=deduplicated, materialize=materialize)
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
     condition = rows_condition(reader)
     several = not isinstance(name, str)

@@ -14,7 +14,7 @@ import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.paths import local_path, shown
-from mpnb._base.scalars import brief, listed
+from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, interruptible, literal, quoted, run
 from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
@@ -127,6 +127,7 @@ def _private(folder: Path) -> Iterator[Path]:
 
 
 def _relation(reader: Reader, events: Events, options: Options) -> DuckDBPyRelation:
+    check_flags(deduplicated=options.deduplicated, materialize=options.materialize)
     if isinstance(events, DuckDBPyRelation):
         if options.columns is not None or options.deduplicated or not options.materialize:
             raise TypeError("columns, deduplicated and materialize are for events by name, or for all")

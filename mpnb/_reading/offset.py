@@ -17,8 +17,8 @@ from datetime import timedelta
 from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import columns_of, in_batches, quoted, run
+from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.batches import HeldBatch
-from mpnb._storing.database import EVENT_COLUMNS
 
 # Looked at, of all events: whole vectors of DuckDB's, spread evenly.
 SAMPLE = 200_000
@@ -93,7 +93,7 @@ def time_offset(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBa
 def day_lag(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> timedelta:
     """Return the lag of ``TimeOffset`` by the latest of some batches, in date order: a look that costs little."""
     latest = [batch for batch in batches if batch.rows][-LATEST:]
-    if not latest or columns_of(cursor, table) != list(EVENT_COLUMNS):
+    if not latest or columns_of(cursor, table) != list(COLUMNS):
         return timedelta(0)
     return _judged(run(cursor, _votes(f"{_events(table, latest)} LIMIT {LATEST_SAMPLE}"))).lag
 

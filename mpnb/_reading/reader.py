@@ -80,6 +80,28 @@ class Reader:
                 f"table {self.table!r} is gone from {self.store.label}: the same export again fetches its days"
             ) from None
 
+    # --- the ledger --------------------------------------------------------------------------------------------------
+
+    def batches(self) -> str:
+        """Return the query for the ledger's rows of all batches that have a day of these, in date order."""
+        return (
+            f"SELECT * FROM {LEDGER} WHERE {self.selection.batches()} ORDER BY from_date ASC, to_date ASC, batch_id ASC"
+        )
+
+    def rejected(self) -> str:
+        """Return the query for the lines of these batches that are no events, in order."""
+        return (
+            "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
+            f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self.selection.batches(HELD)}) AS b"
+            " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
+            " ORDER BY b.from_date ASC, r.line_number ASC"
+        )
+
+    def has_landed(self) -> bool:
+        """Whether any batch is there that has a day of these."""
+        with self.store.reading() as cursor:
+            return bool(run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self.selection.batches(HELD)} LIMIT 1"))
+
     # --- what is missing ---------------------------------------------------------------------------------------------
 
     def failures(self) -> str:
@@ -99,9 +121,10 @@ class Reader:
         source = self.source()
         if source is None or source.events is None or self.store.closed:
             return []
+        if not self.has_landed():
+            return []
         with self.store.reading() as cursor:
-            held = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self.selection.batches(HELD)} LIMIT 1")
-            if not held or not columns_of(cursor, self.table):
+            if not columns_of(cursor, self.table):
                 return []
             there = [name for (name,) in run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)}")]
         return [

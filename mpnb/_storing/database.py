@@ -42,17 +42,6 @@ _instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.
 _umask = threading.Lock()
 free_in_child(_umask)
 
-EVENT_COLUMNS = (
-    ("event_name", "VARCHAR"),
-    ("time", "TIMESTAMP"),
-    ("distinct_id", "VARCHAR"),
-    ("device_id", "VARCHAR"),
-    ("user_id", "VARCHAR"),
-    ("insert_id", "VARCHAR"),
-    ("properties", "JSON"),
-    ("batch_id", "BIGINT"),
-)
-
 LEDGER_COLUMNS = (
     ("batch_id", "BIGINT"),
     ("export_id", "VARCHAR"),

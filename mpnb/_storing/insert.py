@@ -1,21 +1,22 @@
-"""From spool files to rows: the events into the table, and every other line, whole, among the rejected."""
+"""From spool files to rows: the records into the table, and every other line, whole, among the rejected."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 from duckdb import DuckDBPyConnection
 from isal import igzip
 
-from mpnb._base.sql import quoted, run
+from mpnb._base.sql import literal, quoted, run
+from mpnb._fetching.fetched import Fetched
 from mpnb._fetching.verify import BLANK, GZIP_ERROR, BodyError, ended_early
+from mpnb._planning.resource import Resource
 from mpnb._storing.database import REJECTED
-
-if TYPE_CHECKING:
-    from mpnb._fetching.fetched import Fetched
 
 # What the slow way reads into memory at once.
 BLOCK_BYTES = 8 << 20
@@ -31,21 +32,9 @@ COPY_BYTES = 1 << 20
 MAX_BRACKETS = 5_000
 
 # Both are JSON: the type shows in the first character.
-_IS_EVENT = "starts_with(event, '\"') AND starts_with(properties, '{')"
+_IS_RECORD = "starts_with(head, '\"') AND starts_with(body, '{')"
 _READ = f"""read_json($path, format = 'newline_delimited', records = true, compression = $compression,
     auto_detect = true, sample_size = 1, maximum_object_size = {MAX_OBJECT}, maximum_depth ="""
-# DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or a key
-# twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB raises, too; and
-# so it does where the first line has "Event" for "event", which other queries would take for the same.
-# With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2 does in all files of
-# a list but the first; read_ndjson_objects, which keeps them, parses each line once more to take it apart, and takes
-# 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
-_ALONE = f"""SELECT *, $batch_id AS batch_id FROM (
-    SELECT COLUMNS('^event$') AS event, COLUMNS('^properties$') AS properties, * EXCLUDE (event, properties)
-    FROM {_READ} 1) UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
-# The first line is ours.
-_JOINED = f"SELECT line.event AS event, line.properties AS properties, batch_id::BIGINT AS batch_id FROM {_READ} 2)"
-_FIRST = b'{"line":{"event":null,"properties":null},"batch_id":0}\n'
 
 
 # What DuckDB's own reader leaves out around a line, and at the beginning of a file.
@@ -53,32 +42,33 @@ _TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
     chr(9) || chr(10) || chr(11) || chr(12) || chr(13) || ' ')"""
 
 
-class NotAllEvents(Exception):
+class NotAllRecords(Exception):
     """Some line needs to be looked at by itself, or DuckDB cannot read a file."""
 
 
-def insert_files(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched]) -> None:
+def insert_files(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> None:
     """
     Insert spool files, each line as one row.
 
     Raises:
-        NotAllEvents: a line is no event, or has keys that the table has no column for, or DuckDB cannot read a file.
+        NotAllRecords: a line is no record, or has keys that the table has no column for, or DuckDB cannot read a file.
             Nothing is told of which.
     """
     try:
         if not all(_is_as_verified(file) for file in files):
-            raise NotAllEvents
+            raise NotAllRecords
         for some in _read_together(files):
-            rows = _insert_joined(cursor, table, some) if len(some) > 1 else _insert_file(cursor, table, some[0])
+            way = _insert_file if len(some) == 1 else _insert_joined
+            rows = way(cursor, table, resource, some)
             # No file gives more rows than it has lines: where the sums are equal, so is each.
             if rows != sum(file.body.lines for file in some):
-                raise NotAllEvents
+                raise NotAllRecords
     except (duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.FatalException):
         raise
     except (duckdb.Error, OSError, EOFError, GZIP_ERROR) as error:
         # It does not say whether the file or the database is at fault. To write line by line tells them apart, since
         # Python reads the file then; so it does where the user's DuckDB must not (enable_external_access).
-        raise NotAllEvents from error
+        raise NotAllRecords from error
 
 
 def _is_as_verified(file: Fetched) -> bool:
@@ -100,26 +90,47 @@ def _read_together(files: Sequence[Fetched]) -> Iterator[list[Fetched]]:
         yield some
 
 
-def _insert_file(cursor: DuckDBPyConnection, table: str, file: Fetched) -> int:
+def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
+    [file] = files
     with _opened(file) as lines:
         first = lines.readline()
     if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
-        raise NotAllEvents
+        raise NotAllRecords
     compression = "gzip" if file.body.gzip else "uncompressed"
-    values = {"path": str(file.path), "compression": compression, "batch_id": file.batch_id}
-    [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(_ALONE)}", values)
+    values = {"path": str(file.path), "compression": compression, "batch_id": file.task.batch_id}
+    head, body = resource.keys
+    # DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or a
+    # key twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB raises,
+    # too; and so it does where the first line has "Event" for "event", which other queries would take for the same.
+    # With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2 does in all
+    # files of a list but the first; read_ndjson_objects, which keeps them, parses each line once more to take it apart,
+    # and takes 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
+    lines = f"""SELECT *, $batch_id AS batch_id FROM (
+        SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
+        FROM {_READ} 1) UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
+    [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
     return int(rows)
 
 
-def _insert_joined(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetched]) -> int:
+def _column(name: str) -> str:
+    """Return a column by its exact name: another case is another key."""
+    return f"COLUMNS({literal(f'^{re.escape(name)}$')})"
+
+
+def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
     """Insert plain files as one, in which each line has the id of its batch."""
+    head, body = resource.keys
+    lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
+        FROM {_READ} 2)"""
+    # Names the columns: it is no record, and leaves no row.
+    first = json.dumps({"line": dict.fromkeys(resource.keys), "batch_id": 0})
     path = files[0].path.with_name("joined")
     try:
         with open(path, "wb", COPY_BYTES, opener=lambda name, flags: os.open(name, flags, 0o600)) as joined:
-            joined.write(_FIRST)
+            joined.write(first.encode() + b"\n")
             for file in files:
                 # Behind the line, whose own end may be no comma then.
-                end = b',"batch_id":%d}' % file.batch_id
+                end = b',"batch_id":%d}' % file.task.batch_id
                 joined.write(b'{"line":')
                 last = b""
                 with file.path.open("rb", 0) as plain:
@@ -129,17 +140,17 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, files: Sequence[Fetch
                 joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
                 joined.write(end + b"\n")
         values = {"path": str(path), "compression": "uncompressed"}
-        [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(_JOINED)}", values)
+        [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
         return int(rows)
     finally:
         path.unlink(missing_ok=True)
 
 
 def insert_lines(
-    cursor: DuckDBPyConnection, table: str, batch_id: int, lines: Sequence[tuple[int, bytes]]
+    cursor: DuckDBPyConnection, table: str, resource: Resource, batch_id: int, lines: Sequence[tuple[int, bytes]]
 ) -> tuple[int, int]:
     """
-    Insert the lines of one batch that are events, and keep every other one whole among the rejected.
+    Insert the lines of one batch that are records, and keep every other one whole among the rejected.
 
     Args:
         lines: with their numbers in the batch, from 1.
@@ -156,23 +167,26 @@ def insert_lines(
             broken.append((number, line))
     # As values, not by the name of a variable: a table of that name would be read in its place.
     mine = {"batch_id": batch_id, "numbers": [n for n, _ in texts], "lines": [text for _, text in texts]}
-    parsed = f"""(SELECT *, k[1] AS event, k[2] AS properties
-                 FROM (SELECT *, json->['$.event', '$.properties'] AS k
+    head, body = resource.keys
+    paths = ", ".join(literal(f'$."{key}"') for key in resource.keys)
+    parsed = f"""(SELECT *, k[1] AS head, k[2] AS body
+                 FROM (SELECT *, json->[{paths}] AS k
                        FROM (SELECT *, TRY_CAST({_TRIMMED} AS JSON) AS json FROM (
                            SELECT unnest($numbers::BIGINT[]) AS n, unnest($lines::VARCHAR[]) AS line))))"""
-    source = f"SELECT event, properties, $batch_id AS batch_id FROM {parsed}"
-    [(rows,)] = run(cursor, f"INSERT INTO {quoted(table)} {_select(source)}", mine)
+    source = f"SELECT head, body, $batch_id AS batch_id FROM {parsed}"
+    [(rows,)] = run(cursor, _insertion(table, resource, source), mine)
     [(kept,)] = run(
         cursor,
         f"""INSERT INTO {REJECTED}
         SELECT $table, $batch_id, n, CASE
             WHEN json IS NULL THEN 'no valid JSON'
             WHEN json_type(json) <> 'OBJECT' THEN 'no JSON object'
-            WHEN NOT is_event AND NOT coalesce(starts_with(event, '"'), false) THEN 'event is missing or no text'
-            WHEN NOT is_event THEN 'properties is missing or no object'
-            ELSE 'keys besides event and properties' END, encode(line), is_event
-        FROM (SELECT *, coalesce({_IS_EVENT}, false) AS is_event FROM {parsed})
-        WHERE NOT is_event OR len(json_keys(json)) <> 2""",
+            WHEN NOT is_record AND NOT coalesce(starts_with(head, '"'), false)
+                THEN {literal(f"{head} is missing or no text")}
+            WHEN NOT is_record THEN {literal(f"{body} is missing or no object")}
+            ELSE {literal(f"keys besides {head} and {body}")} END, encode(line), is_record
+        FROM (SELECT *, coalesce({_IS_RECORD}, false) AS is_record FROM {parsed})
+        WHERE NOT is_record OR len(json_keys(json)) <> 2""",
         {**mine, "table": table},
     )
     run(
@@ -237,15 +251,6 @@ def _opened(file: Fetched) -> Any:
     return file.path.open("rb")
 
 
-def _select(source: str) -> str:
-    """
-    Turn columns ``event``, ``properties`` (both JSON) and ``batch_id`` into those of an events table.
-
-    ``time`` comes in seconds, sometimes in milliseconds: seconds reach 1e11 in the year 5138, milliseconds in 1973.
-    """
-    return f"""
-        SELECT event->>'$', make_timestamp(TRY_CAST(t * CASE WHEN abs(t) >= 1e11 THEN 1e3 ELSE 1e6 END AS BIGINT)),
-               p[2], p[3], p[4], p[5], properties, batch_id
-        FROM (SELECT *, TRY_CAST(p[1] AS DOUBLE) AS t
-              FROM (SELECT *, properties->>['/time', '/distinct_id', '/$device_id', '/$user_id', '/$insert_id'] AS p
-                    FROM ({source}) WHERE {_IS_EVENT}))"""
+def _insertion(table: str, resource: Resource, lines: str) -> str:
+    """Return the INSERT of those of some lines that are records: a query for ``head``, ``body`` and ``batch_id``."""
+    return f"INSERT INTO {quoted(table)} {resource.rows(f'SELECT * FROM ({lines}) WHERE {_IS_RECORD}')}"

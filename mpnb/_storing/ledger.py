@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from duckdb import DuckDBPyConnection
 
@@ -20,10 +19,13 @@ from mpnb._base.clock import utc_now
 from mpnb._base.scalars import brief
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import TableError
+from mpnb._fetching.fetched import Lost, Task
 from mpnb._mixpanel.failures import HINTS, Failure
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
+from mpnb._planning.resource import Resource
+from mpnb._storing import tables
 from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED
 from mpnb._storing.running import entering, running
 
@@ -40,19 +42,16 @@ class LedgerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Say what a batch brought: rows, lines that are no events, compressed bytes; and after how many requests."""
+    """What a batch brought: rows, lines that are no events, compressed bytes."""
 
-    batch_id: int
-    batch: Batch
+    task: Task
     rows: int
     rejected: int
     size: int
-    attempts: int
-    started_at: datetime | None
 
     @property
     def status(self) -> str:
-        """Give its status from now on."""
+        """Return its status from now on."""
         return "done" if self.rows or self.rejected else "empty"
 
 
@@ -64,7 +63,7 @@ def exists(cursor: DuckDBPyConnection) -> bool:
     return found is not None
 
 
-def tables(cursor: DuckDBPyConnection) -> list[str]:
+def tables_of(cursor: DuckDBPyConnection) -> list[str]:
     """Give the tables of events that the ledger knows, in order."""
     return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
 
@@ -79,7 +78,7 @@ def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> st
     Raises:
         TableError: there is no such table of events, or there are several to choose from.
     """
-    there = tables(cursor) if exists(cursor) else []
+    there = tables_of(cursor) if exists(cursor) else []
     if not there:
         raise TableError(f"{label} has no events yet: mpnb.export() brings some")
     if table is None and len(there) > 1:
@@ -238,6 +237,28 @@ def ended_exports(cursor: DuckDBPyConnection, table: str) -> list[str]:
         return sorted(unfinished_exports(cursor, table) - running)
 
 
+def admit(
+    cursor: DuckDBPyConnection,
+    *,
+    export_id: str,
+    table: str,
+    resource: Resource,
+    batches: Sequence[Batch],
+    gone: Sequence[int],
+) -> list[int]:
+    """
+    Enter an export: make the tables that are missing, forget batches whose rows are gone, and return the new ids.
+
+    Args:
+        gone: ids of batches.
+    """
+    tables.create(cursor, table, resource.columns)
+    forget(cursor, table, gone)
+    if is_free_for(cursor, table, resource.source):
+        clear(cursor, table)
+    return register(cursor, export_id=export_id, table=table, source=resource.source, batches=batches)
+
+
 def register(
     cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
 ) -> list[int]:
@@ -307,13 +328,13 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         {
             "table": table,
             "now": utc_now(),
-            "ids": [a.batch_id for a in arrivals],
+            "ids": [a.task.batch_id for a in arrivals],
             "statuses": [a.status for a in arrivals],
             "rows": [a.rows for a in arrivals],
             "rejected": [a.rejected for a in arrivals],
             "bytes": [a.size for a in arrivals],
-            "attempts": [a.attempts for a in arrivals],
-            "started": [a.started_at for a in arrivals],
+            "attempts": [a.task.attempts for a in arrivals],
+            "started": [a.task.started_at for a in arrivals],
         },
     )
     _expect(noted, len(arrivals))
@@ -328,34 +349,25 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         " AND h.batch_id > f.batch_id AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
         {
             "table": table,
-            "first": min(a.batch.from_date for a in arrivals),
-            "last": max(a.batch.to_date for a in arrivals),
+            "first": min(a.task.batch.from_date for a in arrivals),
+            "last": max(a.task.batch.to_date for a in arrivals),
         },
     )
 
 
-def unmet(
-    cursor: DuckDBPyConnection,
-    table: str,
-    batch_ids: Sequence[int],
-    status: str,
-    failure: Failure,
-    *,
-    size: int = 0,
-    attempts: int = 0,
-    started_at: datetime | None = None,
-) -> None:
+def lost(cursor: DuckDBPyConnection, table: str, item: Lost, status: str) -> None:
     """
-    Mark batches as failed or cancelled, and why.
+    Mark a batch as failed or cancelled, and why.
 
     Raises:
-        LedgerError: one of them is not there, or has landed.
+        LedgerError: it is not there, or has landed.
     """
+    task, failure = item.task, item.failure
     [(noted,)] = run(
         cursor,
         f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?, bytes = ?,"
         " attempts = ?, started_at = ?, finished_at = ?"
-        f" WHERE list_contains(?, batch_id) AND lower(table_name) = lower(?) AND status NOT IN {HELD}",
+        f" WHERE batch_id = ? AND lower(table_name) = lower(?) AND status NOT IN {HELD}",
         [
             status,
             failure.kind,
@@ -363,15 +375,15 @@ def unmet(
             failure.message,
             failure.retryable,
             failure.hint,
-            size,
-            attempts,
-            started_at,
+            task.size,
+            task.attempts,
+            task.started_at,
             utc_now(),
-            list(batch_ids),
+            task.batch_id,
             table,
         ],
     )
-    _expect(noted, len(batch_ids))
+    _expect(noted, 1)
 
 
 def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Failure) -> None:

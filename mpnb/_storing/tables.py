@@ -19,9 +19,9 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import DatabaseError, TableError
+from mpnb._mixpanel.export_api import COLUMNS, Columns
 from mpnb._storing.database import (
     BATCH_IDS,
-    EVENT_COLUMNS,
     LEDGER,
     LEDGER_COLUMNS,
     META,
@@ -31,8 +31,6 @@ from mpnb._storing.database import (
 )
 
 LAYOUT = 2
-
-Columns = tuple[tuple[str, str], ...]
 
 _OURS = ((META, META_COLUMNS), (LEDGER, LEDGER_COLUMNS), (REJECTED, REJECTED_COLUMNS))
 
@@ -58,9 +56,9 @@ def check(cursor: DuckDBPyConnection, label: str) -> None:
         _check_columns(cursor, label, name, columns)
 
 
-def check_events(cursor: DuckDBPyConnection, label: str, table: str) -> None:
-    """See that a table of events is one, or is not there. Raises ``TableError``."""
-    _check_columns(cursor, label, table, EVENT_COLUMNS)
+def check_records(cursor: DuckDBPyConnection, label: str, table: str, columns: Columns) -> None:
+    """See that a table of records has these columns, or is not there. Raises ``TableError``."""
+    _check_columns(cursor, label, table, columns)
 
 
 def _check_columns(cursor: DuckDBPyConnection, label: str, name: str, columns: Columns) -> None:
@@ -79,18 +77,19 @@ def is_current(cursor: DuckDBPyConnection) -> bool:
     )
 
 
-def create(cursor: DuckDBPyConnection, table: str | None = None) -> None:
+def create(cursor: DuckDBPyConnection, table: str | None = None, columns: Columns = COLUMNS) -> None:
     """
     Make what is missing, and bring what is older up to date. Within a transaction of the caller, after ``check()``.
 
     Args:
-        table: an events table to make as well.
+        table: a table of records to make as well.
+        columns: of that; those of events if not given.
     """
     found = _version(cursor)
-    for name, columns in _OURS:
+    for name, own in _OURS:
         if columns_of(cursor, name) is None:
             key = {META: "name", LEDGER: "table_name, batch_id"}.get(name)
-            _create_table(cursor, name, columns, f", PRIMARY KEY ({key})" if key else "")
+            _create_table(cursor, name, own, f", PRIMARY KEY ({key})" if key else "")
     if not _has_ids(cursor):
         # Typed tables know batches by their ids, too, those that are gone included: no id comes twice.
         [(last,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) FROM {LEDGER}")
@@ -100,7 +99,7 @@ def create(cursor: DuckDBPyConnection, table: str | None = None) -> None:
     if found != LAYOUT:
         run(cursor, f"INSERT OR REPLACE INTO {META} VALUES ('layout', ?)", [str(LAYOUT)])
     if table is not None and columns_of(cursor, table) is None:
-        _create_table(cursor, table, EVENT_COLUMNS)
+        _create_table(cursor, table, columns)
 
 
 def _version(cursor: DuckDBPyConnection) -> int | None:

@@ -77,12 +77,12 @@ def floor(folder: Path, first: date, workers: int, chunk_days: int) -> int:
     """Let DuckDB load the same files from the disk, into the same table, all in one statement."""
     import duckdb
 
-    from mpnb._storing.database import EVENT_COLUMNS
+    from mpnb._mixpanel.export_api import COLUMNS
 
     con = duckdb.connect(str(folder / "floor.duckdb"))
     con.execute("SET preserve_insertion_order = false").fetchall()
     columns = ", ".join(
-        f"{name} {kind}" + (" USING COMPRESSION zstd" if kind == "JSON" else "") for name, kind in EVENT_COLUMNS
+        f"{name} {kind}" + (" USING COMPRESSION zstd" if kind == "JSON" else "") for name, kind in COLUMNS
     )
     con.execute(f"CREATE TABLE events ({columns})").fetchall()
     paths = (

@@ -13,7 +13,7 @@ import duckdb
 import httpcore
 
 import mpnb._storing.ledger
-import mpnb._storing.writer
+import mpnb._storing.table
 from mpnb._fetching.verify import Body, Verifier
 
 
@@ -35,14 +35,14 @@ def believe_every_end() -> None:
 
 def drop_what_is_no_event() -> None:
     """Leave lines out without a word."""
-    insert = mpnb._storing.writer.insert_lines
+    insert = mpnb._storing.table.insert_lines
 
-    def insert_lines(cursor: Any, table: str, batch_id: int, lines: Any) -> tuple[int, int]:
-        rows, _ = insert(cursor, table, batch_id, lines)
+    def insert_lines(cursor: Any, table: str, resource: Any, batch_id: int, lines: Any) -> tuple[int, int]:
+        rows, _ = insert(cursor, table, resource, batch_id, lines)
         cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
         return rows, 0
 
-    mpnb._storing.writer.insert_lines = insert_lines
+    mpnb._storing.table.insert_lines = insert_lines
 
 
 def keep_what_is_replaced() -> None:
@@ -55,8 +55,8 @@ def commit_in_two() -> None:
     landed: Any = mpnb._storing.ledger.landed
 
     def landed_apart(cursor: Any, table: str, arrivals: Any) -> Any:
-        mpnb._storing.writer.run(cursor, "COMMIT")  # type: ignore[attr-defined]
-        mpnb._storing.writer.run(cursor, "BEGIN")  # type: ignore[attr-defined]
+        mpnb._storing.table.run(cursor, "COMMIT")  # type: ignore[attr-defined]
+        mpnb._storing.table.run(cursor, "BEGIN")  # type: ignore[attr-defined]
         if any(arrival.rows % 7 == 3 for arrival in arrivals):
             raise duckdb.IOException("made up")
         return landed(cursor, table, arrivals)

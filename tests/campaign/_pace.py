@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import mpnb._exporting.engine
 import mpnb._fetching.client
+import mpnb._fetching.fetcher
 import mpnb._fetching.verify
 import mpnb._storing.settings
 import mpnb._storing.writer
@@ -20,7 +20,7 @@ MAX_LINE = 1 << 20
 
 _SHORT = (
     (mpnb._fetching.client, "IDLE_SECONDS", IDLE_SECONDS),
-    (mpnb._exporting.engine, "BACKOFF_SECONDS", BACKOFF_SECONDS),
+    (mpnb._fetching.fetcher, "BACKOFF_SECONDS", BACKOFF_SECONDS),
     (mpnb._fetching.verify, "BOMB_BYTES", BOMB_BYTES),
     (mpnb._fetching.verify, "MAX_LINE", MAX_LINE),
 )

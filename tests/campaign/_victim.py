@@ -24,6 +24,7 @@ import mpnb._fetching.client
 import mpnb._storing.database
 import mpnb._storing.insert
 import mpnb._storing.settings
+import mpnb._storing.table
 import mpnb._storing.writer
 from mpnb._fetching.spool import SpoolFolder
 
@@ -90,7 +91,7 @@ def main() -> None:
     mpnb._storing.writer.LINGER_SECONDS = asked["linger"]
     mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
     watched = death.running(mpnb._base.sql.run)
-    for module in (mpnb._storing.writer, mpnb._storing.insert, mpnb._storing.database):
+    for module in (mpnb._storing.table, mpnb._storing.insert, mpnb._storing.database):
         module.run = watched  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import mpnb
-import mpnb._exporting.engine
+import mpnb._fetching.fetcher
 from mpnb._planning.states import ENDED
 from tests._memory import peak_memory
 
@@ -39,7 +39,7 @@ def obey_permissions() -> None:
 def main() -> None:
     """Do what the argument says."""
     asked = json.loads(sys.argv[1])
-    mpnb._exporting.engine.BACKOFF_SECONDS = 0.01
+    mpnb._fetching.fetcher.BACKOFF_SECONDS = 0.01
     for name, value in asked.pop("limits", {}).items():
         number = getattr(resource, name)
         resource.setrlimit(number, (value, resource.getrlimit(number)[1]))

@@ -16,9 +16,10 @@ import duckdb
 import pytest
 
 import mpnb
-import mpnb._exporting.engine
+import mpnb._fetching.fetcher
 from mpnb._base.sql import quoted
 from mpnb._showing.progress import PipeLines
+from mpnb._storing import ledger
 from mpnb._storing.database import LEDGER, META, REJECTED
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
@@ -122,7 +123,7 @@ def test_event_names_and_filters_reach_the_server_as_they_are(server: Sandbox) -
     with export(server, ":memory:", events=[*NAMES, HOSTILE], where='properties["a"] == "it\'s \\" & <b>"') as result:
         request = server.requests[-1]
         assert request.params["where"] == 'properties["a"] == "it\'s \\" & <b>"'
-        assert mpnb._exporting.engine.ledger.source_of(result.con, "events").events == tuple(sorted({*NAMES, HOSTILE}))
+        assert ledger.source_of(result.con, "events").events == tuple(sorted({*NAMES, HOSTILE}))
 
 
 class Tags(HTMLParser):
@@ -157,7 +158,7 @@ def shown(*values: Any) -> list[str]:
 
 def test_hostile_content_shows_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts, escape sequences and direction marks in messages, events and names neither run nor vanish."""
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.01)
     stream = io.StringIO()
     lines = PipeLines(stream)
     faults = [

@@ -17,7 +17,7 @@ import pytest
 from ipywidgets.widgets import widget
 
 import mpnb
-import mpnb._exporting.engine
+import mpnb._fetching.fetcher
 from mpnb._fetching.route import route_to
 from mpnb.sandbox import Fault, serve
 from tests.campaign._clients import QUOTA
@@ -74,7 +74,7 @@ def texts_of(result: mpnb.ExportResult) -> list[str]:
 
 def test_the_secret_is_found_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a server that says it back, and all logs on, it is in no text, log, traceback, widget or file."""
-    monkeypatch.setattr(mpnb._exporting.engine, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(mpnb._fetching.fetcher, "BACKOFF_SECONDS", 0.01)
     found: list[str] = []
     texts: list[str] = []
     with serve(events_per_day=500) as server, all_logs() as logs:

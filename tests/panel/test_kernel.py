@@ -30,9 +30,14 @@ import threading, time
 from datetime import date, timedelta
 from mpnb._storing import tables as layout
 from mpnb._exporting.board import BatchBoard
-from mpnb._exporting.job import Events, ExportJob
+from mpnb._exporting.callbacks import Callbacks
+from mpnb._exporting.handles import ExportJob
 from mpnb._planning.plan import Batch
-from mpnb._exporting.result import ExportResult, outcome_of
+from mpnb._exporting.handles import ExportResult
+from mpnb._exporting.run import Run
+from mpnb._planning.states import outcome_of
+from mpnb._reading.reader import Reader
+from mpnb._reading.selection import Selection
 from mpnb._storing.database import Store
 
 COUNT, SECONDS = 1000, 30.0
@@ -58,13 +63,13 @@ class Paced:
 
 def make_result():
     outcome = outcome_of({"done": COUNT}, rows=0, rejected=0, size=0, seconds=SECONDS)
-    return ExportResult(store=store, table="events", from_date=days[0], to_date=days[-1], outcome=outcome,
-                        retry=None, call="result")
+    return ExportResult(Reader(store, Selection("events", (days[0], days[-1]))), outcome, None, call="result")
 
-job = ExportJob(engine=Paced(), board=board, events=Events(None), store=store, make_result=make_result,
-                on_end=lambda: None, in_background=False)
-job.start()
-job.begin()
+run = Run(engine=Paced(), board=board, callbacks=Callbacks(None), store=store, make_result=make_result,
+          on_end=lambda: None, in_background=False)
+job = ExportJob(run)
+run.start()
+run.begin()
 job.panel()
 """
 

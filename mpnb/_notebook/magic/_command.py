@@ -21,11 +21,19 @@ from mpnb import _api as api
 from mpnb._base.names import EVENTS, event_names
 from mpnb._command import options as _options
 from mpnb._errors import DatabaseError, MpnbError, PlanError, TableError
-from mpnb._exporting.job import ExportJob
-from mpnb._exporting.result import ExportCancelled, ExportError, ExportResult
+from mpnb._exporting.handles import (
+    ExportCancelled,
+    ExportError,
+    ExportJob,
+    ExportResult,
+    call_it,
+    failed_line,
+    stopped_line,
+)
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
+from mpnb._reading.answers import sql_with
 from mpnb._showing.progress import summary_line
 
 Shown = ExportResult | ExportJob | ExportPlan | DuckDBPyRelation | None
@@ -75,9 +83,9 @@ class Command:
             if "name" in options:
                 self._shell.user_ns[options.name] = made
                 if isinstance(made, ExportResult):
-                    made.known_as(options.name)
+                    call_it(made, options.name)
             if cell is not None and isinstance(made, ExportResult):
-                return made.sql_with(cell, names)
+                return sql_with(made, cell, names)
             return made
 
     mpexport.__doc__ = manual(PARSER)
@@ -125,7 +133,7 @@ class Command:
                 result.raise_for_failures()
             name = getattr(options, "name", None)
             again = f"{name} = {name}.retry()" if name else AGAIN
-            _say(f"{_options.in_shell_words(result.failed_line(None))}. To fetch what is missing: {again}")
+            _say(f"{_options.in_shell_words(failed_line(result))}. To fetch what is missing: {again}")
         return result
 
     def _in_background(self, job: ExportJob) -> ExportJob:
@@ -149,7 +157,7 @@ class Command:
         for job in running:
             job.cancel()
         for job in running:
-            print(_options.in_shell_words(job.outcome().stopped_line()))
+            print(_options.in_shell_words(stopped_line(job.outcome())))
         if not running:
             print("no export runs in the background")
 

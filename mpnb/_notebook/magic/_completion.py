@@ -72,7 +72,7 @@ class Completion:
         with contextlib.suppress(MpnbError, duckdb.Error, OSError):
             store = Store(database if isinstance(database, DuckDBPyConnection) else str(database), create=False)
             with contextlib.closing(store), store.reading() as cursor:
-                there = ledger.tables(cursor) if ledger.exists(cursor) else []
+                there = ledger.tables_of(cursor) if ledger.exists(cursor) else []
                 if name == "table":
                     return there
                 for each in there:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mpnb._exporting.job import ExportJob
+from mpnb._exporting.handles import ExportJob
 from mpnb._showing.live import Progress, register
 
 

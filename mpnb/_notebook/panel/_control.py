@@ -16,8 +16,7 @@ import ipywidgets
 from mpnb import _api as api
 from mpnb._base.scalars import whole_number
 from mpnb._errors import MpnbError
-from mpnb._exporting.job import ExportJob
-from mpnb._exporting.result import ExportResult
+from mpnb._exporting.handles import ExportJob, ExportResult
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
 from mpnb._notebook.panel import _static as static

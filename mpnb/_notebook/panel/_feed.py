@@ -13,7 +13,7 @@ from typing import Any
 
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import days, duration, plural, size
-from mpnb._exporting.job import ExportJob
+from mpnb._exporting.handles import ExportJob
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import ENDED, STATUSES, BatchProgress, JobProgress
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from mpnb._exporting.job import ExportJob
+from mpnb._exporting.handles import ExportJob
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _static as static
 from mpnb._notebook.panel._feed import Frame, Track, detail

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mpnb._base.text import days
+from mpnb._exporting.handles import summary_of
 from mpnb._notebook.panel._feed import Track
 from mpnb._planning.states import STATUSES, BatchProgress
 from mpnb._showing import summary as display
@@ -43,7 +44,7 @@ def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = N
         retry: the call that retries, where it is not ``result = result.retry()``.
     """
     try:
-        summary = track.job.outcome().summary()
+        summary = summary_of(track.job.outcome())
     except Exception as error:
         text = f"The export ended with an error: {type(error).__name__}: {error}"
         return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}

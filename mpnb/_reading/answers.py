@@ -1,4 +1,4 @@
-"""What an export gives back: counts, relations over what is in the table, the failure table, and the way to retry."""
+"""What a table answers: counts, relations over some of its days, frames, checks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,121 +16,46 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.relation import only_reads, related, relation, variables_in
 from mpnb._base.scalars import whole_number
 from mpnb._base.sql import run
-from mpnb._errors import MpnbError
-from mpnb._mixpanel.credentials import Credentials
-from mpnb._mixpanel.failures import Failure
-from mpnb._mixpanel.quota import Quota
-from mpnb._planning.dates import in_words
-from mpnb._planning.options import LATE_DAYS, MAX_LATE_DAYS, Spool
-from mpnb._planning.request import OnBatch
+from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._reading import events, frames, rules
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
 from mpnb._reading.frames import Events
 from mpnb._reading.reader import Reader
-from mpnb._reading.selection import Selection
 from mpnb._reading.typed import forget_typed
-from mpnb._showing import summary as display
-from mpnb._storing.database import LEDGER, MEMORY, REJECTED, Store
-from mpnb._storing.ledger import HELD, ended_exports
+from mpnb._storing.ledger import ended_exports
 
 if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
 
-    from mpnb._exporting.job import ExportJob
-from mpnb._base.text import plural
-from mpnb._planning.states import Outcome
 
-
-class _WithResult(MpnbError):
-    def __init__(self, message: str, result: ExportResult) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class ExportError(_WithResult):
-    """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
-
-
-class ExportCancelled(_WithResult):
-    """The job was cancelled. ``result`` holds what had landed until then."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryOptions:
-    """Hold what ``retry()`` takes in place of what the call said, ``None`` for as it was."""
-
-    workers: int | None = None
-    on_batch: OnBatch | None = None
-    credentials: Credentials | None = None
-    quota: Quota | None = None
-    spool: Spool | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return those that are given, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
-
-
-# Fetches again what of a result's days failed, in the background or not: gives an ExportJob, or an ExportResult.
-Retry = Callable[["ExportResult", RetryOptions, bool], Any]
-
-
-class ExportResult:
+class Answers:
     """
-    Read what is in a table, and what is not.
+    The events of some days of a table, and what is asked of them.
 
-    Made by ``mpnb.export()``, ``job.result()``, ``retry()`` and ``mpnb.open()``. It keeps the database open, and its
-    file locked against other processes, until ``close()``; a context manager does so by itself.
-
-    Relations are DuckDB's own, run again at each read, and combine with each other; to read one is in no other's way.
-    Any thread may call any method, and read any relation, but for those of ``sql()`` in a thread that uses ``con``.
+    Relations are DuckDB's own, run again at each read, and combine with each other; reading one never disturbs
+    another. Any thread may call any method and read any relation, except those that ``sql()`` made in a thread that
+    uses ``con``.
 
     Attributes:
         table: name of the events table.
-        from_date, to_date: the days that were asked for, both inclusive; ``None`` for the whole ledger.
-        successful_batches, failed_batches, cancelled_batches, skipped_batches: batches of this call, by how they
-            ended; empty ones are successful.
-        fetched_rows: events that this call added.
-        rejected_lines: lines that this call put into ``rejected`` because they are no events.
-        bytes: received by this call, compressed, all attempts.
-        duration_seconds: from the start of this call to its end.
+        from_date, to_date: the days that were asked for, both inclusive; ``None`` for all that the table has.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        selection: Selection,
-        outcome: Outcome,
-        retry: Retry,
-        call: str,
-        late_days: int = LATE_DAYS,
-    ) -> None:
-        self._store = store
-        self._selection = selection
-        self._reader = Reader(store, selection)
-        self._outcome = outcome
-        self._retry = retry
-        self._call = call
+    def __init__(self, reader: Reader, *, late_days: int, unmet: int) -> None:
+        self._reader = reader
+        self._store = reader.store
+        self._selection = reader.selection
         self._late_days = late_days
         self._own = threading.local()  # the connection of each thread, as .con
-        self.table = selection.table
+        self.table = reader.table
         self.from_date: date | None
         self.to_date: date | None
-        self.from_date, self.to_date = selection.days or (None, None)
-        self.successful_batches = outcome.successful_batches
-        self.failed_batches = outcome.failed_batches
-        self.cancelled_batches = outcome.cancelled_batches
-        self.skipped_batches = outcome.skipped_batches
-        self.fetched_rows = outcome.fetched_rows
-        self.rejected_lines = outcome.rejected_lines
-        self.duration_seconds = outcome.duration_seconds
-        self.bytes = outcome.bytes
-        # What a result that never had a database to ask says.
-        self._last = {"total": 0, "outside": 0, "unmet": outcome.failed_batches + outcome.cancelled_batches}
+        self.from_date, self.to_date = reader.selection.days or (None, None)
+        # What is said where there never was a database to ask.
+        self._last = {"total": 0, "outside": 0, "unmet": unmet}
         _ = self.total_rows, self.rows_outside, self.has_failures
 
     # --- counts that follow the database ----------------------------------------------------------------------------
@@ -211,10 +134,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._reader.relation(
-            f"SELECT * FROM {LEDGER} WHERE {self._selection.batches()}"
-            " ORDER BY from_date ASC, to_date ASC, batch_id ASC"
-        )
+        return self._reader.relation(self._reader.batches())
 
     @property
     def rejected(self) -> DuckDBPyRelation:
@@ -228,12 +148,7 @@ class ExportResult:
         Raises:
             ClosedError: the result was closed.
         """
-        return self._reader.relation(
-            "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
-            f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self._selection.batches(HELD)}) AS b"
-            " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
-            " ORDER BY b.from_date ASC, r.line_number ASC"
-        )
+        return self._reader.relation(self._reader.rejected())
 
     def deduplicated(self) -> DuckDBPyRelation:
         """
@@ -395,17 +310,7 @@ class ExportResult:
             ClosedError: the result was closed.
             duckdb.Error: the query is at fault.
         """
-        return self.sql_with(query, variables_in(query, sys._getframe(1)))
-
-    def sql_with(self, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
-        """Do what ``sql()`` does with variables that are not the caller's."""
-        database = self._store.database
-        named = {name: each for name, each in variables.items() if name in query}
-        if not hasattr(self._own, "con") and only_reads(database.connect(), query):
-            return relation(database, lambda connection: related(connection, database, query, named))
-        made = related(self.con, database, query, named)
-        # A statement without rows makes none.
-        return made if made is None else relation(database, lambda _: made, self.con)
+        return sql_with(self, query, variables_in(query, sys._getframe(1)))
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 
@@ -531,56 +436,7 @@ class ExportResult:
         """Stream the events to whatever reads Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
         return self.events.to_arrow_reader().__arrow_c_stream__(requested_schema)
 
-    # --- what to do about failures -----------------------------------------------------------------------------------
-
-    def retry(
-        self,
-        *,
-        workers: int | None = None,
-        on_batch: OnBatch | None = None,
-        credentials: Credentials | None = None,
-        quota: Quota | None = None,
-        spool: Spool | None = None,
-    ) -> ExportResult:
-        """
-        Fetch the batches of ``failures`` again, and only those. It blocks as ``mpnb.export()`` does.
-
-        Args:
-            workers, on_batch, credentials, quota, spool: in place of those of the call that made this result; for
-                ``mpnb.open()``, in place of the defaults of ``mpnb.export()``.
-
-        Returns:
-            A result over the same days. Where nothing failed, it is made without a request.
-
-        Raises:
-            ExportError: none of the batches came through this time either.
-            PlanError: an option cannot work, such as credentials that are missing.
-            ClosedError: this result was closed.
-        """
-        result: ExportResult = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), False)
-        return result
-
-    def start_retry(
-        self,
-        *,
-        workers: int | None = None,
-        on_batch: OnBatch | None = None,
-        credentials: Credentials | None = None,
-        quota: Quota | None = None,
-        spool: Spool | None = None,
-    ) -> ExportJob:
-        """
-        Do what ``retry()`` does in the background and return at once, as ``mpnb.start()`` does.
-
-        Options and errors are those of ``retry()``, but that ``ExportError`` comes from ``job.result()``.
-        """
-        job: ExportJob = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), True)
-        return job
-
-    def raise_for_failures(self) -> None:
-        """Raise ``ExportError``, which carries this result, where ``has_failures``."""
-        if self.has_failures:
-            raise ExportError(self.failed_line(None), self)
+    # --- the whole ---------------------------------------------------------------------------------------------------
 
     def check(self, *, late_days: int | None = None) -> Check:
         """
@@ -611,86 +467,6 @@ class ExportResult:
         """Close the database, and with it every relation. ``mpnb.open()`` reads it again, where it is a file."""
         self._store.close()
 
-    def __enter__(self) -> ExportResult:
-        """Give itself, to be closed at the end of the block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the database."""
-        self.close()
-
-    # --- in words --------------------------------------------------------------------------------------------------
-
-    def failed_line(self, halted_by: Failure | None) -> str:
-        """Say in one line that batches failed, and what to do."""
-        if halted_by is not None:
-            return f"the export stopped, since every batch would fail: {halted_by}. {halted_by.hint}"
-        if self._store.closed:
-            count = self.failed_batches + self.cancelled_batches
-            many = plural(count, "batch", "batches")
-            return f"{count:,} {many} failed; this result was closed: {self._store.afterwards}"
-        with self._store.reading() as cursor:
-            rows = run(
-                cursor,
-                "SELECT kind, first(message ORDER BY from_date ASC), first(http_status ORDER BY from_date ASC),"
-                " first(hint ORDER BY from_date ASC), count(*), sum(count(*)) OVER ()::BIGINT"
-                f" FROM ({self._reader.failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1",
-            )
-            landed = run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self._selection.batches(HELD)} LIMIT 1")
-            unnoted = self._selection.unnoted_ranges(cursor)
-        if not rows and unnoted:
-            return f"{in_words(unnoted)}: not in {self._store.label}; the same call again fetches what is missing"
-        if not rows:
-            return "nothing failed"
-        kind, message, status, hint, most, count = rows[0]
-        why = Failure(kind, message, http_status=status)
-        kept = f"What landed is kept in {self._store.label}" if landed else "Nothing has landed"
-        return (
-            f"{count:,} {'batch' if count == 1 else 'batches'} failed, {most:,} of them by {kind}: {why}. {hint} "
-            f"{kept}; {self._call}.failures lists the rest"
-        )
-
-    def stopped_line(self, *, closing: bool = False) -> str:
-        """
-        Say in one line what a cancel left.
-
-        Args:
-            closing: whether the database is about to be closed.
-        """
-        done = self.successful_batches + self.skipped_batches
-        line = f"cancelled: {done:,} of {done + self.failed_batches + self.cancelled_batches:,} batches "
-        if closing and self._store.name == MEMORY:
-            return f"{line}had landed in memory, which is gone: with database= a file, they are kept"
-        return f"{line}are in {self._store.label}; the same call again fetches the rest"
-
-    def unheard(self) -> list[str]:
-        """Return a sentence for each event that was asked for by name and came on no day."""
-        return self._reader.unheard()
-
-    def known_as(self, name: str) -> None:
-        """Take the name of the variable that holds it, for the calls that its displays suggest."""
-        self._call = name
-
-    def share_store(self) -> Store:
-        """Give another hold on the database, to be closed by itself. Raises ``ClosedError``."""
-        return self._store.share()
-
-    def summary(self) -> display.Summary:
-        """Gather what a display shows. Works after ``close()`` as well, then without what only the database knows."""
-        return display.gather(
-            self._reader, self._outcome, self._call, total_rows=self.total_rows, rows_outside=self.rows_outside
-        )
-
-    def __repr__(self) -> str:
-        """Say it in a few lines."""
-        return display.text(self.summary())
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        summary = self.summary()
-        return {"text/plain": display.text(summary), "text/html": display.html(summary)}
-
     # --- within ----------------------------------------------------------------------------------------------------
 
     def _unmet(self, cursor: DuckDBPyConnection) -> str:
@@ -705,3 +481,14 @@ class ExportResult:
                 except duckdb.CatalogException:  # somebody has dropped the table
                     self._last[name] = 0
         return self._last[name]
+
+
+def sql_with(answers: Answers, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
+    """Run SQL as ``answers.sql()`` does, with these variables in place of the caller's."""
+    database = answers._store.database
+    named = {name: each for name, each in variables.items() if name in query}
+    if not hasattr(answers._own, "con") and only_reads(database.connect(), query):
+        return relation(database, lambda connection: related(connection, database, query, named))
+    made = related(answers.con, database, query, named)
+    # A statement without rows makes none.
+    return made if made is None else relation(database, lambda _: made, answers.con)

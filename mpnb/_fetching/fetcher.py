@@ -1,0 +1,198 @@
+"""
+From a batch to a verified file: room in the spool, a slot of the quota, a request, and again where that may help.
+
+``Fetcher.fetch`` reads from top to bottom. It returns a ``Fetched`` or raises; what that means for the export, the
+engine decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import tenacity
+
+from mpnb._base.clock import Cancelled, epoch_seconds, utc_now
+from mpnb._fetching.client import Connection, FetchError
+from mpnb._fetching.fetched import Fetched, Task
+from mpnb._fetching.limiter import HOUR, RateLimiter
+from mpnb._fetching.spool import SpoolFolder
+from mpnb._fetching.verify import Body
+from mpnb._mixpanel.failures import Failure, from_os_error
+from mpnb._planning.resource import Resource
+
+MAX_ATTEMPTS = 4
+# Before the second attempt; doubled before each further one, with jitter of as much again.
+BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+# A full hour may empty at its very end: three waits of 1, 5 and 25 times the first reach past it.
+HOUR_FULL_FACTOR = 5.0
+
+
+class Watch(Protocol):
+    """Is told what a batch goes through, in its worker's thread."""
+
+    def is_wanted(self, task: Task) -> bool:
+        """Return whether the batch is still to be fetched: others of its group may have failed meanwhile."""
+
+    def waiting(self, task: Task, until: float | None, why: Failure | None = None) -> None:
+        """Hear that the batch waits until then, in seconds since the epoch, and after which failure."""
+
+    def fetching(self, task: Task) -> None:
+        """Hear that a request begins."""
+
+    def answered(self, task: Task, status: int) -> None:
+        """Hear the HTTP status of the answer."""
+
+    def received(self, task: Task) -> None:
+        """Hear that more bytes have arrived, ``task.size`` so far."""
+
+    def tried(self, task: Task, *, sent: bool, why: Failure | None) -> None:
+        """Hear that a request ended, whether any of it left this machine, and how it failed."""
+
+
+class Fetcher:
+    """
+    Fetch batches, one at a time in each worker's thread.
+
+    Args:
+        resource: what is asked for.
+        stopping: set when no further request is to begin.
+        is_aborting: whether the requests under way are to end as well.
+        watch: is told what each batch goes through.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        limiter: RateLimiter,
+        spool: SpoolFolder,
+        watch: Watch,
+        *,
+        stopping: threading.Event,
+        is_aborting: Callable[[], bool],
+    ) -> None:
+        self._resource = resource
+        self._limiter = limiter
+        self._spool = spool
+        self._watch = watch
+        self._stopping = stopping
+        self._is_aborting = is_aborting
+
+    def fetch(self, task: Task, connection: Connection) -> Fetched:
+        """
+        Fetch a batch into a verified spool file, with as many attempts as may help.
+
+        Raises:
+            FetchError: it failed for good; nothing of it is left in the spool.
+            Cancelled: the export ended first, or the batch is not wanted any more. The same.
+        """
+        path = self._spool.path / f"{task.batch_id}.jsonl"
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            # At once: others may wait for its bytes, and so would this batch's own next attempt.
+            self._spool.remove(path)
+            self._announce(task, state)
+
+        retrying = tenacity.Retrying(
+            # Not tenacity's own count: the writer may have sent the batch back.
+            stop=lambda _: task.attempts >= MAX_ATTEMPTS,
+            retry=lambda state: _is_worth_another(task, state),
+            wait=self._pause,
+            sleep=self._sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        if task.attempts:
+            self._sleep(BACKOFF_SECONDS * 2.0 ** (task.attempts - 1))
+        try:
+            for attempt in retrying:
+                with attempt:
+                    kept, body = self._attempt(task, connection, path)
+        except BaseException:
+            self._spool.remove(path)
+            raise
+        self._spool.finish(kept)
+        return Fetched(task, kept, body)
+
+    def _attempt(self, task: Task, connection: Connection, path: Path) -> tuple[Path, Body]:
+        """Send one request, once the spool and the quota have room for it."""
+        if not self._watch.is_wanted(task):
+            raise Cancelled
+        try:
+            # What is written together waits in the spool for the last of its group, which must not wait for it.
+            self._spool.wait_for_room(self._stopping.is_set, at_once=task.group is not None)
+        except OSError as error:
+            raise FetchError(from_os_error(error)) from None
+        with self._limiter.slot(self._stopping.is_set, lambda until: self._watch.waiting(task, until)) as slot:
+            task.attempts += 1
+            task.started_at = utc_now()
+            self._watch.fetching(task)
+
+            def received(size: int) -> None:
+                task.size = size
+                self._watch.received(task)
+
+            why: Failure | None = None
+            try:
+                return connection.fetch(
+                    self._resource.request(task.batch),
+                    self._spool,
+                    path,
+                    is_cancelled=self._is_aborting,
+                    on_answer=lambda status: self._watch.answered(task, status),
+                    on_bytes=received,
+                )
+            except FetchError as error:
+                why = error.failure
+                raise
+            finally:
+                self._watch.tried(task, sent=connection.sent, why=why)
+                if not connection.sent:
+                    self._limiter.withdraw(slot)
+
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        """Return the seconds that a batch waits by itself: none after a 429, when all of the project wait."""
+        why = _failure_of(state)
+        return 0.0 if why.kind == "rate_limit" else self._backoff(why, state)
+
+    def _backoff(self, why: Failure, state: tenacity.RetryCallState) -> float:
+        """Return the seconds until a next attempt makes sense: what the server asks for, else longer each time."""
+        if why.wait is not None:
+            return why.wait
+        first, factor, longest = BACKOFF_SECONDS, 2.0, MAX_BACKOFF_SECONDS
+        if why.queries_over:
+            first, factor, longest = why.queries_over * HOUR / self._limiter.quota.per_hour, HOUR_FULL_FACTOR, HOUR
+        # Not wait_exponential_jitter: the name of its first argument changes from one tenacity to the next.
+        backoff = tenacity.wait_exponential(multiplier=first, exp_base=factor, max=longest)
+        jitter = tenacity.wait_random(0, min(first, BACKOFF_SECONDS))
+        return backoff(state) + jitter(state)
+
+    def _announce(self, task: Task, state: tenacity.RetryCallState) -> None:
+        """Tell of the wait before the next attempt; after a 429, let all requests of the project wait."""
+        why = _failure_of(state)
+        if why.kind == "rate_limit":
+            self._limiter.cool_down(self._backoff(why, state), hour_is_full=why.queries_over > 0)
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        self._watch.waiting(task, epoch_seconds() + seconds if seconds else None, why)
+
+
+def _failure_of(state: tenacity.RetryCallState) -> Failure:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, FetchError)
+    return error.failure
+
+
+def _is_worth_another(task: Task, state: tenacity.RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, FetchError) or not error.failure.retryable or error.failure.hits_all:
+        return False
+    if error.failure.once_more:
+        first, task.asked_once_more = not task.asked_once_more, True
+        return first
+    return True

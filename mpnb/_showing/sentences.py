@@ -1,0 +1,60 @@
+"""What became of an export, in one sentence."""
+
+from __future__ import annotations
+
+from mpnb._base.sql import run
+from mpnb._base.text import plural
+from mpnb._mixpanel.failures import Failure
+from mpnb._planning.dates import in_words
+from mpnb._planning.states import Outcome
+from mpnb._reading.reader import Reader
+from mpnb._storing.database import MEMORY
+
+
+def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | None) -> str:
+    """
+    Return which batches failed, and what to do.
+
+    Args:
+        call: the variable that holds the result, as it is known.
+        halted_by: the fault that ended the export, since every batch would have met it.
+    """
+    store = reader.store
+    if halted_by is not None:
+        return f"the export stopped, since every batch would fail: {halted_by}. {halted_by.hint}"
+    if store.closed:
+        count = outcome.failed_batches + outcome.cancelled_batches
+        return f"{count:,} {plural(count, 'batch', 'batches')} failed; this result was closed: {store.afterwards}"
+    query = (
+        "SELECT kind, first(message ORDER BY from_date ASC), first(http_status ORDER BY from_date ASC),"
+        " first(hint ORDER BY from_date ASC), count(*), sum(count(*)) OVER ()::BIGINT"
+        f" FROM ({reader.failures()}) GROUP BY kind ORDER BY count(*) DESC, kind ASC LIMIT 1"
+    )
+    with store.reading() as cursor:
+        rows = run(cursor, query)
+        unnoted = reader.selection.unnoted_ranges(cursor)
+    if not rows:
+        if unnoted:
+            return f"{in_words(unnoted)}: not in {store.label}; the same call again fetches what is missing"
+        return "nothing failed"
+    kind, message, status, hint, most, count = rows[0]
+    why = Failure(kind, message, http_status=status)
+    kept = f"What landed is kept in {store.label}" if reader.has_landed() else "Nothing has landed"
+    return (
+        f"{count:,} {plural(count, 'batch', 'batches')} failed, {most:,} of them by {kind}: {why}. {hint} "
+        f"{kept}; {call}.failures lists the rest"
+    )
+
+
+def stopped(reader: Reader, outcome: Outcome, *, closing: bool) -> str:
+    """
+    Return what a cancelled export left.
+
+    Args:
+        closing: whether the database is about to be closed.
+    """
+    done = outcome.successful_batches + outcome.skipped_batches
+    line = f"cancelled: {done:,} of {done + outcome.failed_batches + outcome.cancelled_batches:,} batches "
+    if closing and reader.store.name == MEMORY:
+        return f"{line}had landed in memory, which is gone: with database= a file, they are kept"
+    return f"{line}are in {reader.store.label}; the same call again fetches the rest"

@@ -1,0 +1,352 @@
+"""
+A table of a DuckDB database as the place where batches land: each whole or not at all, its ledger row with it.
+
+What writes is one cursor, the writer's. The rest is asked by cursors that are lent for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from mpnb._base.sql import run
+from mpnb._base.text import safe_text
+from mpnb._errors import DatabaseError, MpnbError, TableError
+from mpnb._fetching.fetched import Fetched, Group, Lost, Task
+from mpnb._fetching.verify import BodyError
+from mpnb._mixpanel.failures import HINTS, Failure, failure
+from mpnb._planning.batches import Batch, HeldBatch
+from mpnb._planning.resource import Resource
+from mpnb._storing import ledger, tables
+from mpnb._storing.database import Store
+from mpnb._storing.destination import Landed, WriteError
+from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
+from mpnb._storing.ledger import Arrival, LedgerError
+from mpnb._storing.running import entering, registration, running
+
+FREE_DISK = "Free some disk, then run the same call again: every batch that is done is in the file."
+SPOOL_CHANGED = (
+    "Its spool file changed before it was written, and nothing of it was kept: retry, with spool=mpnb.Spool(folder) on"
+    " another disk if it happens again."
+)
+
+
+class Table:
+    """
+    One table of events, for one export: a ``Destination``.
+
+    Args:
+        store: the database.
+        table: name of the events table, made where it is missing.
+    """
+
+    def __init__(self, store: Store, table: str, resource: Resource, export_id: str) -> None:
+        self._store = store
+        self._table = table
+        self._resource = resource
+        self._export_id = export_id
+        self._lost: str | None = None
+        self._entering: DuckDBPyConnection | None = None
+        self._writing: DuckDBPyConnection | None = None
+        self._stopping = threading.Event()
+        self._inserting = threading.Lock()  # held by interrupt() while it acts, and around the flag below
+        self._in_insert = False
+
+    # --- admission, in the caller's thread ---------------------------------------------------------------------------
+
+    def held(self) -> Sequence[HeldBatch]:
+        """Return the batches that are there, as far as the table still has their rows."""
+        with self._store.reading() as cursor:
+            return [h for h in ledger.compared_batches(cursor, self._table) if not h.is_gone]
+
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """
+        Let no other export of this process begin, and commit at the end of the block what was admitted in it.
+
+        Raises:
+            TableError: another export into the same table is under way, or a table is not ours.
+            DatabaseError: the database cannot be written.
+        """
+        with registration, self._store.committing(), self._store.reading() as cursor:
+            self._entering = cursor
+            try:
+                self._check_free(cursor)
+                yield
+                with entering:
+                    running.add(self._export_id)
+                    run(cursor, "COMMIT")
+            except duckdb.Error as error:
+                raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
+            finally:
+                self._entering = None
+
+    def _check_free(self, cursor: DuckDBPyConnection) -> None:
+        tables.check(cursor, self._store.label)
+        if not ledger.exists(cursor):
+            return
+        with entering:
+            ledger.settle_dead(cursor, running)
+        if ledger.unfinished_exports(cursor, self._table):
+            raise TableError(f"an export into table {self._table!r} is running: wait for it, or cancel it")
+
+    def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
+        """Enter batches into the ledger, make the tables that are missing, and forget batches whose rows are gone."""
+        cursor = self._entering
+        assert cursor is not None
+        run(cursor, "BEGIN")
+        return ledger.admit(
+            cursor, export_id=self._export_id, table=self._table, resource=self._resource, batches=batches, gone=forget
+        )
+
+    def leave(self) -> None:
+        """Let others begin: this export is over, or did not take place. Any thread may call it."""
+        running.discard(self._export_id)
+
+    # --- landing, in the writer's thread -----------------------------------------------------------------------------
+
+    def land(self, items: Sequence[Fetched]) -> list[Landed]:
+        """
+        Write batches in one transaction.
+
+        Raises:
+            WriteError: nothing of them is in the table.
+        """
+        try:
+            try:
+                return self._transaction_of(items)
+            except duckdb.OutOfMemoryException:
+                # A batch of very large events: what DuckDB takes by itself is better than to fail.
+                with self._store.without_memory_limit():
+                    return self._transaction_of(items)
+        except duckdb.Error as error:
+            # The exception does not say whether a commit got through; the ledger does.
+            landed = [each for item in items if (each := self._ask_ledger(item.task))]
+            if len(landed) == len(items):
+                return landed
+            raise self._write_error(error) from None
+        except BodyError as error:
+            is_ours = error.kind == "decode"
+            hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
+            raise WriteError(failure(error.kind, safe_text(str(error)), http_status=status, hint=hint)) from None
+        except Exception as error:
+            message = safe_text(f"unexpected {type(error).__name__}: {error}")
+            raise WriteError(failure("write", message)) from error
+
+    def can_join(self, item: Fetched) -> bool:
+        """Return whether a batch may be written at once with others. A body that is still compressed is a large one."""
+        return not item.body.gzip and item.body.lines > 0
+
+    def land_joined(self, items: Sequence[Fetched]) -> list[Landed] | None:
+        """Write batches in one transaction; ``None`` where a line of them needs a look, or anything failed."""
+        try:
+            return self._transaction(items, self._insert)
+        except NotAllRecords:
+            return None
+        except Exception:
+            # Whether the commit got through, the ledger says; else each fails, or not, by itself.
+            landed = [self._ask_ledger(item.task) for item in items]
+            return [each for each in landed if each] if all(landed) else None
+
+    def _transaction_of(self, items: Sequence[Fetched]) -> list[Landed]:
+        try:
+            return self._transaction(items, self._insert)
+        except NotAllRecords:
+            return self._transaction(items, self._insert_line_by_line)
+
+    def _transaction(
+        self, items: Sequence[Fetched], insert: Callable[[Sequence[Fetched]], list[tuple[int, int]]]
+    ) -> list[Landed]:
+        cursor = self._writer()
+        try:
+            run(cursor, "BEGIN")
+            if replaced := [batch_id for item in items for batch_id in item.task.batch.replaces]:
+                ledger.forget(cursor, self._table, replaced)
+            arrivals = [
+                Arrival(item.task, rows, rejected, item.body.size)
+                for item, (rows, rejected) in zip(items, insert(items), strict=True)
+            ]
+            ledger.landed(cursor, self._table, arrivals)
+            with self._store.committing():
+                run(cursor, "COMMIT")
+        except BaseException as error:
+            # After an error COMMIT would say nothing and commit nothing.
+            self._roll_back(error)
+            raise
+        return [Landed(arrival.status, arrival.rows, arrival.rejected) for arrival in arrivals]
+
+    def _writer(self) -> DuckDBPyConnection:
+        """Return the cursor that writes. In the writer's thread."""
+        self._writing = self._writing or self._store.cursor()
+        return self._writing
+
+    def _roll_back(self, error: BaseException) -> None:
+        self._store.note(error)
+        try:
+            run(self._writer(), "ROLLBACK")
+        except duckdb.TransactionException:
+            pass  # there is no transaction: it did not begin, or ended with the error
+        except duckdb.Error:
+            self.release()  # whatever state it is in, closing it ends its transaction
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        with self._inserting:
+            if self._stopping.is_set():
+                raise duckdb.InterruptException("stopped")
+            self._in_insert = True
+        try:
+            yield
+        finally:
+            with self._inserting:
+                self._in_insert = False
+
+    def _insert(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
+        files = [item for item in items if item.body.lines]
+        with self._interruptible():
+            insert_files(self._writer(), self._table, self._resource, files)
+        return [(item.body.lines, 0) for item in items]
+
+    def _insert_line_by_line(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
+        counts = []
+        for item in items:
+            rows = rejected = 0
+            for block in blocks(item):
+                with self._interruptible():
+                    good, bad = insert_lines(self._writer(), self._table, self._resource, item.task.batch_id, block)
+                rows, rejected = rows + good, rejected + bad
+            counts.append((rows, rejected))
+        return counts
+
+    def _ask_ledger(self, task: Task) -> Landed | None:
+        try:
+            with self._store.reading() as cursor:
+                return self._landed(cursor, task)
+        except duckdb.Error:
+            return None
+
+    def _landed(self, cursor: DuckDBPyConnection, task: Task) -> Landed | None:
+        found = ledger.status_of(cursor, self._table, task.batch_id)
+        return Landed(*found) if found and found[0] in ("done", "empty") else None
+
+    def _write_error(self, error: duckdb.Error) -> WriteError:
+        text = safe_text(str(error))
+        if isinstance(error, duckdb.InterruptException) or self._stopping.is_set():
+            return WriteError(Failure("cancelled", "stopped while it was written", hint=HINTS["cancelled"]))
+        if isinstance(error, duckdb.FatalException):
+            return WriteError(failure("write", text, hits_all=True, hint=FREE_DISK))
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return WriteError(failure("write", text, hint="Retry with a smaller chunk_days."))
+        # A commit that meets a full disk comes as an error of the transaction.
+        if isinstance(error, duckdb.IOException) or "Could not write file" in text:
+            hint = "Free some disk or mend the folder, then retry: every batch that is done is in the file."
+            return WriteError(failure("write", text, hits_all=True, hint=hint))
+        return WriteError(failure("write", text))
+
+    def note(self, lost: Lost) -> bool:
+        """Note a batch that failed in the ledger. Returns whether that could be written."""
+        try:
+            with self._store.committing():
+                ledger.lost(self._writer(), self._table, lost, "failed")
+        except (duckdb.Error, LedgerError) as error:
+            self._roll_back(error)
+            return False
+        return True
+
+    def split(self, task: Task) -> tuple[list[tuple[Batch, int]], Group | None]:
+        """Put smaller batches in place of one in the ledger: none where that cannot be done."""
+        cursor = self._writer()
+        try:
+            run(cursor, "BEGIN")
+            batches, together = self._resource.parts(task.batch, ledger.held_batches(cursor, self._table))
+            ids: list[int] = []
+            if batches:
+                ledger.forget(cursor, self._table, [task.batch_id])
+                ids = ledger.register(
+                    cursor,
+                    export_id=self._export_id,
+                    table=self._table,
+                    source=self._resource.source,
+                    batches=batches,
+                )
+            with self._store.committing():
+                run(cursor, "COMMIT")
+        except duckdb.Error as error:
+            self._roll_back(error)
+            return [], None
+        return list(zip(batches, ids, strict=True)), Group(len(batches)) if together else None
+
+    def interrupt(self) -> None:
+        """
+        Stop the insert that runs now, and begin no other. Any thread may call it.
+
+        It must be called again until the writer has moved on: an interrupt between two statements is lost.
+        """
+        self._stopping.set()
+        with self._inserting, contextlib.suppress(duckdb.Error):
+            if self._in_insert and self._writing is not None:
+                self._writing.interrupt()
+
+    def release(self) -> None:
+        """Close the cursor that writes."""
+        cursor, self._writing = self._writing, None
+        if cursor is not None:
+            with contextlib.suppress(duckdb.Error):
+                self._store.release(cursor)
+
+    # --- the end, in the coordinator's thread ------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> str | None:
+        """Return why the database cannot be read any more, ``None`` where it can."""
+        return self._lost
+
+    def settle(self, ends: Sequence[tuple[str, Lost]], status: str, why: Failure) -> dict[int, Landed]:
+        """
+        Note in one transaction how batches ended, and close what else the export left.
+
+        Those that were tried say so, each for itself; all others in one statement.
+
+        Returns:
+            Those that have landed after all, by index: nobody could ask whether a commit got through while the database
+            was invalid.
+
+        Raises:
+            DatabaseError: it cannot be written.
+        """
+        landed: dict[int, Landed] = {}
+        self._reopen_if_broken()
+        try:
+            with self._store.reading() as cursor:
+                run(cursor, "BEGIN")
+                for status_of, lost in ends:
+                    found = self._landed(cursor, lost.task)
+                    if found is not None:
+                        landed[lost.task.index] = found
+                    else:
+                        ledger.lost(cursor, self._table, lost, status_of)
+                ledger.close(cursor, self._export_id, status, why)
+                with self._store.committing():
+                    run(cursor, "COMMIT")
+        except (duckdb.Error, LedgerError) as error:
+            raise DatabaseError(safe_text(str(error))) from None
+        return landed
+
+    def finish(self, *, fold: bool) -> None:
+        """Leave a database that can be read, also where one of the last statements ended the instance."""
+        if fold:
+            self._store.checkpoint()
+        with contextlib.suppress(MpnbError):
+            self._reopen_if_broken()
+
+    def _reopen_if_broken(self) -> None:
+        if self._store.broken:
+            try:
+                self._store.reopen()
+            except MpnbError as error:
+                self._lost = str(error)
+                raise
