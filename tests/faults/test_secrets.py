@@ -117,7 +117,7 @@ def test_the_secret_is_found_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         widgets = list(widget._instances.values())
         assert widgets
         texts += [repr(panel), *(str(each.get_state()) for each in widgets)]
-        texts += [str(vars(job._engine)), repr(server.credentials), str(server.credentials)]
+        texts += [str(vars(job._run.engine)), repr(server.credentials), str(server.credentials)]
         texts.append(str(raised.value))
         texts += [repr(mpnb.plan(FIRST, LAST, credentials=server.credentials, database=tmp_path / "a.duckdb"))]
         texts.append(logs.getvalue())
