@@ -63,8 +63,8 @@ _OWNERS: tuple[Any, ...] = (
     _run.Run,
 )
 OWNERS = {owner.__name__: owner for owner in _OWNERS}
-# To delete the spool is the last resort: what stops that leaves a folder, which the next process removes.
-LEFT_OUT = {(_spool.SpoolFolder, "close"), (_spool, "_delete")}
+# To let go of the spool and of the table are last resorts, of which the first leaves a folder for the next process.
+LEFT_OUT = {(_spool.SpoolFolder, "close"), (_spool, "_delete"), (_table.Table, "leave")}
 OURS = ("mpnb-writer", "mpnb-worker", "mpnb-coordinator", "mpnb-callbacks")
 SECONDS = 30.0
 
