@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -344,6 +346,21 @@ def test_a_bomb_is_refused_before_it_is_large(monkeypatch: pytest.MonkeyPatch, f
         verifier.feed(zipped(filler * (40 << 20)))
     assert error.value.kind == "decode"
     assert verifier._json_size <= _verify.MAX_LINE + _verify.BLOCK
+
+
+def test_a_bomb_of_empty_lines_does_not_hold_up_the_workers_beside_it() -> None:
+    """A byte of it takes up to forty times the CPU of one of a long line, and not three hundred."""
+
+    def seconds(body: bytes) -> float:
+        begin = time.thread_time()
+        with contextlib.suppress(NoExport):
+            judge([body])
+        return time.thread_time() - begin
+
+    size = 16 << 20
+    line = event(pad="x" * 200) + b"\n"
+    events, empty = zipped(line * (size // len(line))), zipped(b"\n" * size)
+    assert min(seconds(empty) for _ in range(3)) < 40 * min(seconds(events) for _ in range(3))
 
 
 def test_events_that_compress_well_are_no_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -18,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
+import platformdirs
 import playwright
-import psutil
 from playwright.sync_api import Browser, Error, Playwright, sync_playwright
 
+from tests._installing import INSTALL_SECONDS, NotInstalled, apt_get, run
+
 ROOT = Path(__file__).parents[2]
+# For all checkouts of a user, as Playwright's own are.
+FOLDER = platformdirs.user_cache_path("mpnb-tests") / "browser"
 VARIABLE = "MPNB_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
 ARGUMENTS = [
@@ -30,8 +33,6 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 START_SECONDS = 30
-# Downloads of 60 to 200 MB, over a slow line.
-INSTALL_SECONDS = 300
 LOCK_SECONDS = 4 * INSTALL_SECONDS
 # A Chromium for Linux on x86-64, its files compressed by brotli, which Playwright's node has and Python's library not.
 NPM_PACKAGE = "@sparticuz/chromium@147"
@@ -59,10 +60,6 @@ FONTS = """<?xml version="1.0"?>
 
 class NoBrowser(Exception):
     """No browser was found or installed; the message is one line that says what to do."""
-
-
-class _PassedOver(Exception):
-    """A way that led to no browser, and why."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def find(folder: Path, say: Callable[[str], None] = lambda text: None) -> Found:
                             passed_over.append(f"{path or name} does not start: {reason}")
                         else:
                             return Found(path, tuple(passed_over))
-                except (_PassedOver, OSError) as error:
+                except (NotInstalled, OSError) as error:
                     passed_over.append(f"{name}: {error}")
     except filelock.Timeout:
         passed_over.append(f"another process held {folder}.lock for {LOCK_SECONDS} s")
@@ -138,7 +135,7 @@ def _on_path() -> Iterator[Path]:
     found = [path for name in NAMES if (path := shutil.which(name))]
     yield from map(Path, found)
     if not found:
-        raise _PassedOver(f"none of {', '.join(NAMES)}")
+        raise NotInstalled(f"none of {', '.join(NAMES)}")
 
 
 def _kept(folder: Path) -> Iterator[Path]:
@@ -148,32 +145,27 @@ def _kept(folder: Path) -> Iterator[Path]:
 
 def _by_playwright(say: Callable[[str], None]) -> Iterator[None]:
     say("playwright install chromium-headless-shell")
-    _run([sys.executable, "-m", "playwright", "install", "chromium-headless-shell"], INSTALL_SECONDS)
+    run([sys.executable, "-m", "playwright", "install", "chromium-headless-shell"], INSTALL_SECONDS)
     yield None
 
 
 def _by_apt(say: Callable[[str], None]) -> Iterator[Path]:
-    if sys.platform != "linux" or os.geteuid() != 0 or not (apt := shutil.which("apt-get")):
-        raise _PassedOver("needs root, on Debian or Ubuntu")
-    say("apt-get install chromium")
-    options = ["-qq", "-y", "--no-install-recommends", f"-oDPkg::Lock::Timeout={INSTALL_SECONDS // 2}"]
-    _run([apt, "update", "-qq"], INSTALL_SECONDS)
-    _run([apt, "install", *options, "chromium"], INSTALL_SECONDS, DEBIAN_FRONTEND="noninteractive")
+    apt_get("chromium", say=say)
     yield from _on_path()
 
 
 def _from_npm(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     if sys.platform != "linux" or not (npm := shutil.which("npm")):
-        raise _PassedOver("needs npm, on Linux")
+        raise NotInstalled("needs npm, on Linux")
     say(f"npm pack {NPM_PACKAGE}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         new = Path(scratch)
-        _run([npm, "pack", "--silent", NPM_PACKAGE], INSTALL_SECONDS, new)
+        run([npm, "pack", "--silent", NPM_PACKAGE], INSTALL_SECONDS, new)
         _extract(next(new.glob("*.tgz"), new / "package.tgz"), new)
         made = new / "made"
         made.mkdir()
         node = Path(playwright.__file__).parent / "driver" / "node"
-        _run([str(node), "-e", UNPACK, *NPM_FILES], INSTALL_SECONDS, new)
+        run([str(node), "-e", UNPACK, *NPM_FILES], INSTALL_SECONDS, new)
         _extract(made / "al2023.tar", made / "al2023")
         _extract(made / "fonts.tar", made)
         (made / "fonts.conf").write_text(FONTS)
@@ -191,38 +183,10 @@ def _from_npm(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
 def _why_not(path: Path | None) -> str | None:
     """Return why a browser does not start, or None if it does and shows a page."""
     try:
-        _run([sys.executable, "-m", "tests.browser._finder", *([str(path)] if path else [])], 2 * START_SECONDS, ROOT)
-    except _PassedOver as reason:
+        run([sys.executable, "-m", "tests.browser._finder", *([str(path)] if path else [])], 2 * START_SECONDS, ROOT)
+    except NotInstalled as reason:
         return str(reason)
     return None
-
-
-def _run(command: list[str], seconds: float, folder: Path | None = None, **environment: str) -> None:
-    """
-    Run a program, and leave no process of it behind.
-
-    Raises:
-        _PassedOver: It failed, or took longer; with its first line about an error, else its last.
-    """
-    # Not a pipe: a grandchild that goes on would hold it open.
-    with tempfile.TemporaryFile("w+", errors="replace") as told:
-        process = psutil.Popen(
-            command, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=told, stderr=told
-        )
-        try:
-            status = process.wait(seconds)
-        except BaseException as error:
-            for one in (*process.children(recursive=True), process):
-                one.kill()
-            process.wait()
-            if isinstance(error, psutil.TimeoutExpired):
-                raise _PassedOver(f"took longer than {seconds:.0f} s") from None
-            raise
-        told.seek(0)
-        lines = [line.strip() for line in told if line.strip()]
-    if status:
-        errors = [line for line in lines if "error" in line.lower() or line.startswith("E: ")]
-        raise _PassedOver([*errors, *lines[-1:], f"status {status}"][0][:200])
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -230,7 +194,7 @@ def _extract(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except (OSError, tarfile.TarError) as error:
-        raise _PassedOver(f"{NPM_PACKAGE} cannot be unpacked: {error}") from None
+        raise NotInstalled(f"{NPM_PACKAGE} cannot be unpacked: {error}") from None
 
 
 def main(path: Path | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
-from tests.browser._finder import ROOT, Found, NoBrowser, find, launch
+from tests.browser._finder import FOLDER, Found, NoBrowser, find, launch
 from tests.browser._lab import Lab, Notebook, jupyterlab
 
 WAIT_MS = 30_000
@@ -26,7 +26,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             reporter.write_line(f"browser: {text}")
 
     try:
-        session.config.stash[BROWSER] = found = find(ROOT / "build" / "browser", lambda text: say(f"{text} …"))
+        session.config.stash[BROWSER] = found = find(FOLDER, lambda text: say(f"{text} …"))
         say(str(found))
     except NoBrowser as error:
         session.config.stash[BROWSER] = error

@@ -72,6 +72,7 @@ def machine(found: Found, browser: Browser, tmp_path: Path, monkeypatch: pytest.
     )
     machine = Machine(tmp_path, works)
     monkeypatch.setenv("PATH", str(machine.bin))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
     monkeypatch.setenv("PLAYWRIGHT_DOWNLOAD_HOST", "http://127.0.0.1:9")
     monkeypatch.delenv(VARIABLE, raising=False)
