@@ -19,7 +19,7 @@ import pytest
 import pytest_timeout
 
 # The watchdog comes after the limit of a test, by this factor.
-LAST_RESORT = 1.5
+LAST_RESORT = 2.0
 # At most, in seconds: for a teardown, and for the end of the run.
 ENDING = 60.0
 

@@ -32,6 +32,8 @@ from mpnb.sandbox import Sandbox
 START = date(2026, 1, 1)
 # So wide that no test waits for it.
 WIDE = mpnb.Quota(per_hour=10**6, per_second=1000)
+# Seconds, and far more than anything takes that a test waits for.
+PATIENCE = 60.0
 # What DuckDB calls an events table's rows, in the form that as_served() gives.
 Event = tuple[str, str]
 
@@ -47,6 +49,41 @@ def until(is_true: Callable[[], object], seconds: float = 5.0) -> None:
     while not is_true():
         assert time.monotonic() < end, f"not true within {seconds} s"
         time.sleep(0.005)
+
+
+def joined(*threads: threading.Thread, seconds: float = PATIENCE) -> None:
+    """Wait until threads have ended, and fail when they do not in time."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    assert [thread.name for thread in threads if thread.is_alive()] == [], f"not ended within {seconds} s"
+
+
+def side_by_side(*works: Callable[[], object]) -> None:
+    """Run functions, each in a thread of its own, and return when all have ended."""
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    joined(*threads)
+
+
+@contextmanager
+def child(command: Sequence[Any], *, seconds: float = PATIENCE, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """
+    Run a command, and kill it at the end of the block.
+
+    After so many seconds it is killed in any case: whoever reads from it, or waits for it, goes on then.
+    """
+    running = subprocess.Popen(command, **options)
+    last_resort = threading.Timer(seconds, running.kill)
+    last_resort.daemon = True
+    last_resort.start()
+    with running:
+        try:
+            yield running
+        finally:
+            last_resort.cancel()
+            running.kill()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests._helpers import joined
+
 TLS = Path(__file__).parent / "tls"
 CA = TLS / "ca.pem"
 LOOPBACK = "127.0.0.1"
@@ -69,8 +71,7 @@ class Server:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
         self._listener.close()
-        for thread in list(self._threads):
-            thread.join()
+        joined(*self._threads)
 
     def join(self, one: socket.socket, other: socket.socket) -> None:
         """Carry bytes both ways until one side ends."""
@@ -86,7 +87,7 @@ class Server:
         back = threading.Thread(target=carry, args=(other, one), daemon=True)
         back.start()
         carry(one, other)
-        back.join()
+        joined(back)
 
 
 def head_of(connection: socket.socket) -> bytes:

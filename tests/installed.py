@@ -32,7 +32,7 @@ assert notebooks().parent == Path(mpnb.__file__).parent, "the notebooks are thos
 [script] = [each for each in entry_points(group="console_scripts") if each.name == "mpnb"]
 assert callable(script.load())
 command = Path(sys.executable).with_name("mpnb")
-said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+said = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60, check=True)
 assert said.stdout == f"mpnb {mpnb.__version__}\n"
 
 with tempfile.TemporaryDirectory() as folder, serve(events_per_day=50) as mp:

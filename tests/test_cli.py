@@ -24,7 +24,7 @@ from mpnb._command import options as _options
 from mpnb._command.cli import EXPORT_EXAMPLES, PLAN_EXAMPLES, main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
-from tests._helpers import as_served, as_stored, day, days_of, query, terminal, until
+from tests._helpers import as_served, as_stored, child, day, days_of, query, terminal, until
 
 FIRST, LAST = day(1), day(6)
 DAYS = [FIRST.isoformat(), LAST.isoformat()]
@@ -53,17 +53,11 @@ def mpnb_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
 @contextlib.contextmanager
 def running(folder: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run ``mpnb`` in a process of its own, with pipes, and end it at last."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mpnb", *words],
-        cwd=folder,
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with child(
+        [sys.executable, "-m", "mpnb", *words], cwd=folder, env={**os.environ, **(env or {})}, **pipes
+    ) as process:
         yield process
-        process.kill()
 
 
 def retry_command(output: str) -> list[str]:
@@ -408,9 +402,8 @@ def test_a_reader_may_leave(tmp_path: Path) -> None:
     """As head does: no traceback on standard error."""
     read, write = os.pipe()
     os.close(read)
-    process = subprocess.run(
-        [sys.executable, "-m", "mpnb", "plan", *DAYS], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    command = [sys.executable, "-m", "mpnb", "plan", *DAYS]
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60)
     os.close(write)
     assert (process.returncode, process.stderr) == (1, "")
 
@@ -439,7 +432,7 @@ def test_the_sandbox_can_be_served_and_exported_from(mpnb_command: Run, tmp_path
         assert "made-up Mixpanel data" in next(lines)
         exports = "".join(line for _, line in zip(range(6), lines, strict=False) if line.startswith("export "))
         command = f"{exports}\n{shlex.quote(sys.executable)} -m mpnb export {' '.join([*DAYS, *WIDE])}"
-        asked = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        asked = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert (asked.returncode, process.returncode) == (0, 0)
@@ -453,8 +446,8 @@ def test_streams_may_be_closed(closed: str, tmp_path: Path, sandbox: Callable[..
     env = {**os.environ, **environment(mp)}
 
     def mpnb_with(words: str) -> subprocess.CompletedProcess[str]:
-        command = f"{shlex.quote(sys.executable)} -m mpnb {words} {closed}"
-        return subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+        command = ["bash", "-c", f"{shlex.quote(sys.executable)} -m mpnb {words} {closed}"]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
     done = mpnb_with(f"export {' '.join([*DAYS, *WIDE])}")
     assert done.returncode == 1
@@ -468,7 +461,7 @@ def test_streams_may_be_closed(closed: str, tmp_path: Path, sandbox: Callable[..
 def test_the_command_is_installed() -> None:
     """The script beside the interpreter and ``python -m mpnb`` are the same."""
     for command in ([str(Path(sys.executable).parent / "mpnb")], [sys.executable, "-m", "mpnb"]):
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (0, f"mpnb {mpnb.__version__}\n")
 
 

@@ -706,9 +706,9 @@ def test_a_name_that_brings_nothing_is_told(sandbox, export, start) -> None:
     assert "no event &#x27;Purchas&#x27; came" in result._repr_mimebundle_()["text/html"]
     job = start(mp, table="other", events="Nothing")
     with pytest.warns(UserWarning, match="no event 'Nothing' came on any day$") as caught:
-        job.result()
+        job.result(30)
     assert [w.filename for w in caught] == [__file__]
-    assert job.result().total_rows == 0  # and no warning
+    assert job.result(30).total_rows == 0  # and no warning
 
 
 def test_an_event_of_other_days_is_no_typo(sandbox, export, recwarn) -> None:

@@ -24,7 +24,7 @@ from mpnb._command.cli import main
 from mpnb._command.demo import DAYS, LAB_NEEDS
 from mpnb.sandbox import serve
 from tests import _kernels
-from tests._helpers import terminal, until
+from tests._helpers import child, terminal, until
 
 COMMAND = [sys.executable, "-m", "mpnb", "demo"]
 # A minute would be too long for anyone who just wants to see; it takes about fifteen seconds.
@@ -97,13 +97,11 @@ def test_the_demo_keeps_a_database_that_is_named(tmp_path: Path) -> None:
 def test_the_demo_can_be_stopped(tmp_path: Path) -> None:
     """Ctrl-C ends it with 130 and one line, and its temporary database is gone."""
     env = {**os.environ, "TMPDIR": str(temporary(tmp_path))}
-    with subprocess.Popen(
-        COMMAND, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with child(COMMAND, seconds=SECONDS, env=env, cwd=tmp_path, **pipes) as process:
         assert " done: " in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "mpnb demo: interrupted"
     assert not list(temporary(tmp_path).iterdir())

@@ -27,6 +27,7 @@ from tests._helpers import (
     moved,
     query,
     statuses,
+    until,
 )
 
 COLUMNS = ["event_name", "time", "distinct_id", "device_id", "user_id", "insert_id", "properties", "batch_id"]
@@ -546,9 +547,8 @@ def test_readers_never_see_a_day_gone_while_it_is_replaced(sandbox, export, star
     held = export(mp, day(1), day(10))
     lines.version = 1
     job = start(mp, day(1), day(10), mode="refresh")
-    seen = [versions(held)]
-    while not job.done():
-        seen.append(versions(held))
+    seen = []
+    until(lambda: seen.append(versions(held)) or job.done(), 60)
     for rows in seen:
         assert [row[0] for row in rows] == days_of(day(1), day(10))
         assert all(row[1:] in ((0, 1), (1, 2)) for row in rows)

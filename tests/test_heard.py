@@ -14,7 +14,7 @@ import pytest
 import mpnb
 from mpnb._base.handover import Handover
 from mpnb._storing.running import running
-from tests._helpers import WIDE, all_or_nothing, day, statuses
+from tests._helpers import WIDE, all_or_nothing, day, joined, statuses
 from tests._injected import OWNERS
 
 
@@ -146,10 +146,10 @@ def test_nobody_waits_for_a_taker_who_is_gone() -> None:
     handover: Handover[int] = Handover(1)
     assert handover.put(1)
     said: list[bool] = []
-    waiting = threading.Thread(target=lambda: said.append(handover.put(2)))
+    waiting = threading.Thread(target=lambda: said.append(handover.put(2)), daemon=True)
     waiting.start()
     handover.end()
-    waiting.join(10)
+    joined(waiting)
     assert said == [False]
     assert not handover.put(3)
 
@@ -160,4 +160,4 @@ def test_what_is_in_the_queue_is_taken_before_its_end() -> None:
     for number in range(3):
         handover.put(number)
     handover.finish()
-    assert [handover.get() for _ in range(4)] == [0, 1, 2, None]
+    assert [handover.get(5) for _ in range(4)] == [0, 1, 2, None]

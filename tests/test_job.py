@@ -6,14 +6,13 @@ import asyncio
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 import mpnb
 from mpnb.sandbox import Fault
-from tests._helpers import day, query, until
+from tests._helpers import day, query, side_by_side, until
 
 SLOW = {"latency": 0.4}
 
@@ -25,11 +24,11 @@ def test_start_returns_at_once_and_result_waits(sandbox, start) -> None:
     job = start(mp)
     assert not job.done()
     assert time.monotonic() - began < 0.4
-    result = job.result()
+    result = job.result(30)
     assert time.monotonic() - began >= 0.4
     assert job.done()
     assert not job.cancelled()
-    assert job.result() is result is job.outcome()
+    assert job.result(0) is result is job.outcome(0)
     assert result.total_rows == mp.count(day(1), day(3))
 
 
@@ -47,7 +46,7 @@ def test_an_error_comes_from_result_each_time(sandbox, start) -> None:
     for _ in range(2):
         with pytest.raises(mpnb.ExportError, match="every batch would fail") as error:
             job.result(30)
-    assert error.value.result is job.outcome()
+    assert error.value.result is job.outcome(0)
 
 
 def test_cancel_after_the_end_does_nothing(sandbox, start) -> None:
@@ -57,7 +56,7 @@ def test_cancel_after_the_end_does_nothing(sandbox, start) -> None:
     job.cancel()
     job.cancel()
     assert not job.cancelled()
-    assert job.result() is result
+    assert job.result(0) is result
 
 
 def test_cancel_may_be_called_by_many_at_once(sandbox, start) -> None:
@@ -65,13 +64,9 @@ def test_cancel_may_be_called_by_many_at_once(sandbox, start) -> None:
     mp = sandbox(faults=[Fault("hang", times=None)])
     job = start(mp)
     until(lambda: mp.injected.total() == 3)
-    threads = [threading.Thread(target=job.cancel) for _ in range(10)]
-    for thread in threads:
-        thread.start()
+    side_by_side(*[job.cancel] * 10)
     with pytest.raises(mpnb.ExportCancelled) as error:
         job.result(5)
-    for thread in threads:
-        thread.join()
     assert error.value.result.cancelled_batches == 3
 
 
@@ -146,10 +141,10 @@ def test_a_job_can_be_awaited(sandbox, start) -> None:
             return await job
 
         one, two, _ = await asyncio.gather(wait(), wait(), tick())
-        assert one is two is await job is job.result()
+        assert one is two is await job is job.result(0)
         return ticks
 
-    assert asyncio.run(both()) > 5
+    assert asyncio.run(asyncio.wait_for(both(), 30)) > 5
 
 
 def test_a_wait_that_is_cancelled_leaves_the_export_running(sandbox, start) -> None:
@@ -177,10 +172,10 @@ def test_an_awaited_job_raises_what_result_would(sandbox, start) -> None:
     until(lambda: mp.injected)
     job.cancel()
     with pytest.raises(mpnb.ExportCancelled):
-        asyncio.run(wait(job))
+        asyncio.run(asyncio.wait_for(wait(job), 30))
     failed = start(sandbox(faults=[Fault("status", status=401, times=None)]), table="other")
     with pytest.raises(mpnb.ExportError):
-        asyncio.run(wait(failed))
+        asyncio.run(asyncio.wait_for(wait(failed), 30))
 
 
 @pytest.mark.parametrize("workers", [1, 10])

@@ -26,7 +26,7 @@ from mpnb._storing.database import Store
 from mpnb._storing.running import entering, running
 from mpnb._storing.tables import LAYOUT
 from mpnb.sandbox import Fault, serve
-from tests._helpers import WIDE, all_or_nothing, day, query, statuses
+from tests._helpers import WIDE, all_or_nothing, day, joined, query, side_by_side, statuses
 
 FILES = Path(__file__).parent / "files"
 
@@ -194,11 +194,7 @@ def test_two_that_make_the_same_file_at_once_share_it(database: Path) -> None:
         barrier.wait(10)
         stores.append(Store(database))
 
-    threads = [threading.Thread(target=make) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    side_by_side(*[make] * 8)
     assert len(stores) == 8
     for store in stores:
         store.close()
@@ -302,7 +298,7 @@ def test_an_export_that_starts_is_never_taken_for_a_dead_one(
         mpnb.open(database).close()
         opened.set()
 
-    looker = threading.Thread(target=look)
+    looker = threading.Thread(target=look, daemon=True)
     commit = mpnb._storing.table.run  # type: ignore[attr-defined]
 
     def watched(cursor: Any, text: str, *more: Any) -> Any:
@@ -314,7 +310,7 @@ def test_an_export_that_starts_is_never_taken_for_a_dead_one(
 
     monkeypatch.setattr(mpnb._storing.table, "run", watched)
     job = start(mp, day(2), day(3))
-    looker.join(30)
+    joined(looker)
     with job.result(30) as result:
         assert opened.is_set()
         assert statuses(result) == {"done": 3}

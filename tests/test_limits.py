@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +10,7 @@ from mpnb import Quota
 from mpnb._base.clock import Cancelled
 from mpnb._fetching.limiter import HOUR, RateLimiter, limiter_for
 from mpnb.sandbox import Fault
-from tests._helpers import WIDE, Clock, Recorded, day, until
+from tests._helpers import PATIENCE, WIDE, Clock, Recorded, day, joined, side_by_side, until
 
 
 def never() -> bool:
@@ -22,14 +21,6 @@ def most_in(window: float, starts: list[float]) -> int:
     """Count the most starts in any window of so many seconds."""
     starts = sorted(starts)
     return max(sum(first <= other < first + window for other in starts[i:]) for i, first in enumerate(starts))
-
-
-def run_threads(count: int, work: Callable[[], object]) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,7 +36,7 @@ def test_ten_threads_never_start_more_than_the_quota(quota: Quota, seed: int) ->
             with limiter.slot(never):
                 starts.append(clock.mine)
 
-    run_threads(10, work)
+    side_by_side(*[work] * 10)
     assert len(starts) == 250
     assert most_in(1.0, starts) <= quota.per_second
     assert most_in(HOUR, starts) <= quota.per_hour
@@ -93,9 +84,9 @@ def test_concurrent_bounds_the_requests_in_flight() -> None:
         with limiter.slot(never):
             most.append(limiter.in_flight())
             inside.release()
-            leave.acquire()
+            assert leave.acquire(timeout=PATIENCE)
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(6)]
     for thread in threads:
         thread.start()
     for done in range(6):
@@ -105,8 +96,7 @@ def test_concurrent_bounds_the_requests_in_flight() -> None:
         if done:
             leave.release()
     leave.release()
-    for thread in threads:
-        thread.join(5)
+    joined(*threads)
     assert max(most) == 2
     assert limiter.in_flight() == 0
 
@@ -170,13 +160,13 @@ def test_cancel_wakes_whoever_waits(why: str) -> None:
     with limiter.slot(never):
         if why == "cool down":
             limiter.cool_down(3600)
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         assert waits.wait(5)
         cancelled.set()
         limiter.wake()
         assert ended.wait(0.9 if why == "second" else 5)
-        thread.join(5)
+        joined(thread)
 
 
 def test_a_clock_that_is_set_back_blocks_nobody_for_long() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 import mpnb
 from mpnb.analysis import funnel, retention, segmentation
 from mpnb.sandbox import Fault, Sandbox, serve
-from tests._helpers import WIDE, day, event
+from tests._helpers import WIDE, day, event, side_by_side
 
 IS_OLD = duckdb.__version__ < "2"
 
@@ -488,11 +487,7 @@ def test_relations_in_several_threads(result) -> None:
             found.append(result.sql("SELECT count(*) FROM events").fetchall()[0][0])
             found.append(result.con.execute("SELECT count(*) FROM events").fetchall()[0][0])
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    side_by_side(*[read] * 4)
     assert found == [expected] * 60
 
 
@@ -608,8 +603,6 @@ def test_statements_run_once(result) -> None:
 def test_con_is_a_thread_s_own(result) -> None:
     """The same one each time in a thread, and another in another."""
     others: list[duckdb.DuckDBPyConnection] = []
-    thread = threading.Thread(target=lambda: others.append(result.con))
-    thread.start()
-    thread.join(60)
+    side_by_side(lambda: others.append(result.con))
     assert result.con is result.con is not others[0]
     assert others[0].execute("SELECT count(*) FROM events").fetchall() == [(result.total_rows,)]

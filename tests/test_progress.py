@@ -24,7 +24,7 @@ from mpnb._base.clock import today
 from mpnb._planning.states import ENDED, STATUSES, JobProgress
 from mpnb._showing import progress as _progress
 from mpnb.sandbox import Fault
-from tests._helpers import day, until
+from tests._helpers import day, joined, until
 
 # What may come after each status of a batch.
 NEXT = {
@@ -266,12 +266,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 120) -> Iterator[li
             while data := os.read(master, 65536):
                 written.append(data.decode())
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     with os.fdopen(slave, "w") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
         yield written
-    reader.join(5)
+    joined(reader)
     os.close(master)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 import mpnb
 from mpnb.sandbox import BAD_LINES, Fault
-from tests._helpers import WIDE, all_or_nothing, as_served, as_stored, day, days_of, event, until
+from tests._helpers import WIDE, all_or_nothing, as_served, as_stored, day, days_of, event, side_by_side, until
 
 FAULTS = [Fault("half_line", day(2), times=None), Fault("status", day(4), status=500, times=None)]
 
@@ -168,14 +167,7 @@ def test_threads_may_read_at_once(sandbox, export) -> None:
     """Each takes relations of its own from the same result."""
     result = export(sandbox())
     counts: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: counts.append(result.events.aggregate("count(*)").fetchall()[0][0]))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(*[lambda: counts.append(result.events.aggregate("count(*)").fetchall()[0][0])] * 8)
     assert counts == [result.total_rows] * 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +23,7 @@ import mpnb._fetching.spool
 from mpnb._fetching.spool import COPY_SHARE, PlainCopy, SpoolFolder
 from mpnb._planning.options import Spool
 from mpnb.sandbox import Fault
-from tests._helpers import day, until
+from tests._helpers import PATIENCE, child, day, side_by_side, until
 
 BODY = b"as it was received"
 
@@ -234,9 +236,7 @@ def traced(function: Callable[[], object], trace: Any) -> None:
         finally:
             sys.settrace(None)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
+    side_by_side(run)
 
 
 def test_whenever_cleaners_come_a_claimed_folder_stays(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_folders_that_are_claimed_side_by_side_stay(again: int, tmp_path: Path, 
     failed: list[BaseException] = []
 
     def claim(thread: int) -> None:
-        gate.wait()
+        gate.wait(PATIENCE)
         for number in range(60):
             try:
                 folder = SpoolFolder(Spool(tmp_path), None, f"{thread}x{number}")
@@ -298,11 +298,7 @@ def test_folders_that_are_claimed_side_by_side_stay(again: int, tmp_path: Path, 
             except BaseException as error:
                 failed.append(error)
 
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    side_by_side(*(partial(claim, number) for number in range(8)))
     assert failed == []
     assert len(make) == 480
     assert [each.path for each in make if not (each.path / "1.jsonl").exists()] == []
@@ -310,25 +306,12 @@ def test_folders_that_are_claimed_side_by_side_stay(again: int, tmp_path: Path, 
 
 def test_folders_that_processes_claim_side_by_side_stay(tmp_path: Path) -> None:
     """The same for 8 processes."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLAIM, str(tmp_path), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(8)
-    ]
-    counts = []
-    try:
-        for each in processes:
-            assert each.stdout is not None
-            counts.append(each.stdout.readline().strip())
-        counts += [each.communicate("", timeout=60)[0].strip() for each in processes]
-    finally:
-        for each in processes:
-            each.kill()
-            each.communicate()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    commands = [[sys.executable, "-c", CLAIM, str(tmp_path), str(number)] for number in range(8)]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(child(command, **pipes)) for command in commands]
+        counts = [each.stdout.readline().strip() for each in processes]
+        counts += [each.communicate("")[0].strip() for each in processes]
     assert counts == ["60"] * 16
     assert list(tmp_path.glob("mpnb-spool-*")) == []
 

@@ -24,7 +24,7 @@ import mpnb._exporting.engine
 import mpnb._fetching.client
 import mpnb._fetching.limiter
 from mpnb.sandbox import Fault, Sandbox
-from tests._helpers import WIDE, all_or_nothing, day, query, statuses, until
+from tests._helpers import WIDE, all_or_nothing, child, day, joined, query, statuses, until
 
 BACK_IN = 2.0  # seconds, from a stop to its end
 
@@ -125,7 +125,7 @@ def test_cancel_comes_back_at_once(sandbox, start, database, name: str) -> None:
     with in_time():
         job.cancel()
         with pytest.raises(mpnb.ExportCancelled, match=r"of 5 batches are in .*; the same call again") as error:
-            job.result()
+            job.result(30)
     with error.value.result as result:
         assert result.successful_batches >= state.done
         assert result.successful_batches + result.cancelled_batches == 5
@@ -160,7 +160,7 @@ class Interrupt:
     def expected(
         self, kind: type[BaseException] = KeyboardInterrupt, words: str = "of 5 batches are in"
     ) -> Iterator[None]:
-        thread = threading.Thread(target=self._press)
+        thread = threading.Thread(target=self._press, daemon=True)
         thread.start()
         try:
             with pytest.raises(kind, match=words):
@@ -168,7 +168,7 @@ class Interrupt:
             assert self.at
             assert time.monotonic() - self.at < BACK_IN
         finally:
-            thread.join()
+            joined(thread)
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -268,13 +268,15 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[mpnb.Credentials]:
         server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 0))
         server.listen(0)
-        while True:  # until one is left hanging
+        for _ in range(100):  # until one is left hanging
             client = stack.enter_context(socket.socket())
             client.settimeout(0.2)
             try:
                 client.connect(server.getsockname())
             except TimeoutError:
                 break
+        else:
+            pytest.fail("the queue of connections is never full")
         yield mpnb.Credentials("u", "s", "123", base_url=f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
@@ -290,7 +292,7 @@ def test_cancel_while_it_connects(sandbox, start, nowhere, database, workers: in
     with in_time():
         job.cancel()
         with pytest.raises(mpnb.ExportCancelled) as error:
-            job.result()
+            job.result(30)
     error.value.result.close()
     assert len(connecting()) <= workers
     before = query(database, "FROM mpnb_batches ORDER BY ALL")
@@ -329,7 +331,7 @@ def test_cancel_while_it_writes(large, start, database, monkeypatch, grace: floa
     until(lambda: table._in_insert, 20)
     began = time.monotonic()
     job.cancel()
-    result = job.outcome()
+    result = job.outcome(60)
     if not rows:
         assert time.monotonic() - began < BACK_IN
     with result:
@@ -337,7 +339,7 @@ def test_cancel_while_it_writes(large, start, database, monkeypatch, grace: floa
         assert result.sql("SELECT count(*) FROM events").fetchall() == [(result.total_rows,)]
         assert statuses(result) == {"done" if rows else "cancelled": 1}
     if rows:
-        assert job.result() is result  # nothing was left to cancel
+        assert job.result(0) is result  # nothing was left to cancel
     with mpnb.export(day(1), day(2), credentials=large.credentials, quota=WIDE, database=database) as again:
         assert again.total_rows == large.count(day(1), day(2))
         assert again.sql("SELECT count(*) FROM events").fetchall() == [(again.total_rows,)]
@@ -389,21 +391,20 @@ def test_sigint_from_outside(sandbox, database, tmp_path, state: str) -> None:
         "MP_API_BASE_URL": mp.url,
     }
     command = [sys.executable, "-c", CHILD, str(database), str(10**6 if state == "reading" else 2)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
+    with child(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
         statuses_now: dict[int, str] = {}
-        for line in child.stdout:
+        for line in other.stdout:
             index, status = json.loads(line)
             statuses_now[index] = status
             if Counter(statuses_now.values()) == {"done": 2, "fetching" if state == "reading" else "waiting": 3}:
                 break
         until(lambda: mp.injected.total() == (3 if state == "reading" else 0))
         began = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        *_, last = (json.loads(line) for line in child.stdout)
+        other.send_signal(signal.SIGINT)
+        *_, last = (json.loads(line) for line in other.stdout)
         assert time.monotonic() - began < BACK_IN
         assert last[0] == "stopped"
         assert "2 of 5 batches are in" in last[1]
-        assert child.wait(5) == 0
+        assert other.wait(5) == 0
     assert not list(tmp_path.glob("mpnb-spool-*"))
     stopped_as_it_should(mp, database, 2)

@@ -15,7 +15,7 @@ import pytest
 
 import mpnb
 from mpnb.sandbox import Fault
-from tests._helpers import WIDE, all_or_nothing, day, event, query, statuses, until
+from tests._helpers import WIDE, all_or_nothing, child, day, event, query, statuses, until
 
 
 def settings(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
@@ -158,10 +158,7 @@ def test_a_file_that_another_process_holds(sandbox, database, call: str) -> None
     """The error names the process, and nothing is sent."""
     duckdb.connect(str(database)).close()
     mp = sandbox()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
+    with child([sys.executable, "-c", HOLDER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         dates = () if call == "open" else (day(1), day(3))
         with pytest.raises(mpnb.DatabaseError, match="open in another process") as error:

@@ -128,7 +128,7 @@ def test_enough_rows_wait_for_nothing(patient: None, monkeypatch: pytest.MonkeyP
         until(lambda: job.progress().counts.get("done"))
         assert job.progress().in_flight == 1
         job.cancel()
-        with job.outcome() as result:
+        with job.outcome(30) as result:
             assert result.total_rows == mp.count(result.from_date, result.from_date)
 
 

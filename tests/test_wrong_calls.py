@@ -276,7 +276,7 @@ def test_a_job_is_waited_for_some_seconds(mp: Sandbox) -> None:
     for name in large:
         with pytest.raises(mpnb.ExportCancelled):
             job.result(ODD[name])
-    job.outcome().close()
+    job.outcome(30).close()
 
 
 def test_what_is_dropped_is_a_table(result: mpnb.ExportResult) -> None:

@@ -92,7 +92,7 @@ def jupyterlab(root: Path) -> Iterator[Lab]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait(10)
 
 
 def _wait_for(lab: Lab, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     def on_batch(progress: mpnb.BatchProgress) -> None:
         if progress.until and progress.until - time.time() > LONG:
             waits.append(progress.until)
-        started.wait()
+        started.wait(60)
         if waits and jobs and all(each.until or each.status in ENDED for each in jobs[0].batches()):
             jobs[0].cancel()
 
@@ -67,7 +67,7 @@ def main() -> None:
     try:
         jobs.append(mpnb.start(**{**options, **asked}, on_batch=on_batch))
         started.set()
-        with jobs[0].outcome() as result:
+        with jobs[0].outcome(120) as result:
             answer = {"done": result.successful_batches, "failed": result.failed_batches, "rows": result.total_rows}
             answer["failures"] = result.failures.select("kind, message, hint").fetchall()
     except mpnb.MpnbError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from mpnb.sandbox import Sandbox
+from tests._helpers import child
 
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -57,14 +60,22 @@ def asked(server: Sandbox, database: Path, first: str, last: str, **more: Any) -
     )
 
 
-def begin(argument: str) -> subprocess.Popen[str]:
-    """Start an export in a process of its own."""
-    command = [sys.executable, "-m", "tests.faults._exporter", argument]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def answers_of(*arguments: str) -> list[dict[str, Any]]:
+    """Export in processes of their own, side by side, and return what they say."""
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-m", "tests.faults._exporter"]
+        exports = [stack.enter_context(child([*command, each], seconds=120, **PIPES)) for each in arguments]
+        return [end(each) for each in exports]
+
+
+def answer_of(argument: str) -> dict[str, Any]:
+    """Export in a process of its own, and return what it says."""
+    [answer] = answers_of(argument)
+    return answer
 
 
 def end(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for its end and give what it says."""
+    """Wait for the end of an export and return what it says."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "Traceback" not in err, err

@@ -19,9 +19,10 @@ import pytest
 
 import mpnb
 from mpnb.sandbox import Fault, Sandbox, serve
+from tests._helpers import child, joined
 from tests.campaign._clients import QUOTA
 from tests.campaign._events import comparable, multiset
-from tests.faults.conftest import asked, begin, end
+from tests.faults.conftest import PIPES, answer_of, asked, end
 
 FIRST, LAST = "2026-01-01", "2026-01-08"
 
@@ -76,7 +77,7 @@ def test_a_full_disk_under_the_database_keeps_what_is_committed(server: Sandbox,
     """When the database cannot grow, the export stops with one reason and hint; later it goes on."""
     export(server, path, "2026-01-02").close()
     limits = {"RLIMIT_FSIZE": path.stat().st_size + 300_000}
-    answer = end(begin(asked(server, path, FIRST, LAST, limits=limits)))
+    answer = answer_of(asked(server, path, FIRST, LAST, limits=limits))
     assert answer["failed"] >= 5
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
         ("write", "Free some disk or mend the folder, then retry: every batch that is done is in the file.")
@@ -94,7 +95,8 @@ def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(server: Sandbox, 
     export(server, path, "2026-01-02").close()
     argument = asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": path.stat().st_size + 200_000})
     command = [sys.executable, "-c", code, argument]
-    answer = end(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    with child(command, **PIPES) as process:
+        answer = end(process)
     assert {kind for kind, _, _ in answer["failures"]} == {"write"}
     assert_resumes(server, path, 2 + answer["done"])
 
@@ -102,7 +104,7 @@ def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(server: Sandbox, 
 def test_a_full_disk_under_the_spool_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
     """When no body can be kept, the export stops and says to free some disk or to pass another folder."""
     export(server, path, "2026-01-02").close()
-    answer = end(begin(asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000})))
+    answer = answer_of(asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000}))
     assert (answer["done"], answer["failed"]) == (0, 6)
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
         ("write", "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry.")
@@ -118,7 +120,7 @@ def test_a_read_only_folder_is_named_before_the_first_request(what: str, server:
     folder.chmod(0o555)
     database = folder / "a.duckdb" if what == "database" else tmp_path / "a.duckdb"
     spool = str(folder / "spool") if what == "spool" else None
-    answer = end(begin(asked(server, database, FIRST, LAST, spool=spool, obey=True)))
+    answer = answer_of(asked(server, database, FIRST, LAST, spool=spool, obey=True))
     assert answer["error"] in ("DatabaseError", "PlanError")
     assert str(folder) in answer["message"]
     assert ("pass another database=" if what == "database" else "pass spool=mpnb.Spool(folder)") in answer["message"]
@@ -130,7 +132,7 @@ def test_a_read_only_database_is_named_before_the_first_request(server: Sandbox,
     export(server, path, "2026-01-02").close()
     path.chmod(0o400)
     count = len(server.requests)
-    answer = end(begin(asked(server, path, FIRST, LAST, obey=True)))
+    answer = answer_of(asked(server, path, FIRST, LAST, obey=True))
     assert answer["error"] == "DatabaseError"
     assert "mend its permissions" in answer["message"]
     assert len(server.requests) == count
@@ -190,8 +192,7 @@ def test_a_database_that_another_process_holds_is_named_with_that_process(server
     code = f"import duckdb; con = duckdb.connect({str(path)!r}); print('here', flush=True); input()"
     command = [sys.executable, "-c", code]
     count = len(server.requests)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "here\n"
         with pytest.raises(mpnb.DatabaseError, match=rf"PID {holder.pid}.*close it there"):
             export(server, path)
@@ -240,8 +241,8 @@ def test_a_spoiled_log_is_told_and_can_be_done_without(server: Sandbox, path: Pa
         con.execute("SET GLOBAL checkpoint_threshold = '1GB'")
         with export(server, con, "2026-01-04"):
             # By another process: to close a file that DuckDB has open would drop its lock.
-            subprocess.run(["cp", path, torn], check=True)
-            subprocess.run(["cp", f"{path}.wal", log], check=True)
+            subprocess.run(["cp", path, torn], check=True, timeout=60)
+            subprocess.run(["cp", f"{path}.wal", log], check=True, timeout=60)
     spoiled = bytearray(log.read_bytes())
     spoiled[len(spoiled) // 2] ^= 0xFF
     log.write_bytes(spoiled)
@@ -262,7 +263,7 @@ def test_a_spoiled_log_is_told_and_can_be_done_without(server: Sandbox, path: Pa
 @pytest.mark.parametrize("handles", [14, 20, 28])
 def test_too_few_handles_fail_and_resume(handles: int, server: Sandbox, path: Path) -> None:
     """With fewer open files than workers need, some batches fail with what to do, and none is half."""
-    answer = end(begin(asked(server, path, FIRST, LAST, workers=30, limits={"RLIMIT_NOFILE": handles})))
+    answer = answer_of(asked(server, path, FIRST, LAST, workers=30, limits={"RLIMIT_NOFILE": handles}))
     if "error" not in answer:
         assert answer["done"] + answer["failed"] == 8
         for kind, message, hint in answer["failures"]:
@@ -306,7 +307,7 @@ def test_a_bomb_is_one_failed_batch(
 ) -> None:
     """What decompresses to gigabytes fails alone, and the process stays small."""
     server.add_fault(Fault(kind, day="2026-01-03", times=None, size=size))
-    answer = end(begin(asked(server, path, FIRST, LAST)))
+    answer = answer_of(asked(server, path, FIRST, LAST))
     assert (answer["done"], answer["failed"]) == (7, 1)
     assert answer["failures"][0][0] == "decode"
     assert answer["peak"] < PEAK
@@ -318,7 +319,7 @@ def test_memory_stays_small_however_large_a_batch_is(
 ) -> None:
     """Hundreds of megabytes of JSON in one batch take no more than README promises."""
     with serve(events_per_day=100_000) as server:
-        answer = end(begin(asked(server, path, "2026-01-01", "2026-01-04", chunk_days=4)))
+        answer = answer_of(asked(server, path, "2026-01-01", "2026-01-04", chunk_days=4))
     assert (answer["done"], answer["rows"] > 350_000) == (1, True)
     assert answer["peak"] < 600 * 10**6
     tell(f"{answer['rows']:,} events in one batch: peak memory {answer['peak'] / 1e6:.0f} MB")
@@ -345,14 +346,14 @@ def readable_by_others(folder: Path) -> Iterator[dict[str, int]]:
         while not stop.is_set():
             look(folder)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     before = os.umask(0)
     watcher.start()
     try:
         yield seen
     finally:
         stop.set()
-        watcher.join()
+        joined(watcher)
         os.umask(before)
 
 

@@ -19,7 +19,7 @@ from mpnb._fetching.history import History, Times
 from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests._helpers import Clock, until
-from tests.faults.conftest import asked, begin, end
+from tests.faults.conftest import answer_of, answers_of, asked
 
 HOST = "https://data.mixpanel.com"
 
@@ -59,10 +59,9 @@ def server() -> Iterator[Sandbox]:
 def test_two_processes_never_draw_a_429(server: Sandbox, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Two processes with ten workers each that export one project at once keep to three a second between them."""
     quota = {"per_hour": 60, "per_second": 3}
-    processes = [
-        begin(asked(server, tmp_path / f"{n}.duckdb", f"2026-0{n}-01", f"2026-0{n}-14", quota=quota)) for n in (1, 2)
-    ]
-    answers = [end(process) for process in processes]
+    answers = answers_of(
+        *(asked(server, tmp_path / f"{n}.duckdb", f"2026-0{n}-01", f"2026-0{n}-14", quota=quota) for n in (1, 2))
+    )
     assert [answer["done"] for answer in answers] == [14, 14]
     assert [request.status for request in server.requests] == [200] * 28
     most = most_in(1.0, [request.at for request in server.requests])
@@ -74,11 +73,9 @@ def test_two_processes_share_the_hour(tmp_path: Path) -> None:
     """Of a dozen an hour, two processes start a dozen between them, and say until when they wait for more."""
     quota = {"per_hour": 12, "per_second": 100}
     with serve(events_per_day=20, quota=mpnb.Quota(per_hour=12, per_second=100)) as server:
-        processes = [
-            begin(asked(server, tmp_path / f"{n}.duckdb", f"2026-0{n}-01", f"2026-0{n}-10", quota=quota))
-            for n in (1, 2)
-        ]
-        answers = [end(process) for process in processes]
+        answers = answers_of(
+            *(asked(server, tmp_path / f"{n}.duckdb", f"2026-0{n}-01", f"2026-0{n}-10", quota=quota) for n in (1, 2))
+        )
         assert [request.status for request in server.requests] == [200] * 12
     assert sum(answer["done"] for answer in answers) == 12
     assert any(answer["waits"] for answer in answers)
@@ -89,7 +86,8 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     quota = mpnb.Quota(per_hour=12, per_second=100)
     with serve(events_per_day=20) as server:
         limits = {"per_hour": 12, "per_second": 100}
-        assert end(begin(asked(server, tmp_path / "a.duckdb", "2026-01-01", "2026-01-05", quota=limits)))["done"] == 5
+        answer = answer_of(asked(server, tmp_path / "a.duckdb", "2026-01-01", "2026-01-05", quota=limits))
+        assert answer["done"] == 5
         plan = mpnb.plan("2026-01-06", "2026-01-07", credentials=server.credentials, quota=quota)
     assert plan.quota_left == 7
 
@@ -247,7 +245,7 @@ def test_an_export_hands_on_what_a_429_taught(server: Sandbox, tmp_path: Path) -
     left = RateLimiter(mpnb.Quota(), history=History(server.url, server.project_id)).left()
     job.cancel()
     with pytest.raises(mpnb.ExportCancelled) as raised:
-        job.result()
+        job.result(30)
     raised.value.result.close()
     assert left == 0
 

@@ -61,7 +61,7 @@ def files_with(words: list[str], folder: Path) -> list[str]:
     """Name the files in which one of the words is. Another process looks, for this one holds the database."""
     patterns = [argument for word in words for argument in ("-e", word)]
     return subprocess.run(
-        ["grep", "-rlaF", *patterns, str(folder)], capture_output=True, text=True, check=False
+        ["grep", "-rlaF", *patterns, str(folder)], capture_output=True, text=True, timeout=60, check=False
     ).stdout.splitlines()
 
 
@@ -109,7 +109,7 @@ def test_the_secret_is_found_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
         panel = job.panel()
         texts.append(repr(job))
-        with job.result() as result:
+        with job.result(120) as result:
             texts += texts_of(result)
             assert result.failed_batches == 5
             with pytest.raises(mpnb.ExportError) as raised:

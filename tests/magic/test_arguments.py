@@ -256,7 +256,8 @@ def test_the_manual_is_the_same_on_every_terminal() -> None:
     magic = "mpnb._notebook.magic"
     code = f"from {magic}._command import PARSER\nfrom {magic}._manual import manual\nprint(manual(PARSER))"
     for env in ({"COLUMNS": "40"}, {"FORCE_COLOR": "1", "COLUMNS": "200"}):
-        told = subprocess.run([sys.executable, "-c", code], env={**env}, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code]
+        told = subprocess.run(command, env={**env}, capture_output=True, text=True, timeout=60, check=True)
         assert told.stdout == manual(PARSER) + "\n"
 
 

@@ -19,7 +19,7 @@ import mpnb
 from mpnb._planning import plan as planning
 from mpnb._planning.batches import check_chunk_days
 from mpnb.sandbox import Fault, Sandbox
-from tests._helpers import day, query, until
+from tests._helpers import child, day, joined, query, until
 from tests.magic.conftest import Shell
 
 # With a quota so wide that no test waits for it.
@@ -191,8 +191,7 @@ def test_a_database_that_another_process_holds_is_one_line(shell: Shell, mp: San
     code = (
         f"import duckdb, sys; c = duckdb.connect({str(tmp_path / 'mixpanel.duckdb')!r}); print(1, flush=True); input()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
+    with child([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         ran = shell.run(f"%mpexport {WEEK}")
         other.communicate(b"\n")
@@ -210,10 +209,10 @@ def test_an_interrupt_is_one_line(shell: Shell, mp: Sandbox) -> None:
         until(lambda: sum(request.status == 200 for request in mp.requests) == 6, 20)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     ran = shell.run(f"%mpexport {WEEK} --chunk-days 1")
-    thread.join()
+    joined(thread)
     assert isinstance(ran.error, KeyboardInterrupt)
     assert ran.out.startswith("KeyboardInterrupt: cancelled: ")
     assert ran.out.count("\n") == ONE_LINE

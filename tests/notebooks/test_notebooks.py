@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, tuple[
     yield running
     for process, _ in running.values():
         process.kill()
-        process.wait()
+        process.wait(10)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

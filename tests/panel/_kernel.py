@@ -127,8 +127,9 @@ def kernel(home: Path) -> Iterator[Kernel]:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=ANSWER_SECONDS)
+        end = time.monotonic() + ANSWER_SECONDS
         with contextlib.suppress(queue.Empty):
-            while True:
+            while time.monotonic() < end:
                 client.get_iopub_msg(timeout=0.1)
         yield Kernel(manager, client)
     finally:

@@ -17,6 +17,7 @@ import pytest
 import mpnb.sandbox
 from mpnb.sandbox import BAD_LINES, Fault, serve
 from mpnb.sandbox._faults import KINDS
+from tests._helpers import side_by_side
 
 TODAY = date(2026, 2, 1)
 DAY = date(2026, 1, 6)
@@ -523,11 +524,7 @@ def test_parallel_requests_share_what_is_left_of_a_fault(ask):
     """times=3 means three, whoever asks."""
     with faulty(Fault("status", status=500, times=3)) as mp:
         answers = []
-        threads = [threading.Thread(target=lambda: answers.append(ask(mp).status)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        side_by_side(*[lambda: answers.append(ask(mp).status)] * 8)
     assert sorted(answers) == [200] * 5 + [500] * 3
 
 

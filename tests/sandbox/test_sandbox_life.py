@@ -22,6 +22,7 @@ from mpnb.sandbox import _days as days_module
 from mpnb.sandbox.__main__ import fault, main
 from mpnb.sandbox._data import MadeUp
 from mpnb.sandbox._days import Days
+from tests._helpers import child, side_by_side, until
 
 DAY = date(2026, 1, 6)
 TODAY = date(2026, 2, 1)
@@ -39,8 +40,7 @@ def test_close_wakes_what_is_silent(connect, kind):
     for raw in raws:
         raw.send()
     idle = connect(mp)
-    while len(mp.requests) < 3:
-        time.sleep(0.001)
+    until(lambda: len(mp.requests) == 3)
     begun = time.monotonic()
     mp.close()
     assert time.monotonic() - begun < 0.5
@@ -53,8 +53,7 @@ def test_close_stops_a_body_that_nobody_reads(connect):
     mp = serve(today=TODAY, events_per_day=60, faults=[Fault("bomb", size=2**62)])
     raw = connect(mp)
     raw.send()
-    while not mp.requests or mp.requests[0].bytes < 500_000:
-        time.sleep(0.001)
+    until(lambda: mp.requests and mp.requests[0].bytes >= 500_000)
     mp.close()
     assert own_threads() == []
 
@@ -93,11 +92,7 @@ def test_a_day_is_made_up_once_however_many_ask(connect):
     made_up = Counting()
     days = Days(made_up)
     parts = []
-    threads = [threading.Thread(target=lambda: parts.append(days.part(DAY))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(*[lambda: parts.append(days.part(DAY))] * 8)
     assert made_up.made == 1
     assert len(set(map(id, parts))) == 1
 
@@ -116,7 +111,7 @@ def test_the_cache_is_bounded(monkeypatch):
 
 def start(*options):
     command = [sys.executable, "-W", "error", "-m", "mpnb.sandbox", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
