@@ -17,6 +17,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser
 
+from tests._helpers import joined
 from tests.browser import _finder
 from tests.browser._finder import NAMES, ROOT, VARIABLE, Found, NoBrowser, find
 
@@ -101,12 +102,12 @@ def downloads(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
             """Print nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("PLAYWRIGHT_DOWNLOAD_HOST", f"http://127.0.0.1:{server.server_port}")
         yield asked
         server.shutdown()
-        thread.join()
+        joined(thread)
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
