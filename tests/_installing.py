@@ -38,7 +38,7 @@ def run(command: list[str], seconds: float, folder: Path | None = None, **enviro
         except BaseException as error:
             for one in (*process.children(recursive=True), process):
                 one.kill()
-            process.wait()
+            process.wait(10)
             if isinstance(error, psutil.TimeoutExpired):
                 raise NotInstalled(f"took longer than {seconds:.0f} s") from None
             raise
