@@ -14,6 +14,7 @@ import pytest
 from IPython.core.error import UsageError
 
 import mpnb
+from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._command import options as _options
 from mpnb._notebook.magic._command import PARSER
@@ -48,7 +49,7 @@ ARGUMENTS = {
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Note what ``mpnb.export`` is called with, and let no export happen."""
+    """Note what ``export`` is called with, and let no export happen."""
     calls: list[dict[str, Any]] = []
 
     def note(*args: Any, **arguments: Any) -> None:
@@ -56,7 +57,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append(bound.arguments)
         raise mpnb.ClosedError("noted")
 
-    monkeypatch.setattr(mpnb, "export", note)
+    monkeypatch.setattr(api, "export", note)
     return calls
 
 

@@ -16,7 +16,8 @@ import pytest
 from IPython.core.error import UsageError
 
 import mpnb
-from mpnb._planning import plan as planning
+from mpnb._base.clock import today
+from mpnb._planning import request
 from mpnb._planning.batches import check_chunk_days
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import child, day, joined, query, until
@@ -107,12 +108,12 @@ def test_what_export_warns_of_is_one_line(shell: Shell, mp: Sandbox, monkeypatch
         warnings.warn("of something else", UserWarning, stacklevel=1)
         check(days)
 
-    monkeypatch.setattr(planning, "check_chunk_days", check_and_warn)
-    tomorrow = planning.today() + timedelta(days=1)
+    monkeypatch.setattr(request, "check_chunk_days", check_and_warn)
+    tomorrow = today() + timedelta(days=1)
     with pytest.warns(UserWarning, match="of something else") as caught:
         ran = shell.run(f"%mpexport yesterday {tomorrow};")
     assert ran.error is None
-    assert f"mpnb: TO {tomorrow} is after today: cut at {planning.today()}\n" in ran.err
+    assert f"mpnb: TO {tomorrow} is after today: cut at {today()}\n" in ran.err
     assert [str(each.message) for each in caught] == ["of something else"]
 
 

@@ -12,9 +12,9 @@ import duckdb
 import pytest
 
 import mpnb
+from mpnb._base.clock import today
 from mpnb._notebook.panel._code import code_of
 from mpnb._notebook.panel._form import Form, place_of, planned, preset_range
-from mpnb._planning import plan as planning
 from tests._odd import try_all
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret
@@ -51,7 +51,7 @@ def test_arguments_fill_the_form_in() -> None:
 
 def test_an_empty_form_is_the_last_thirty_days() -> None:
     """Without arguments the form asks for what ``export`` would do by itself, for the last 30 days."""
-    first, last = preset_range("30", planning.today())
+    first, last = preset_range("30", today())
     asked, _ = form().asked()
     assert (asked["from_date"], asked["to_date"]) == (first.isoformat(), last.isoformat())
     assert code_of(asked, from_environment=True) == f'import mpnb\n\nresult = mpnb.export("{first}", "{last}")'
@@ -68,7 +68,7 @@ def test_an_open_connection_is_passed_on() -> None:
 def test_a_range_that_ends_after_today_is_cut_without_a_warning() -> None:
     """A warning of a background thread would land in whichever cell runs next: the form cuts the range itself."""
     asked, _ = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
-    assert asked["to_date"] == planning.today().isoformat()
+    assert asked["to_date"] == today().isoformat()
 
 
 @pytest.mark.parametrize(
