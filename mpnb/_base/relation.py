@@ -154,6 +154,8 @@ class _Relation:
                 self._mpnb_going_on = self._mpnb_make(connection)
             return getattr(self._mpnb_going_on, name)
         found = getattr(self._mpnb_made, name)
+        if name == "_repr_mimebundle_":  # which DuckDB 1.5 has not
+            return self._mpnb_bundle
         if type(found) is DuckDBPyRelation:
             return self[name]
         if not callable(found) or name.startswith("_"):

@@ -16,6 +16,7 @@ import httpx
 
 import mpnb
 from mpnb._base.sql import run
+from mpnb._fetching.fetched import Task
 from mpnb._planning.request import Source
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
@@ -171,7 +172,7 @@ def naive(step: str, case: Case, credentials: mpnb.Credentials, database: Path, 
                 " (SELECT TRY_CAST(unnest(?::VARCHAR[]) AS JSON) AS j))",
                 [batch_id, lines],
             )
-            ledger.landed(cursor, case.table, [ledger.Arrival(batch_id, batch, len(lines), 0, 0, 1, None)])
+            ledger.landed(cursor, case.table, [ledger.Arrival(Task(0, batch_id, batch), len(lines), 0, 0)])
             run(cursor, "COMMIT")
     return Said()
 

@@ -19,8 +19,8 @@ from tests.campaign._victim import PHASES
 SCALE = float(os.environ.get("MPNB_CAMPAIGN_SCALE", "1"))
 SEED = 20260101
 # Some three minutes of CPU in all, on a quiet machine.
-RUNS = {"wire": 28, "proxies": 10, "beside": 8, "surroundings": 16, "io": 18, "kills": 7, "images": 3}
-OPTIONS = {"images": {"images": 24}}
+RUNS = {"wire": 30, "proxies": 10, "beside": 8, "surroundings": 16, "io": 18, "kills": 7, "images": 3}
+OPTIONS = {"images": {"images": 28}}
 # So many processes that are stuck are enough to see.
 PATIENCE = 2
 _done: dict[str, Figures] = {}
