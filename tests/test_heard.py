@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,19 +19,42 @@ from mpnb._storing.running import running
 from tests._helpers import WIDE, all_or_nothing, day, joined, statuses
 from tests._injected import OWNERS
 
+# Half of their time they wait; a test waits for the process of its owner alone.
+SIDE_BY_SIDE = 3
+SECONDS = 500
+
+
+@pytest.fixture(scope="module")
+def injected(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """Run the owners that are asked for, some at a time, each in a process of its own."""
+    environment = dict(os.environ)  # not what a test that runs meanwhile has changed
+
+    def run(owner: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tests._injected", owner],
+            cwd=Path(__file__).parents[1],
+            env=environment | {"TMPDIR": str(tmp_path_factory.mktemp("injected"))},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    owners = [call.params["owner"] for call in calls if "owner" in call.params]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        yield {owner: pool.submit(run, owner) for owner in owners}
+        pool.shutdown(cancel_futures=True)
+
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("owner", OWNERS)
-def test_whatever_raises_in_the_engine_is_heard(owner: str, tmp_path: Path) -> None:
+def test_whatever_raises_in_the_engine_is_heard(
+    owner: str, injected: dict[str, Future[subprocess.CompletedProcess[str]]]
+) -> None:
     """Each function, at its first and its fourth call: nothing hangs, is lost or left, and the table completes."""
-    said = subprocess.run(
-        [sys.executable, "-m", "tests._injected", owner],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    said = injected[owner].result(SECONDS)
     assert said.returncode == 0, said.stdout + said.stderr
     found = re.search(r"(\d+) exports met their fault, 0 went wrong", said.stdout)
     assert found, said.stdout
