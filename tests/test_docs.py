@@ -212,8 +212,10 @@ def test_what_shows_a_promise_is_there() -> None:
     assert len(rows) > 15
     for _, _, shown in rows:
         assert ticked(shown)
+        file = ""
         for place in ticked(shown):
-            file, _, name = place.partition("::")
+            named, _, name = place.partition("::")
+            file = file if named == "…" else named  # the same one again
             assert f"def {name or 'test_'}" in (ROOT / file).read_text(), place
 
 

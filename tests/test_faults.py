@@ -399,13 +399,14 @@ def test_a_held_batch_of_which_one_day_fails_stays(sandbox, export) -> None:
             all_or_nothing(again, mp)
 
 
-def test_today_that_has_not_begun_over_there_is_split_off(sandbox, export) -> None:
-    """In a project whose day is behind UTC, today is refused: the other days of its batch come all the same."""
+def test_today_that_has_not_begun_over_there_fails_by_itself(sandbox, export) -> None:
+    """In a project whose day is behind UTC, today is refused: it is a batch of its own, and the other days come."""
     today = datetime.now(UTC).date()
     mp = sandbox(today=today - timedelta(days=1))
     result = export(mp, today - timedelta(days=3), today, chunk_days=7)
-    assert statuses(result) == {"done": 3, "failed": 1}
+    assert statuses(result) == {"done": 1, "failed": 1}
     assert result.failed_date_ranges == [(today, today)]
+    assert result.total_rows == mp.count(today - timedelta(days=3), today - timedelta(days=1))
     assert "time zone" in result.failures.select("hint").fetchall()[0][0]
 
 
