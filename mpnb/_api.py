@@ -44,7 +44,7 @@ R = TypeVar("R")
 
 
 def _takes_arguments_of(model: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Give a function the signature of another, so that the arguments stand once; it gets all of them, by name."""
+    """Make a function take the arguments of another, so that they stand once; it gets all of them, by name."""
     signature = inspect.signature(model)
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:

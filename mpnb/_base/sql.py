@@ -47,7 +47,7 @@ def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
 
 
 def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
-    """Give the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
+    """Return the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
     rows = run(
         cursor,
         "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
@@ -58,7 +58,7 @@ def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] 
 
 
 def in_batches(batch_ids: Iterable[int], column: str) -> str:
-    """Give the condition for some batches, as ranges of their ids: an export has consecutive ones."""
+    """Return the condition for some batches, as ranges of their ids: an export has consecutive ones."""
     runs: list[list[int]] = []
     for batch_id in sorted(batch_ids):
         if runs and batch_id == runs[-1][1] + 1:

@@ -12,7 +12,7 @@ CALLERS = ("mpnb._notebook.magic",)
 
 
 def warn(text: str) -> None:
-    """Give a ``UserWarning``."""
+    """Issue a ``UserWarning``."""
     level, frame = 1, sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

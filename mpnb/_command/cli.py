@@ -55,7 +55,7 @@ comes next takes the room."""
 
 
 class Parser(_options.Parser):
-    """Say in one line what is wrong with the words of a command, and end with its status."""
+    """Print in one line what is wrong with a command, and exit with its status."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **more)
@@ -156,7 +156,7 @@ def _export(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _again(result: ExportResult, options: argparse.Namespace, words: list[str]) -> str:
-    """Give the command that fetches what failed: the same again, but for a mode that would not."""
+    """Return the command that fetches what failed: the same again, but for a mode that would not."""
     typed = sys.argv[0]
     program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
     more: list[str] = []

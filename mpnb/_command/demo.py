@@ -102,7 +102,7 @@ def open_lab() -> int:
 
 
 def notebooks() -> Path:
-    """Give the folder of the notebooks: within an installed package, beside it in a checkout."""
+    """Return the folder of the notebooks: within an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "notebooks", package.parent / "notebooks"):
         if (folder / QUICKSTART).exists():

@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """
-    Give a parser the arguments of ``export``, all but those that no command line can carry.
+    Add the arguments of ``export`` to a parser, all but those that no command line can carry.
 
     No option takes a secret: it would stay in the history. What is not typed is not set, so that the defaults are
     those of ``export`` itself.

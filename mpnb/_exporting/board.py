@@ -56,7 +56,7 @@ class BatchBoard:
             return range(first, total)
 
     def set(self, index: int, status: str, **changes: object) -> None:
-        """Give a batch a status, and whatever else of ``BatchProgress`` changes with it."""
+        """Set the status of a batch, and whatever else of ``BatchProgress`` changes with it."""
         with self._lock:
             if status in ("waiting", "fetching"):
                 self._began.setdefault(index, time.monotonic())
@@ -98,7 +98,7 @@ class BatchBoard:
         return time.monotonic() - self._began[index] if index in self._began else 0.0
 
     def cells(self, *, clock: bool = True) -> list[BatchProgress]:
-        """Give every batch as it is now, in the order of their indexes; without ``clock``, as it last changed."""
+        """Return every batch as it is now, in the order of their indexes; without ``clock``, as it last changed."""
         with self._lock:
             cells = list(self._cells)
             for index in self._began if clock else ():

@@ -504,7 +504,7 @@ class Engine:
 
     def _fetch_again(self, task: Task, why: Failure) -> bool:
         """
-        Give a batch back to the workers whose lines say that its answer ended early, where it has an attempt left.
+        Return a batch back to the workers whose lines say that its answer ended early, where it has an attempt left.
 
         One that is written together with others goes by its first answer: they would wait for it.
         """

@@ -144,7 +144,7 @@ class ExportResult(Answers):
             raise ExportError(failed_line(self), self)
 
     def __enter__(self) -> ExportResult:
-        """Give itself, to be closed at the end of the block."""
+        """Return itself, to be closed at the end of the block."""
         return self
 
     def __exit__(

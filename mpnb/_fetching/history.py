@@ -73,7 +73,7 @@ class History:
         self._told = False
 
     def read(self) -> Times:
-        """Give what the file holds, nothing where it cannot be read. It takes no lock: files are replaced whole."""
+        """Return what the file holds, nothing where it cannot be read. It takes no lock: files are replaced whole."""
         try:
             return _parse((_folder() / self._name).read_bytes())
         except FileNotFoundError:

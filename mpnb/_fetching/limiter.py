@@ -88,7 +88,7 @@ class RateLimiter:
                 self._changed.notify_all()
 
     def withdraw(self, start: float) -> None:
-        """Give the hour a start back: no request left this machine, so that Mixpanel counts none."""
+        """Return a slot to the hour: no request left this machine, so that Mixpanel counts none."""
         with self._changed, self._exclusive():
             self._next_start(self._clock())
             self._withdrawn.add(start)
@@ -141,7 +141,7 @@ class RateLimiter:
         return noted
 
     def _next_start(self, now: float) -> float:
-        """Give the first moment at which neither window nor a cool-down stands in the way."""
+        """Return the first moment at which neither window nor a cool-down stands in the way."""
         if self._shared:
             theirs = self._shared.read()
             self._cool_until = max(self._cool_until, theirs.cool_until)
@@ -205,7 +205,7 @@ in_child(_limiters.clear)
 
 def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
     """
-    Give the one limiter of a project in this process.
+    Return the one limiter of a project in this process.
 
     Args:
         quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.

@@ -50,7 +50,7 @@ class Proxy:
 @dataclass(frozen=True, slots=True)
 class Route:
     """
-    Say how a server is reached.
+    Return how a server is reached.
 
     Attributes:
         scheme, host, port: of the server.
@@ -246,7 +246,7 @@ def _trusted(scheme: str) -> tuple[ssl.SSLContext, str]:
 
 
 def _unusable(error: OSError, trust: str, path: str | None) -> str:
-    """Say which variable is at fault where the TLS settings cannot be made."""
+    """Return which variable is at fault where the TLS settings cannot be made."""
     keys = os.environ.get("SSLKEYLOGFILE")
     if keys and error.filename == keys:
         return f"SSLKEYLOGFILE names {keys}, which cannot be written: {error.strerror}: unset it"

@@ -133,7 +133,7 @@ class SpoolFolder:
             return True
 
     def finish(self, path: Path) -> None:
-        """Say that the file will not grow any more: another may go over the budget now."""
+        """Note that the file will not grow any more: another may go over the budget now."""
         with self._changed:
             if self._over_budget == path:
                 self._over_budget = None
@@ -214,7 +214,7 @@ class PlainCopy:
             self._folder.remove(self.path)
 
     def __enter__(self) -> PlainCopy:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(

@@ -234,7 +234,7 @@ class Verifier:
 
 
 def ended_early(line: bytes) -> str | None:
-    """Say how a line ends an export before its end: by Mixpanel's marker, or an error. None for any other line."""
+    """Return how a line ends an export before its end: by Mixpanel's marker, or an error. None for any other line."""
     text = _bare(line)
     if _is_marker(text):
         return f"Mixpanel ended the export early: {_shown(text[:80])!r}"

@@ -71,7 +71,7 @@ class Credentials:
 
     @property
     def host(self) -> str:
-        """Give the scheme and host that requests go to, without a slash at the end."""
+        """Return the scheme and host that requests go to, without a slash at the end."""
         return (self.base_url or HOSTS[self.region]).rstrip("/")
 
     @classmethod

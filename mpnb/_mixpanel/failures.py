@@ -20,7 +20,7 @@ KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "
 @dataclass(frozen=True, slots=True)
 class Failure:
     """
-    Say what went wrong with a batch.
+    Return what went wrong with a batch.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -51,7 +51,7 @@ class Failure:
     once_more: bool = False
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return it as one line."""
         status = f"HTTP {self.http_status}: " if self.http_status else ""
         return f"{status}{self.message}"
 

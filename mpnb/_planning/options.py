@@ -19,7 +19,7 @@ MAX_LATE_DAYS = 36_500
 @dataclass(frozen=True, slots=True)
 class Spool:
     """
-    Say where downloaded bodies wait to be written, and how many bytes of them at most.
+    Where downloaded bodies wait to be written, and how many bytes of them at most.
 
     Args:
         folder: on this machine, made where it is missing; ``~`` is the home folder. ``None`` is the database's own

@@ -80,7 +80,7 @@ class ExportPlan:
         return lines + [("note", note) for note in self.notes]
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
+        """Return it as a few lines."""
         return "\n".join(f"{name:<9} {text}" for name, text in self._lines())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:

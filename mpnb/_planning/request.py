@@ -145,7 +145,7 @@ SHOWN_NAMES = 8
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Say where the events of a table come from: a table has one source alone."""
+    """Where the events of a table come from: a table has exactly one source."""
 
     project_id: str
     events: tuple[str, ...] | None = None
@@ -153,29 +153,29 @@ class Source:
 
     @property
     def event_filter(self) -> str | None:
-        """Give the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
+        """Return the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
         return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
 
     def is_same(self, other: Source) -> bool:
-        """Say whether both ask for the same, in whatever order the events are named."""
+        """Return whether both ask for the same, in whatever order the events are named."""
         mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
         return mine == others
 
     def filter_in_words(self) -> str:
-        """Say which of a project's events they are."""
+        """Return which of a project's events they are."""
         names = sorted(self.events or ())
         more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
         events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
         return events + (f", where {safe_text(self.where)}" if self.where else "")
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return it in words."""
         return f"project {self.project_id}, {self.filter_in_words()}"
 
 
 def check_table_name(table: object) -> str:
     """
-    Give back a name that a table of events may have.
+    Return back a name that a table of events may have.
 
     Raises:
         TableError: it is empty, no text, or one of mpnb's own.

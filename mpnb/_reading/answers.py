@@ -152,7 +152,7 @@ class Answers:
 
     def deduplicated(self) -> DuckDBPyRelation:
         """
-        Give the events without duplicates, by Mixpanel's own rule. ``duplicates()`` counts what it leaves out.
+        Return the events without duplicates, by Mixpanel's own rule. ``duplicates()`` counts what it leaves out.
 
         Of events with the same name, ``distinct_id``, ``time`` and ``insert_id``, the newest by
         ``mp_processing_time_ms`` stays; events without ``insert_id`` are never merged:
@@ -176,7 +176,7 @@ class Answers:
 
     def event_names(self) -> DuckDBPyRelation:
         """
-        Give one row an event name, most frequent first.
+        Return one row an event name, most frequent first.
 
         Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``; null and ``""`` are nobody),
         ``first``, ``last`` (of ``time``).
@@ -188,8 +188,9 @@ class Answers:
 
     def local_time(self, zone: str, *, project_timezone: str | None = None) -> DuckDBPyRelation:
         """
-        Give the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP. ``time`` stays as it is.
-        Both are null where ``time`` is missing, or lies out of the years 1 to 9999.
+        Return the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP.
+
+        ``time`` stays as it is. Both are null where ``time`` is missing, or lies out of the years 1 to 9999.
 
         ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer
         does not say which. What says it is when events arrived, ``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``,
@@ -218,7 +219,7 @@ class Answers:
         materialize: bool = True,
     ) -> DuckDBPyRelation:
         """
-        Give the events of one name, or of several, with a typed column for each property.
+        Return the events of one name, or of several, with a typed column for each property.
 
         Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
         values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
@@ -250,7 +251,7 @@ class Answers:
 
     def catalog(self, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
         """
-        Give one row a property of an event: the most frequent events first, properties in the order of ``event()``.
+        Return one row a property of an event: the most frequent events first, properties in the order of ``event()``.
 
         Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values
         that the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of
@@ -323,7 +324,7 @@ class Answers:
         materialize: bool = True,
     ) -> pandas.DataFrame:
         """
-        Give events as a pandas DataFrame. It holds them all in memory.
+        Return events as a pandas DataFrame. It holds them all in memory.
 
         Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
         more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
@@ -352,7 +353,7 @@ class Answers:
         materialize: bool = True,
     ) -> polars.DataFrame:
         """
-        Give events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
+        Return events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
 
         Args:
             events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
@@ -378,7 +379,7 @@ class Answers:
         materialize: bool = True,
     ) -> pyarrow.Table:
         """
-        Give events as an Arrow table. It holds them all in memory.
+        Return events as an Arrow table. It holds them all in memory.
 
         Args:
             events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if

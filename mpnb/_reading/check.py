@@ -25,7 +25,7 @@ NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in COLU
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    Say what one check found.
+    Return what one check found.
 
     Attributes:
         name: of the check.
@@ -56,13 +56,13 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Say whether no check found a problem."""
+        """Return whether no check found a problem."""
         return all(finding.status != "problem" for finding in self.findings)
 
     @property
     def relation(self) -> DuckDBPyRelation:
         """
-        Give one row a check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
+        Return one row a check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
 
         Raises:
             ClosedError: the result was closed.
@@ -74,7 +74,7 @@ class Check:
         return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", "status", "count", "detail")')
 
     def __repr__(self) -> str:
-        """Say it in a line a check."""
+        """Return a line for each check."""
         return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
 
 

@@ -39,7 +39,7 @@ def event_query(
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> str:
-    """Give the query of ``event()``."""
+    """Return the query of ``event()``."""
     names = event_names(name, NAME)
     if isinstance(columns, str):
         raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")

@@ -46,7 +46,7 @@ LEAST_SHARE = 0.05
 @dataclass(frozen=True, slots=True)
 class TimeOffset:
     """
-    Say how far ``time`` is from UTC, or that it cannot be told.
+    Return how far ``time`` is from UTC, or that it cannot be told.
 
     Attributes:
         shares: each offset in quarters of an hour, with its share of the votes; in zones with summer time two, an hour
@@ -75,7 +75,7 @@ class TimeOffset:
         return timedelta(minutes=15 * max(0, *(-quarters for quarters, _ in self.shares), 0))
 
     def why_unknown(self) -> str:
-        """Say in one clause why nothing can be told."""
+        """Return in one clause why nothing can be told."""
         if self.arrivals:
             return "they arrived long after they happened, each at its own delay, as imports do"
         return "none of them says when it arrived ($mp_api_timestamp_ms or mp_processing_time_ms)"
@@ -104,7 +104,7 @@ def _events(table: str, batches: Sequence[HeldBatch]) -> str:
 
 
 def _votes(events: str) -> str:
-    """Give the query for one row a day and offset: quarter-hours that vote for it, their events near it, all events."""
+    """Return the query for one row per day and offset: quarter-hours that vote for it, their events, all events."""
     # Whole numbers throughout: what / does is a setting of DuckDB's. No condition on what is parsed: it would be
     # worked out before the one on rowid.
     stamps = [f"TRY_CAST(p[{n}] AS DOUBLE)" for n in (1, 2)]
@@ -156,7 +156,7 @@ def _judged(rows: Sequence[tuple[int, int | None, int, int, int]]) -> TimeOffset
 
 
 def _winner(votes: dict[int, int]) -> int | None:
-    """Give the offset of a day, ``None`` where the votes do not agree."""
+    """Return the offset of a day, ``None`` where the votes do not agree."""
     total = sum(votes.values())
     if votes.get(0, 0) >= LEAST_UTC * total:
         return 0

@@ -79,7 +79,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Say which column holds a property. A fixed one is there whether or not the property is."""
+    """Return which column holds a property. A fixed one is there whether or not the property is."""
 
     property: str
     name: str
@@ -199,7 +199,7 @@ def _scan_objects(
 
 
 def _makes_struct(keys: list[str]) -> bool:
-    """Say whether a STRUCT can have these fields: it knows them by name, whatever their case."""
+    """Return whether a STRUCT can have these fields: it knows them by name, whatever their case."""
     return (
         bool(keys) and len({key.casefold() for key in keys}) == len(keys) and not any("\0" in k or not k for k in keys)
     )
@@ -218,7 +218,7 @@ def merged(seen: Iterable[Seen]) -> Kinds:
 
 
 def type_of(kinds: Kinds, path: Path) -> Type:
-    """Give the type that holds every value at a place. ``VARCHAR`` where there are none but nulls."""
+    """Return the type that holds every value at a place. ``VARCHAR`` where there are none but nulls."""
     found = {(kind, keys) for kind, keys in kinds.get(path, ()) if kind != "null"}
     names = {kind for kind, _ in found}
     nested = len(path) > 1
@@ -244,7 +244,7 @@ def type_of(kinds: Kinds, path: Path) -> Type:
 
 
 def sql_type(kind: Type) -> str:
-    """Give a type as SQL writes it."""
+    """Return a type as SQL writes it."""
     if isinstance(kind, list):
         return f"{sql_type(kind[0])}[]"
     if isinstance(kind, dict):
@@ -254,7 +254,7 @@ def sql_type(kind: Type) -> str:
 
 def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ()) -> tuple[Column, ...]:
     """
-    Give the columns of an event, a project's own properties first, then Mixpanel's, each in order.
+    Return the columns of an event, a project's own properties first, then Mixpanel's, each in order.
 
     A property that one of the five columns of every event holds as it is has no other. A name that differs from
     another by case alone, or is taken, gets a number: the first of them in the order of code points keeps it, the
@@ -290,12 +290,12 @@ def _is_fixed(kinds: Kinds, name: str) -> bool:
 
 
 def _identifier(name: str) -> str:
-    """Give a name that a column can have: no NUL, and not empty."""
+    """Return a name that a column can have: no NUL, and not empty."""
     return name.replace("\0", "_") or "_"
 
 
 def drift_of(kinds: Kinds, column: Column) -> str | None:
-    """Say why a column is JSON, with how many values there are of each sort; ``None`` for any other."""
+    """Return why a column is JSON, with how many values there are of each sort; ``None`` for any other."""
     if column.type != "JSON":
         return None
     sorts: dict[str, int] = defaultdict(int)
@@ -320,7 +320,7 @@ _SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
 
 def typed_query(rows: str, columns: Sequence[Column]) -> str:
     """
-    Give the query that turns events into typed columns. A value that does not fit makes it fail, never a null.
+    Return the query that turns events into typed columns. A value that does not fit makes it fail, never a null.
 
     Args:
         rows: a query with the columns of an events table.
@@ -349,7 +349,7 @@ def typed_query(rows: str, columns: Sequence[Column]) -> str:
 
 def converted(column: Column, to: Type, *, empty: bool) -> str:
     """
-    Give a column's values in the wider type that they have beside those of other events.
+    Return a column's values in the wider type that they have beside those of other events.
 
     Args:
         empty: whether the column has nulls alone.
@@ -368,7 +368,7 @@ def converted(column: Column, to: Type, *, empty: bool) -> str:
 
 
 def _pointer(name: str) -> str:
-    """Give a JSON pointer to a key: https://www.rfc-editor.org/rfc/rfc6901."""
+    """Return a JSON pointer to a key: https://www.rfc-editor.org/rfc/rfc6901."""
     return literal("/" + name.replace("~", "~0").replace("/", "~1"))
 
 

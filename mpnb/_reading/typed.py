@@ -121,7 +121,7 @@ def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) 
 
 
 def _may_be(name: str, asked: Sequence[str]) -> bool:
-    """Say whether a property matters where some properties or columns are asked for: a column may bear a number."""
+    """Return whether a property matters where some properties or columns are asked for: a column may bear a number."""
     same = name.replace("\0", "_").casefold()
     return name in FIXED or name == PROCESSED or any(each == name or each.casefold().startswith(same) for each in asked)
 

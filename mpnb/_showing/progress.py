@@ -122,7 +122,7 @@ def _has_size(stream: TextIO) -> bool:
 
 
 def summary_line(progress: JobProgress) -> str:
-    """Say in one line what goes on."""
+    """Return in one line what goes on."""
     parts = [f"{progress.rows:,} events", size(progress.bytes)]
     if progress.in_flight:
         parts.append(f"{progress.in_flight} in flight")

@@ -224,12 +224,12 @@ class Store:
 
     @property
     def label(self) -> str:
-        """Give the name as it may show: a file's name may hold what a terminal obeys."""
+        """Return the name as it may show: a file's name may hold what a terminal obeys."""
         return safe_text(self.name)
 
     @property
     def afterwards(self) -> str:
-        """Say what becomes of a database that was closed."""
+        """Return what becomes of a database that was closed."""
         if self.name == MEMORY:
             return "what it held was in memory alone, and is gone"
         return f"mpnb.open({'con' if self.path is None else repr(self.name)}) reads it again"
@@ -266,7 +266,7 @@ class Store:
 
     def share(self) -> Store:
         """
-        Give another store on the same database, to be closed by itself.
+        Return another store on the same database, to be closed by itself.
 
         Raises:
             ClosedError: this one was closed.
@@ -297,7 +297,7 @@ class Store:
         return self._instance.settings(self.reading, self._is_alone)
 
     def _is_alone(self, cursor: DuckDBPyConnection) -> bool:
-        """Say whether nobody else of this process has the database open."""
+        """Return whether nobody else of this process has the database open."""
         with self._lock:
             return _connections(cursor) <= len(self._cursors) + 1
 
@@ -438,7 +438,7 @@ def _what_is_no_database(path: Path) -> str | None:
 
 
 def _why_not(text: str) -> str:
-    """Say why a database cannot be opened, and what to do, from what DuckDB says of it."""
+    """Return why a database cannot be opened, and what to do, from what DuckDB says of it."""
     if re.search(r"\block\b|used by another process", text):
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
@@ -493,7 +493,7 @@ def _create(path: Path) -> DuckDBPyConnection:
 
 
 def _name(fresh: Path, path: Path) -> None:
-    """Give a finished file its name, but not in place of one that somebody else has made meanwhile."""
+    """Move a finished file to its name, but not in place of one that somebody else has made meanwhile."""
     try:
         os.link(fresh, path)
     except FileExistsError:

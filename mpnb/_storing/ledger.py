@@ -56,7 +56,7 @@ class Arrival:
 
 
 def exists(cursor: DuckDBPyConnection) -> bool:
-    """Say whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
+    """Return whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
     found = columns_of(cursor, LEDGER)
     if found is not None and found != list(LEDGER_COLUMNS):
         raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
@@ -64,7 +64,7 @@ def exists(cursor: DuckDBPyConnection) -> bool:
 
 
 def tables_of(cursor: DuckDBPyConnection) -> list[str]:
-    """Give the tables of events that the ledger knows, in order."""
+    """Return the tables of events that the ledger knows, in order."""
     return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
 
 
@@ -90,7 +90,7 @@ def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> st
 
 
 def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
-    """Give the source of a table, ``None`` where the ledger has no batch of it."""
+    """Return the source of a table, ``None`` where the ledger has no batch of it."""
     rows = run(
         cursor,
         f"SELECT project_id, event_filter, where_filter FROM {LEDGER} WHERE lower(table_name) = lower(?) LIMIT 1",
@@ -221,7 +221,7 @@ def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
 
 
 def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
-    """Give the ids of exports that have batches of this table under way."""
+    """Return the ids of exports that have batches of this table under way."""
     rows = run(
         cursor,
         f"SELECT DISTINCT export_id FROM {LEDGER} WHERE lower(table_name) = lower(?)"
@@ -406,7 +406,7 @@ def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Fail
 
 
 def status_of(cursor: DuckDBPyConnection, table: str, batch_id: int) -> tuple[str, int, int] | None:
-    """Give status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
+    """Return status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
     rows = run(
         cursor,
         f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ? AND lower(table_name) = lower(?)",

@@ -126,7 +126,7 @@ def _has_ids(cursor: DuckDBPyConnection) -> bool:
 
 
 def _from_1(cursor: DuckDBPyConnection) -> None:
-    """Give the ledger its key: two exports into two tables of a file could take the same ids."""
+    """Add the key of the ledger: two exports into two tables of a file could take the same ids."""
     before = f"{LEDGER}_1"
     run(cursor, f"ALTER TABLE {LEDGER} RENAME TO {before}")
     _create_table(cursor, LEDGER, LEDGER_COLUMNS, ", PRIMARY KEY (table_name, batch_id)")

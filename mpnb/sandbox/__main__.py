@@ -70,7 +70,7 @@ def _serve(options: argparse.Namespace) -> Sandbox:
 
 
 def environment(mp: Sandbox) -> dict[str, str]:
-    """Give the environment variables that make mpnb ask this sandbox."""
+    """Return the environment variables that make mpnb ask this sandbox."""
     return {
         "MP_USERNAME": mp.credentials.username,
         "MP_SECRET": mp.credentials.secret,

@@ -309,7 +309,7 @@ def _spoil_gzip(pieces: list[bytes], fault: Fault) -> list[bytes]:
 def narrowed(
     parts: Mapping[date, Part], keep: Callable[[list[bytes]], list[bytes]], limit: int | None
 ) -> dict[date, Part]:
-    """Give parts with the lines that ``keep`` lets through, ``limit`` in all at most."""
+    """Return parts with the lines that ``keep`` lets through, ``limit`` in all at most."""
     left = limit
     kept = {}
     for day, each in parts.items():

@@ -226,5 +226,5 @@ def _person(number: int, rng: random.Random) -> _Person:
 
 
 def _inner(properties: Mapping[str, object]) -> bytes:
-    """Give properties as JSON to be put behind others, comma first."""
+    """Return properties as JSON to be put behind others, comma first."""
     return b"," + json.dumps(properties, ensure_ascii=False, separators=(",", ":"))[1:-1].encode()

@@ -42,11 +42,11 @@ class Part:
     count: int
 
     def plain(self) -> bytes:
-        """Give the plain bytes."""
+        """Return the plain bytes."""
         return isal_zlib.decompressobj(-15).decompress(self.deflated) if self.size else b""
 
     def lines(self) -> list[bytes]:
-        """Give the lines, without their newlines."""
+        """Return the lines, without their newlines."""
         return self.plain().split(b"\n")[: self.count]
 
 
@@ -117,7 +117,7 @@ class Days:
         self._bytes = 0
 
     def part(self, day: date, milliseconds: bool = False) -> Part:
-        """Give a day, making it up at most once however many threads ask."""
+        """Return a day, making it up at most once however many threads ask."""
         own = self._own(day)
         if own is not None:
             return part_of_lines(own)
@@ -138,7 +138,7 @@ class Days:
             return made
 
     def lines(self, day: date) -> tuple[bytes, ...]:
-        """Give a day's lines, without newlines."""
+        """Return a day's lines, without newlines."""
         own = self._own(day)
         return tuple(self.part(day).lines() if own is None else own)
 

@@ -167,7 +167,7 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Target:
     """
-    Say what a fault may strike: one request, seen as far as faults need.
+    Return what a fault may strike: one request, seen as far as faults need.
 
     Args:
         days: the days asked for, with the number of lines that each one is answered with.
@@ -264,6 +264,6 @@ class FaultBook:
             self._bad[day] = tuple(lines)
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
-        """Give the lines that the latest bad_lines fault put among a day's."""
+        """Return the lines that the latest bad_lines fault put among a day's."""
         with self._lock:
             return self._bad.get(day, ())

@@ -56,7 +56,7 @@ class Query:
         return self.events is not None or self.where is not None or self.limit is not None
 
     def keep(self, lines: Iterable[bytes]) -> list[bytes]:
-        """Give the lines that pass ``event`` and ``where``; a line that cannot be read passes."""
+        """Return the lines that pass ``event`` and ``where``; a line that cannot be read passes."""
         return [line for line in lines if self._passes(line)]
 
     def _passes(self, line: bytes) -> bool:

@@ -44,7 +44,7 @@ class Entry:
     fault: str | None = None
 
     def frozen(self) -> Request:
-        """Give the record as it stands."""
+        """Return the record as it stands."""
         return Request(self.at, self.from_date, self.to_date, dict(self.params), self.status, self.bytes, self.fault)
 
     def sent(self, count: int) -> None:

@@ -39,22 +39,22 @@ class Sandbox:
 
     @property
     def credentials(self) -> Credentials:
-        """Give the credentials that this server, and no other, accepts."""
+        """Return the credentials that this server, and no other, accepts."""
         return self._world.credentials
 
     @property
     def url(self) -> str:
-        """Give scheme, host and port."""
+        """Return scheme, host and port."""
         return self.credentials.host
 
     @property
     def project_id(self) -> str:
-        """Give the number of the made-up project."""
+        """Return the number of the made-up project."""
         return self.credentials.project_id
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """Give the record of the requests so far, in the order in which they came."""
+        """Return the record of the requests so far, in the order in which they came."""
         with self._world.lock:
             return tuple(entry.frozen() for entry in self._world.entries)
 
@@ -64,11 +64,11 @@ class Sandbox:
         return self._world.faults.injected
 
     def lines(self, day: date) -> tuple[bytes, ...]:
-        """Give the lines of a day, without newlines, as served when no filter and no fault interferes."""
+        """Return the lines of a day, without newlines, as served when no filter and no fault interferes."""
         return self._world.days.lines(checked_day("day", day))
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
-        """Give the lines that the latest ``"bad_lines"`` fault put among a day's; none before it struck."""
+        """Return the lines that the latest ``"bad_lines"`` fault put among a day's; none before it struck."""
         return self._world.faults.bad_lines(checked_day("day", day))
 
     def count(self, from_date: date, to_date: date) -> int:

@@ -35,7 +35,7 @@ class Completion:
 
     @context_matcher()  # type: ignore[untyped-decorator]
     def matches(self, context: CompletionContext) -> SimpleMatcherResult:
-        """Give what fits at the cursor; nothing where IPython's own completion should do."""
+        """Return what fits at the cursor; nothing where IPython's own completion should do."""
         line = context.text_until_cursor
         magic = _BEFORE.match(line)
         if magic is None:
@@ -84,7 +84,7 @@ class Completion:
         return []
 
     def _typed(self, name: str, known: list[Word]) -> object:
-        """Give the value of an option that was typed on the line, or its default. It evaluates no expression."""
+        """Return the value of an option that was typed on the line, or its default. It evaluates no expression."""
         for before, word in itertools.pairwise(known):
             if before.text == f"--{name}":
                 return self._shell.user_ns.get(word.code, word.text) if word.code else word.text

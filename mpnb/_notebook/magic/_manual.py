@@ -71,7 +71,7 @@ def make_parser() -> Parser:
 
 
 def option_names(parser: Parser) -> dict[str, str]:
-    """Give what is typed for each argument, by the name that it is parsed to."""
+    """Return what is typed for each argument, by the name that it is parsed to."""
     return {action.dest: (action.option_strings or ["FROM TO"])[-1] for action in parser._actions}
 
 

@@ -98,7 +98,7 @@ def words(line: str) -> Iterator[Word]:
 
 def expanded(line: str, names: Mapping[str, Any]) -> list[str]:
     """
-    Give the words of a line, with a ``Value`` for each that stands for one of the notebook's.
+    Return the words of a line, with a ``Value`` for each that stands for one of the notebook's.
 
     Args:
         names: what expressions may use.
@@ -110,7 +110,7 @@ def expanded(line: str, names: Mapping[str, Any]) -> list[str]:
 
 
 def is_silent(line: str) -> bool:
-    """Say whether a line ends in a semicolon, which hides what a cell would display."""
+    """Return whether a line ends in a semicolon, which hides what a cell would display."""
     end = max((word.end for word in words(line)), default=0)
     return line[end:].lstrip().startswith(";")
 

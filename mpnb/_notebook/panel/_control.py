@@ -87,13 +87,13 @@ class Panel:
 
     @property
     def job(self) -> ExportJob | None:
-        """Give the export that runs or ran last, a retry included; ``None`` before the first."""
+        """Return the export that runs or ran last, a retry included; ``None`` before the first."""
         return self._track.job if self._track else None
 
     @property
     def result(self) -> ExportResult:
         """
-        Give what the last export or retry brought.
+        Return what the last export or retry brought.
 
         Raises:
             MpnbError: there is none yet; the message says what to do.
@@ -316,12 +316,12 @@ class Panel:
             print("The panel needs a notebook: mpnb.export() does the same without one.")
 
     def __repr__(self) -> str:
-        """Say how far it is."""
+        """Return how far it is."""
         return f"<mpnb panel: {self.job!r}>" if self.job else "<mpnb panel: nothing started yet>"
 
 
 def _table_of(asked: dict[str, Any]) -> object:
-    """Give what is the same for two panels where they write the same table."""
+    """Return a key that two panels share where they write the same table."""
     database = asked.get("database")
     if isinstance(database, str) and database == MEMORY:
         return object()  # each of them is another one

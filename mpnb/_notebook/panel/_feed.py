@@ -61,16 +61,16 @@ class Track:
 
     @property
     def job(self) -> ExportJob:
-        """Give the latest."""
+        """Return the latest."""
         return self.jobs[-1]
 
     @property
     def version(self) -> tuple[int, int]:
-        """Give what differs whenever something is new."""
+        """Return what changes whenever something is new."""
         return len(self.jobs), self.job.version
 
     def cells(self, *, clock: bool = False) -> list[BatchProgress]:
-        """Give every batch in date order; those of a retry stand in for the ones that it fetches again."""
+        """Return every batch in date order; those of a retry stand in for the ones that it fetches again."""
         cells = self.jobs[0].batches(clock=clock)
         for job in self.jobs[1:]:
             kept = [cell for cell in cells if cell.status not in UNMET]
@@ -174,12 +174,12 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str
 
 
 def packed_state(statuses: Sequence[str]) -> bytes:
-    """Give a byte a batch."""
+    """Return one byte for each batch."""
     return bytes(map(CODES.__getitem__, statuses))
 
 
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
-    """Give four bytes a batch: its first day and how many it has."""
+    """Return four bytes for each batch: its first day and its number of days."""
     # A day that two bytes cannot count, before 1970 or after 2149, shows as the nearest that they can.
     numbers = array(
         "I",

@@ -59,7 +59,7 @@ LABELS = {
 
 
 def preset_range(preset: str, now: date) -> tuple[date, date]:
-    """Give first and last day of a preset: full days, so the last one is yesterday, but on a quarter's first day."""
+    """Return first and last day of a preset: full days, so the last one is yesterday, but on a quarter's first day."""
     if preset == "quarter":
         first = date(now.year, now.month - (now.month - 1) % 3, 1)
         return first, max(first, now - DAY)
@@ -99,7 +99,7 @@ def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan |
 
 
 def in_labels(error: Exception) -> str:
-    """Say what is wrong in the words that stand above the fields."""
+    """Return what is wrong in the words that stand above the fields."""
     text = str(error)
     for name, label in LABELS.items():
         text = text.replace(name, label)
@@ -194,7 +194,7 @@ class Form:
         ]  # fmt: skip
 
     def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Give the fields as arguments of ``mpnb.start()``, and what is wrong with those that cannot be."""
+        """Return the fields as arguments of ``mpnb.start()``, and what is wrong with those that cannot be."""
         dates, wrong = self._dates_asked()
         chunk_days = self.chunk_days.value.strip().lower()
         names = [line.strip() for line in self.events.value.splitlines() if line.strip()]
@@ -241,7 +241,7 @@ class Form:
 
 
 def _dates(given: dict[str, Any]) -> tuple[date, date, str]:
-    """Give first and last day, and the preset that they are."""
+    """Return first and last day, and the preset that they are."""
     now = today()
     if "from_date" not in given and "to_date" not in given:
         return *preset_range("30", now), "30"

@@ -12,7 +12,7 @@ _numbers = itertools.count(1)
 
 
 def has_kernel() -> bool:
-    """Say whether a Jupyter kernel runs this code, so that a front end may be there. Imports nothing."""
+    """Return whether a Jupyter kernel runs this code, so that a front end may be there. Imports nothing."""
     if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
         return False
     from IPython.core.getipython import get_ipython

@@ -43,5 +43,5 @@ class Grid(anywidget.AnyWidget):
             self.state, self.days, self.info = frame.state, frame.days, frame.info
 
     def __repr__(self) -> str:
-        """Say it without an address or a number, so that a notebook's output is the same each time."""
+        """Return a text without an address or a number, so that a notebook's output is the same each time."""
         return "Grid()"

@@ -95,7 +95,7 @@ class Screen:
             self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
 
     def keep(self, what: str) -> list[str]:
-        """Say how to keep what ended, for the pages in which no output can be swapped."""
+        """Return how to keep what ended, for the pages in which no output can be swapped."""
         return [KEEP.format(what)] if self._ids else []
 
     def swap(self, bundle: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ class JobPanel:
 
     @property
     def grid(self) -> Grid:
-        """Give the anywidget alone."""
+        """Return the anywidget alone."""
         return self._screen.grid
 
     def _frame(self, *notes: str) -> Frame:
@@ -178,7 +178,7 @@ class JobPanel:
             print(repr(self))
 
     def __repr__(self) -> str:
-        """Say how far it is."""
+        """Return how far it is."""
         return f"<JobPanel of {self.job!r}>"
 
 

@@ -32,7 +32,7 @@ class Login(anywidget.AnyWidget):
         self.on_msg(lambda _widget, content, _buffers: on_message(content))
 
     def __repr__(self) -> str:
-        """Say it without an address, and without what it knows."""
+        """Return a text without an address and without what was typed."""
         return "Login()"
 
 
@@ -47,7 +47,7 @@ def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]
 
 
 def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
-    """Give the credentials that were typed, or what is wrong with them."""
+    """Return the credentials that were typed, or what is wrong with them."""
     try:
         credentials = Credentials(
             str(message.get("username", "")).strip(),
@@ -62,12 +62,12 @@ def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
 
 
 def refused(info: dict[str, Any]) -> dict[str, Any]:
-    """Say that Mixpanel did not accept them, and open the fields for others."""
+    """Show that Mixpanel did not accept them, and open the fields for others."""
     return info | {"open": True, "error": "Mixpanel refuses these: type others here, then press Retry failed"}
 
 
 def said(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
-    """Say whose credentials they are, never the secret."""
+    """Return whose credentials they are, never the secret."""
     if credentials is None:
         text = "No credentials yet: a service account of the project is needed"
     else:

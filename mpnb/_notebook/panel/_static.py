@@ -38,7 +38,7 @@ background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparen
 
 def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
     """
-    Give the output for an export that has ended: the result in words, and the grid as it ended.
+    Return the output for an export that has ended: the result in words, and the grid as it ended.
 
     Args:
         retry: the call that retries, where it is not ``result = result.retry()``.
