@@ -216,7 +216,7 @@ def overlapping(held: Iterable[HeldBatch], batches: Iterable[Batch]) -> list[Hel
 def losses(
     table: str, batches: Iterable[Batch], kept: Iterable[HeldBatch], gone: Iterable[HeldBatch]
 ) -> tuple[str, ...]:
-    """Return which rows have vanished from a table of the batches that an export fetches again, and of those it leaves."""
+    """Return sentences on rows that a table has lost: of batches that are fetched again, and of those that stay."""
     found = []
     if again := overlapping(gone, batches):
         found.append(
