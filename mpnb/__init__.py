@@ -1,5 +1,5 @@
 """
-Get raw events out of Mixpanel and into a notebook: in parallel, whole, and with nothing to fear.
+Export raw events from Mixpanel into DuckDB, in parallel, and read them from SQL, pandas and polars.
 
     import mpnb
     result = mpnb.export("2026-01-01", "2026-03-31")
@@ -61,14 +61,14 @@ __all__ = [
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Bring ``%mpexport`` into a notebook: ``%load_ext mpnb``."""
+    """Register ``%mpexport`` in a notebook: ``%load_ext mpnb``."""
     from mpnb._notebook.magic import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Take ``%mpexport`` out again: ``%unload_ext mpnb``."""
+    """Remove ``%mpexport`` again: ``%unload_ext mpnb``."""
     from mpnb._notebook.magic import unload
 
     unload(shell)

@@ -1,4 +1,4 @@
-"""Run ``python -m mpnb`` as the command ``mpnb``."""
+"""Entry point of ``python -m mpnb``, the same as the command ``mpnb``."""
 
 from mpnb._command.cli import run
 

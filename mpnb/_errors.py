@@ -17,15 +17,15 @@ from __future__ import annotations
 
 
 class MpnbError(Exception):
-    """Stand at the top of every error that mpnb raises on purpose."""
+    """Base class of all errors that mpnb raises on purpose."""
 
 
 class PlanError(MpnbError, ValueError):
-    """An argument cannot work. Raised before the first request."""
+    """An argument is invalid. Raised before the first request."""
 
 
 class CredentialsError(PlanError):
-    """Credentials are missing or malformed. Raised before the first request."""
+    """Credentials are missing or invalid. Raised before the first request."""
 
 
 class DatabaseError(PlanError):
@@ -33,8 +33,8 @@ class DatabaseError(PlanError):
 
 
 class TableError(PlanError):
-    """The table is not mpnb's, is in use, or holds another source. Raised before the first request."""
+    """The table was not made by mpnb, is in use, or holds events of another source. Raised before the first request."""
 
 
 class ClosedError(MpnbError):
-    """The result was closed: its connection, and with it every relation, is gone."""
+    """The result was closed, and with it its connection and its relations."""

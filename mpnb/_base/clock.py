@@ -1,4 +1,4 @@
-"""What time it is, by one clock: days, the times in the ledger and the limits of requests all ask here."""
+"""The current time, from one clock: days, the times in the ledger and the rate limits all use it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def epoch_seconds() -> float:
 
 
 def utc_now() -> datetime:
-    """Return the time in UTC as DuckDB's ``TIMESTAMP`` keeps it, without a zone."""
+    """Return the current time in UTC, without a zone, as DuckDB's ``TIMESTAMP`` stores it."""
     return datetime.fromtimestamp(epoch_seconds(), UTC).replace(tzinfo=None)
 
 
 def today() -> date:
-    """Return the day that it is in UTC."""
+    """Return the current day in UTC."""
     return utc_now().date()
 
 

@@ -1,5 +1,5 @@
 """
-What ``os.fork`` does to a process that has DuckDB open, and how the child is kept from harm.
+Protection of a forked child process whose parent has DuckDB open.
 
 The child has DuckDB's memory, but none of its threads: it would read what was in the file at that moment, write over
 what its parent writes, and at its end fold the parent's log into the file. So it opens no file that its parent had
@@ -27,23 +27,23 @@ _kept: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def keep_alive(connection: Any) -> None:
-    """Keep a connection from being closed in a child, also by the end of the process."""
+    """Keep a connection from being closed in a forked child, also when the child exits."""
     _kept.add(connection)
 
 
 def free_in_child(lock: threading.Lock) -> None:
-    """Let no child wait for a lock that a thread of its parent had, which would never let go of it there."""
+    """Reset a lock in each forked child: a thread of the parent that held it would never release it there."""
     in_child(lock._at_fork_reinit)  # type: ignore[attr-defined]  # as concurrent.futures does
 
 
 def in_child(function: Callable[[], object]) -> None:
-    """Call a function in each forked child."""
+    """Register a function to be called in each forked child."""
     if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(after_in_child=function)
 
 
 def is_inherited(path: Path) -> bool:
-    """Return whether the process that this one was forked from had a file open then."""
+    """Whether the process that this one was forked from had a file open at that moment."""
     with contextlib.suppress(OSError):
         found = path.stat()
         return (found.st_dev, found.st_ino) in _inherited

@@ -1,4 +1,4 @@
-"""A bounded queue between threads of which either may end: nobody waits for somebody who is gone."""
+"""A bounded queue between threads that never waits for a thread which has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 class Handover(Generic[T]):
     """
-    Hand items from any number of threads to one that takes them, in order.
+    A queue from any number of producer threads to one consumer thread, in order.
 
     Args:
         size: items that may wait, 1 or more.
@@ -27,12 +27,12 @@ class Handover(Generic[T]):
         self._ended = False
 
     def __len__(self) -> int:
-        """Count the items that wait. Any thread."""
+        """Return the number of items that wait. Any thread."""
         with self._changed:
             return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Hand an item over, waiting while the queue is full. False where nobody takes it any more. Any thread."""
+        """Add an item, and wait while the queue is full. Return False if the consumer has ended. Any thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._items) < self._size)
             if not self._ended:
@@ -42,7 +42,7 @@ class Handover(Generic[T]):
 
     def get(self, timeout: float | None = None) -> T | None:
         """
-        Take the next item, ``None`` where none is left and none will come. The taker's thread.
+        Return the next item, or ``None`` if the queue is empty and was finished. The consumer's thread.
 
         Args:
             timeout: seconds to wait for one, ``None`` for as long as it takes.
@@ -63,13 +63,13 @@ class Handover(Generic[T]):
             return self._items.popleft()
 
     def finish(self) -> None:
-        """Let the taker end when it has taken what is here. Any thread; it returns at once."""
+        """Let the consumer end once the queue is empty. Any thread; returns at once."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Take nothing any more: whoever waits in ``put`` goes on. The taker's thread, last of all."""
+        """Accept no more items, and release every thread that waits in ``put``. The consumer's last call."""
         with self._changed:
             self._ended = True
             self._items.clear()

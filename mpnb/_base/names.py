@@ -1,4 +1,4 @@
-"""Names of events as people pass them, and the ones that they may have meant."""
+"""Names of events as callers pass them, and suggestions for misspelled ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "name is the name of an event, or a list of them"
 
 def event_names(given: object, wanted: str) -> list[str]:
     """
-    Return names as a list: of one name, or of whatever gives some, such as a list, set, generator, array or Series.
+    Return names as a list: from one name, or from a list, set, generator, array or Series of names.
 
     Args:
         wanted: what is wanted, to begin the message with: ``EVENTS`` or ``NAME``.
@@ -34,7 +34,7 @@ def event_names(given: object, wanted: str) -> list[str]:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """Ask, at the end of a message, whether some name that is there was meant."""
+    """Return a "did you mean …?" for the end of a message, or nothing if no known name is similar."""
     folded: dict[str, list[str]] = {}
     for each in names:
         folded.setdefault(each.casefold(), []).append(each)

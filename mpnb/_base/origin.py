@@ -1,4 +1,4 @@
-"""Where a relation of events comes from: known of what mpnb handed out, and not of what a user made of it."""
+"""The table that a relation of events comes from, known for relations that mpnb returned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from duckdb import DuckDBPyRelation
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    Know the table behind a relation of events.
+    The table behind a relation of events.
 
     Attributes:
         only: names of the events that the relation has, ``None`` for any.
@@ -32,11 +32,11 @@ _origins: weakref.WeakKeyDictionary[DuckDBPyRelation, Origin] = weakref.WeakKeyD
 
 
 def remember(relation: DuckDBPyRelation, origin: Origin) -> DuckDBPyRelation:
-    """Note where a relation comes from, and return the relation."""
+    """Record which table a relation comes from, and return the relation."""
     _origins[relation] = origin
     return relation
 
 
 def origin_of(relation: DuckDBPyRelation) -> Origin | None:
-    """Return where a relation comes from, ``None`` where nobody noted it."""
+    """Return the table that a relation comes from, or ``None`` if it was not recorded."""
     return _origins.get(relation)

@@ -1,4 +1,4 @@
-"""Paths that people type: which of them are on this machine, and what a file there is."""
+"""Paths that users type: whether they are on this machine, and what kind of file is there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a de
 
 def local_path(value: object, name: str, advice: str, error: type[PlanError] = PlanError, what: str = "a path") -> Path:
     """
-    Return a path of this machine, with ``~`` as the home folder.
+    Return a path on this machine, with ``~`` expanded.
 
     Args:
         name: of the argument.
@@ -60,7 +60,7 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
 
 def what_is_no_database(path: Path) -> str | None:
     """
-    Return what a file is, such as ``"a SQLite database"``, where it cannot be a database of DuckDB's, else ``None``.
+    Return what a file is, such as ``"a SQLite database"``, or ``None`` if it may be a DuckDB database.
 
     A file that this process has open already is not looked into: closing any handle of it would drop the lock that
     DuckDB has on it. Two that open it at the same moment must have a lock of their own.
@@ -85,7 +85,7 @@ def what_is_no_database(path: Path) -> str | None:
 
 
 def open_files() -> frozenset[tuple[int, int]] | None:
-    """Return device and inode of each file that this process has open, ``None`` where the system does not tell."""
+    """Return device and inode of each file that this process has open, or ``None`` if the system cannot tell."""
     try:
         handles = os.listdir("/dev/fd")
     except OSError:
@@ -102,5 +102,5 @@ def _stat_of(handle: str) -> os.stat_result | None:
 
 
 def shown(path: Path) -> str:
-    """Return a path as it may show: a file's name may hold what a terminal obeys."""
+    """Return a path that is safe to print: file names may contain terminal control sequences."""
     return safe_text(str(path))

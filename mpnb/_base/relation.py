@@ -1,5 +1,5 @@
 """
-What a result gives to read: relations of DuckDB's that combine, and of which none disturbs another.
+Relations that a result returns: DuckDB's own, wrapped so that they can be combined and read independently.
 
 DuckDB ties each to one connection. Those of two connections do not combine, and of one connection what is half read is
 in the way of the next query (DuckDB 2.0), or is cut short by it without a word (1.5). So what is kept here is how a
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 @dataclass(frozen=True, slots=True)
 class Database:
     """
-    Hold what a relation needs of its database.
+    What a relation needs from its database.
 
     Attributes:
         connect: opens a connection to it.
@@ -66,7 +66,7 @@ _HELD = frozenset({"materialize"})
 
 def relation(database: Database, make: Make, home: DuckDBPyConnection | None = None) -> DuckDBPyRelation:
     """
-    Return a relation that combines with others of the same database.
+    Return a relation that can be combined with others of the same database.
 
     Args:
         make: makes the relation, on whatever connection. It is called at once, and its errors go through.
@@ -78,7 +78,7 @@ def relation(database: Database, make: Make, home: DuckDBPyConnection | None = N
 
 def called_with(variables: Mapping[str, Any], function: Callable[..., Result], *args: Any, **options: Any) -> Result:
     """
-    Call a function of DuckDB's that finds variables by names in SQL: these, and no others, but for ``mpnb_call``.
+    Call a DuckDB function that looks variables up by name in SQL, and let it find only these (and ``mpnb_call``).
 
     DuckDB looks at the frame that calls it, so this one has them.
     """
@@ -88,21 +88,21 @@ def called_with(variables: Mapping[str, Any], function: Callable[..., Result], *
 
 
 def variables_in(text: str, frame: FrameType) -> dict[str, Any]:
-    """Return the variables of a frame whose names occur in some SQL: no others are kept alive by its relation."""
+    """Return the variables of a frame whose names occur in some SQL. The relation keeps only these alive."""
     return {name: each for name, each in {**frame.f_globals, **frame.f_locals}.items() if name in text}
 
 
 def related(
     connection: DuckDBPyConnection, database: Database, query: str, variables: Mapping[str, Any]
 ) -> DuckDBPyRelation:
-    """Run SQL that finds variables by their names, relations of this module among them, as ``duckdb.sql`` does."""
+    """Run SQL that may name variables, including relations of this module, as ``duckdb.sql`` does."""
     there = {name: _on(each, connection, database) for name, each in variables.items()}
     return called_with(there, connection.sql, query)
 
 
 def only_reads(connection: DuckDBPyConnection, query: str) -> bool:
     """
-    Return whether SQL may run any number of times: it is one query, and cannot write while it reads.
+    Whether SQL can safely run more than once: a single query that writes nothing.
 
     Raises:
         duckdb.Error: it cannot be parsed.
@@ -112,12 +112,12 @@ def only_reads(connection: DuckDBPyConnection, query: str) -> bool:
 
 
 class ClosedRelationError(ClosedError, duckdb.ConnectionException):
-    """A relation is read whose result was closed. DuckDB 2.0 raises the second of these, 1.5 would give no rows."""
+    """A relation was read after its result was closed. DuckDB 2.0 raises its second base, 1.5 returns no rows."""
 
 
 class _Relation:
     """
-    Be a relation of DuckDB's in all that it does; ``isinstance`` says so, too.
+    A stand-in for a DuckDB relation, with all of its methods; ``isinstance`` accepts it as one.
 
     Any thread may call any method; one that has a home is for that connection's thread.
     """
@@ -141,11 +141,11 @@ class _Relation:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """Pass for what it stands for."""
+        """Return DuckDB's relation class, for ``isinstance``."""
         return DuckDBPyRelation
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of DuckDB's own, with methods that are called on a relation of the right connection."""
+        """Return an attribute of DuckDB's relation; methods will run on the right connection."""
         if name == "shape":  # which counts the rows
             return self._mpnb_call("__getattribute__", name)
         if name in _GOES_ON and self._mpnb_home is None:
@@ -164,7 +164,7 @@ class _Relation:
 
     def _mpnb_call(self, name: str, *args: Any, **options: Any) -> Any:
         """
-        Call a method of DuckDB's on a connection that has this relation, and those among the arguments and variables.
+        Call a DuckDB method on a connection that has this relation and those among its arguments and variables.
 
         What it gives may be a relation again, to be made by the same call.
         """
@@ -211,26 +211,26 @@ class _Relation:
         return self._mpnb_call("__getitem__", name)
 
     def __contains__(self, name: str) -> bool:
-        """Return whether it has a column."""
+        """Whether there is a column of this name."""
         return name in self._mpnb_made
 
     def __len__(self) -> int:
-        """Return the number of its rows."""
+        """Return the number of rows."""
         return int(self._mpnb_call("__len__"))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Stream its rows to whatever reads Arrow's C interface."""
+        """Stream the rows to any reader of Arrow's C interface."""
         return self._mpnb_call("__arrow_c_stream__", requested_schema)
 
     # What DuckDB shows are names and values from outside, of which it leaves some that a terminal obeys: in a heading,
     # all of them.
 
     def __repr__(self) -> str:
-        """Show its first rows."""
+        """Return the first rows as text."""
         return harmless(self._mpnb_call("__repr__"))
 
     def show(self, **options: Any) -> None:
-        """Print its first rows. What other threads print meanwhile comes with it."""
+        """Print the first rows. May also capture what other threads print at the same time."""
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             self._mpnb_call("show", **options)
         print(harmless(shown.getvalue()), end="")
@@ -240,13 +240,13 @@ class _Relation:
         return {mime: harmless(text) for mime, text in bundle.items()}
 
     def __dir__(self) -> Iterable[str]:
-        """List what DuckDB's own has."""
+        """Return the attributes of DuckDB's relation."""
         return dir(self._mpnb_made)
 
 
 def _on(value: Any, connection: DuckDBPyConnection, database: Database) -> Any:
     """
-    Return DuckDB's own relation in place of one of these, on a connection to a database; all else as it is.
+    Return DuckDB's own relation for a ``_Relation``, on a given connection; return anything else unchanged.
 
     One that has a home stays there. So does one of another database, which DuckDB then refuses in its own words.
     """

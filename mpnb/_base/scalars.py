@@ -1,4 +1,4 @@
-"""Values as callers pass them: whole numbers and days, also numpy's and pandas', and any value in a message."""
+"""Values as callers pass them: whole numbers and days (numpy's and pandas' too), and any value shown in a message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def brief(value: object) -> str:
-    """Return a value as one short line for a message, whatever it is."""
+    """Return any value as one short line for a message."""
     try:
         text = _SHORT.repr(value)
         # A frame has lines and columns; the blanks of a text are its own.
@@ -37,7 +37,7 @@ def whole_number(name: str, value: object, least: int, most: int | None = None) 
 
 
 def check_flags(**flags: object) -> None:
-    """Raise ``PlanError`` unless each is true or false, also numpy's: a text such as ``"no"`` would count as true."""
+    """Raise ``PlanError`` unless each value is True or False (numpy's too). The text ``"no"`` would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
             raise PlanError(f"{name} is True or False, not {brief(value)}")
@@ -55,7 +55,7 @@ def real_number(name: str, value: object, least: float, most: float) -> float:
 
 
 def listed(name: str, value: object) -> list[str]:
-    """Return names of columns, however they are passed, as a list. Raises ``PlanError`` where something is no name."""
+    """Return column names as a list, however they are passed. Raises ``PlanError`` if one is not a name."""
     names = each_of(value)
     if names is None or not all(isinstance(each, str) and is_text(each) for each in names):
         raise PlanError(f"{name} is a list of names, not {brief(value)}")
@@ -63,7 +63,7 @@ def listed(name: str, value: object) -> list[str]:
 
 
 def each_of(value: object) -> list[object] | None:
-    """Return what a list, set, generator, array or Series has, ``None`` for anything else."""
+    """Return the items of a list, set, generator, array or Series, or ``None`` for anything else."""
     if hasattr(value, "to_pylist"):  # Arrow's arrays give scalars of their own
         return list(value.to_pylist())
     # A mapping or a frame would give its keys, which nobody means.
@@ -76,7 +76,7 @@ def each_of(value: object) -> list[object] | None:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8, which half of a surrogate pair cannot."""
+    """Whether a text can be encoded as UTF-8; a lone surrogate cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -85,7 +85,7 @@ def is_text(value: str) -> bool:
 
 
 def as_int(value: object) -> int | None:
-    """Return a whole number as an ``int``, ``None`` for anything else, a bool among it."""
+    """Return a whole number as an ``int``, or ``None`` for anything else, including a bool."""
     if isinstance(value, bool):
         return None
     try:
@@ -95,7 +95,7 @@ def as_int(value: object) -> int | None:
 
 
 def as_moment(value: object) -> datetime | None:
-    """Return a ``datetime``, a pandas ``Timestamp`` or a ``numpy.datetime64`` as a ``datetime``, else ``None``."""
+    """Return a ``datetime``, a pandas ``Timestamp`` or a ``numpy.datetime64`` as a ``datetime``, or ``None``."""
     if type(value).__name__ == "datetime64":
         known: Any = value
         value = known.astype("datetime64[us]").item()
@@ -104,13 +104,13 @@ def as_moment(value: object) -> datetime | None:
 
 
 def is_midnight(moment: datetime) -> bool:
-    """Whether a moment stands for a day: midnight, in UTC or without a zone."""
+    """Whether a datetime stands for a day: midnight, in UTC or without a zone."""
     is_utc = moment.utcoffset() in (None, timedelta(0))
     return is_utc and moment == datetime.combine(moment.date(), datetime.min.time(), moment.tzinfo)
 
 
 def as_day(value: object) -> date | None:
-    """Return a ``date``, or a moment that stands for a day, as a ``date``; ``None`` for anything else."""
+    """Return a ``date``, or a datetime that stands for a day, as a ``date``; ``None`` for anything else."""
     moment = as_moment(value)
     if moment is not None:
         return moment.date() if is_midnight(moment) else None

@@ -1,4 +1,4 @@
-"""SQL that every room writes: names and texts quoted, statements run to their end, transactions."""
+"""SQL helpers for every room: quoted names and texts, statements that run to their end, transactions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from duckdb import DuckDBPyConnection
 
 
 def quoted(name: str) -> str:
-    """Quote an identifier, whatever is in it."""
+    """Quote an identifier, whatever characters it has."""
     return '"' + name.replace('"', '""') + '"'
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` where a Ctrl-C has ended a query within the block: DuckDB raises something else."""
+    """Raise ``KeyboardInterrupt`` if Ctrl-C ended a query within the block; DuckDB itself raises another exception."""
     try:
         yield
     except RuntimeError as error:
@@ -27,14 +27,14 @@ def interruptible() -> Iterator[None]:
 
 
 def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
-    """Run a statement to its end: DuckDB 2.0 streams, and an unfinished result owns the connection."""
+    """Run a statement to its end. DuckDB 2.0 streams results, and an unfinished one blocks its connection."""
     with interruptible():
         return list(cursor.execute(query, parameters).fetchall())
 
 
 @contextlib.contextmanager
 def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
-    """Commit what the block does at its end, or nothing of it where it raises."""
+    """Commit at the end of the block, or roll back if it raises."""
     run(cursor, "BEGIN")
     try:
         yield
@@ -47,7 +47,7 @@ def transaction(cursor: DuckDBPyConnection) -> Iterator[None]:
 
 
 def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] | None:
-    """Return the columns of a table as ``(name, type)``, or ``None`` where there is none of that name."""
+    """Return the columns of a table as ``(name, type)``, or ``None`` if there is no such table."""
     rows = run(
         cursor,
         "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database()"
@@ -58,7 +58,7 @@ def columns_of(cursor: DuckDBPyConnection, table: str) -> list[tuple[str, str]] 
 
 
 def in_batches(batch_ids: Iterable[int], column: str) -> str:
-    """Return the condition for some batches, as ranges of their ids: an export has consecutive ones."""
+    """Return the condition that selects some batches, as ranges of ids: the ids of an export are consecutive."""
     runs: list[list[int]] = []
     for batch_id in sorted(batch_ids):
         if runs and batch_id == runs[-1][1] + 1:
@@ -69,10 +69,10 @@ def in_batches(batch_ids: Iterable[int], column: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Quote a text, whatever is in it. No statement can hold NUL."""
+    """Quote a string literal, whatever characters it has. SQL cannot contain NUL."""
     return "(" + " || chr(0) || ".join("'" + part.replace("'", "''") + "'" for part in text.split("\0")) + ")"
 
 
 def exact(text: str) -> str:
-    """Return a text of SQL that equals no other, whatever collation the user's connection has by default."""
+    """Return SQL for a text that is compared byte by byte, whatever the default collation of the user's connection."""
     return f"{text} COLLATE C"

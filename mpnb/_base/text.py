@@ -1,4 +1,4 @@
-"""Text for people: foreign text made safe, and days, sizes and time spans in words."""
+"""Text for people: unsafe text made printable; days, sizes and time spans in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORTEST = 4
 
 def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
     """
-    Make one short line of foreign text: no secrets, and control and direction characters written out.
+    Return unsafe text as one short line, with secrets masked and control and direction characters escaped.
 
     A terminal would obey an escape sequence, and a right-to-left mark turns a message around.
     """
@@ -26,7 +26,7 @@ def safe_text(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _masked(text: str, secrets: Iterable[str]) -> str:
-    """Mask every piece of a secret that has ``PIECE`` characters or more: what is quoted may be cut in its middle."""
+    """Mask every fragment of a secret that has ``PIECE`` characters or more: quoted text may be cut within a secret."""
     pieces: dict[int, set[str]] = {}
     for secret in secrets:
         size = min(PIECE, len(secret))
@@ -42,22 +42,22 @@ def _masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def harmless(lines: str) -> str:
-    """Return lines with what a terminal obeys written out, and all else as it is, such as joined emoji."""
+    """Return lines with terminal control characters escaped; anything else, such as joined emoji, stays."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), lines)
 
 
 def printable(text: str) -> str:
-    """Return a text with control and direction characters written out, and all else as it is."""
+    """Return a text with control and direction characters escaped; anything else stays."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def days(first: object, last: object) -> str:
-    """Show a range of days."""
+    """Return a range of days as text."""
     return str(first) if first == last else f"{first} – {last}"
 
 
 def size(count: float) -> str:
-    """Show a number of bytes in the unit that suits it."""
+    """Return a number of bytes as text, in a suitable unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -66,7 +66,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Show a time span in the units that suit it."""
+    """Return a time span as text, in suitable units."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -75,10 +75,10 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, one: str, many: str) -> str:
-    """Choose the word for a count."""
+    """Return the singular or the plural of a word, to match a count."""
     return one if count == 1 else many
 
 
 def clock(moment: float) -> str:
-    """Show a moment, in seconds since the epoch, as the local time of day."""
+    """Return a time, in seconds since the epoch, as the local time of day."""
     return time.strftime("%H:%M:%S", time.localtime(moment))

@@ -1,4 +1,4 @@
-"""Warnings, which name the line of whoever called mpnb, wherever within it they come from."""
+"""Warnings that name the caller's line, wherever in mpnb they are issued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CALLERS = ("mpnb._notebook.magic",)
 
 
 def warn(text: str) -> None:
-    """Issue a ``UserWarning``."""
+    """Issue a ``UserWarning`` that names the caller's line."""
     level, frame = 1, sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

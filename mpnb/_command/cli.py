@@ -1,4 +1,4 @@
-"""The command ``mpnb``: the public functions, for a shell."""
+"""The command ``mpnb``: the public functions, in a shell."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ comes next takes the room."""
 
 
 class Parser(_options.Parser):
-    """Print in one line what is wrong with a command, and exit with its status."""
+    """A parser that prints an error as one line and exits with status 2."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line."""
+        """Print one line and exit with status 2."""
         self.exit(NOTHING, f"{self.prog}: {safe_text(message)} ({self.prog} --help shows what there is)\n")
 
 
 def run() -> NoReturn:
-    """Stand in for the interpreter's way out: the entry point of the console script."""
+    """Run the console script, and exit with its status."""
     _fill_streams()
     status = main()
     if status == INTERRUPTED:
@@ -79,7 +79,7 @@ def run() -> NoReturn:
 
 def _fill_streams() -> None:
     """
-    Lead streams that were closed, as by ``2>&-``, into nowhere.
+    Open closed standard streams, as after ``2>&-``, on the null device.
 
     Else the database would get such a number, and what a library prints would be written into it.
     """
@@ -91,7 +91,7 @@ def _fill_streams() -> None:
 
 
 def _streams() -> list[TextIO]:
-    """Return what there is of standard output and error: a process without a terminal may have neither."""
+    """Return standard output and error, where they exist: a process without a terminal may have neither."""
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
 
@@ -156,7 +156,7 @@ def _export(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _again(result: ExportResult, options: argparse.Namespace, words: list[str]) -> str:
-    """Return the command that fetches what failed: the same again, but for a mode that would not."""
+    """Return the command that fetches what failed: the same one, with another mode if that would start over."""
     typed = sys.argv[0]
     program = [sys.executable, "-m", "mpnb"] if typed.endswith("__main__.py") else [typed]
     more: list[str] = []

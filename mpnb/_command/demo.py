@@ -1,4 +1,4 @@
-"""``mpnb demo``: an export of made-up events, with faults on the way, told as it happens or in JupyterLab."""
+"""``mpnb demo``: an export of made-up events, with faults on the way, in a terminal or in JupyterLab."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TOO_FAST = {"error": "Query rate limit exceeded: 4/3 queries started in the last
 
 def run(database: str | None = None) -> None:
     """
-    Show on a terminal or in a log what an export does: about 15 seconds, without an account or a network.
+    Run an export and explain it, on a terminal or in a log: about 15 seconds, without an account or a network.
 
     Args:
         database: a file that does not exist yet and is kept; without it, a temporary one.
@@ -69,7 +69,7 @@ def run(database: str | None = None) -> None:
 
 def open_lab() -> int:
     """
-    Open a copy of the quickstart, and of the other notebooks, in JupyterLab, until that ends.
+    Open a copy of the quickstart and of the other notebooks in JupyterLab, until it exits.
 
     Returns:
         The exit status of JupyterLab.
@@ -102,7 +102,7 @@ def open_lab() -> int:
 
 
 def notebooks() -> Path:
-    """Return the folder of the notebooks: within an installed package, beside it in a checkout."""
+    """Return the folder of the notebooks: in an installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "notebooks", package.parent / "notebooks"):
         if (folder / QUICKSTART).exists():
@@ -111,7 +111,7 @@ def notebooks() -> Path:
 
 
 def _faults() -> list[Fault]:
-    """Break two batches for good, and two others once."""
+    """Return the faults of the demo: two batches fail for good, two others once."""
 
     def day(number: int) -> str:
         return (today() - timedelta(days=DAYS - number)).isoformat()

@@ -1,4 +1,4 @@
-"""The arguments of an export as words of a command: what every command that exports has in common."""
+"""The arguments of an export as command-line options, shared by all commands that export."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ VARIABLES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse options as they are spelt out, and name the closest one where there is none of a name."""
+    """A parser without abbreviated options, which suggests the closest one for a misspelled option."""
 
     def __init__(self, **more: Any) -> None:
         # An abbreviation that works today may be ambiguous tomorrow.
         super().__init__(allow_abbrev=False, **more)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse, and name what there is no such option of, with the closest that there is."""
+        """Parse, and raise for an unknown option, with the closest known one."""
         namespace, rest = super().parse_known_args(args, namespace)
         if not rest:
             return namespace, rest
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """
-    Add the arguments of ``export`` to a parser, all but those that no command line can carry.
+    Add the arguments of ``export`` to a parser, except those that a command line cannot pass.
 
     No option takes a secret: it would stay in the history. What is not typed is not set, so that the defaults are
     those of ``export`` itself.
@@ -98,7 +98,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
-    Turn what was parsed into arguments of ``export``.
+    Convert parsed options to arguments of ``export``.
 
     Raises:
         PlanError: the days cannot be read, or a number is out of its range.
@@ -109,7 +109,7 @@ def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """
-    Turn what was parsed into arguments of ``export``, all but the days.
+    Convert parsed options to arguments of ``export``, without the days.
 
     Raises:
         PlanError: a number is out of its range.
@@ -125,7 +125,7 @@ def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse_range(words: Sequence[str]) -> tuple[str, str]:
     """
-    Read a range of days: ``FROM TO``, each as ``export`` takes it, or ``last N days``, which ends yesterday.
+    Parse a range of days: ``FROM TO``, each as ``export`` takes it, or ``last N days``, which ends yesterday.
 
     Raises:
         PlanError: it is neither.

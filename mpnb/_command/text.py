@@ -18,7 +18,7 @@ LEAST_FOLDED = 24
 
 def result_text(result: ExportResult, retry: str) -> str:
     """
-    Show a result with its failure table.
+    Return a result with its failure table as text.
 
     Args:
         retry: the command that fetches what failed.
@@ -33,7 +33,7 @@ def result_text(result: ExportResult, retry: str) -> str:
 
 
 def failure_table(result: ExportResult) -> str:
-    """Show the failure table of a result: one row a batch that is missing."""
+    """Return the failure table of a result as text: one row per missing batch."""
     summary = summary_of(result)
     rows = [(row.dates, row.kind, row.status, str(row.attempts), row.message) for row in summary.failures]
     table = text_table(("days", "kind", "HTTP", "attempts", "message"), rows)
@@ -42,7 +42,7 @@ def failure_table(result: ExportResult) -> str:
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Show rows in aligned columns. A terminal gets the last column folded to its width; a log gets it whole."""
+    """Return rows as aligned columns. A terminal gets the last column folded to its width; a log gets it in full."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     before = sum(widths[:-1]) + 2 * len(widths)
     room = shutil.get_terminal_size().columns - before if sys.stdout is not None and sys.stdout.isatty() else 0

@@ -1,5 +1,5 @@
 """
-The state of every batch, in one place.
+The state of every batch of an export, in one place.
 
 Workers and the writer write it, the callback, the text line and the panel read it. It knows nothing of who reads.
 """
@@ -18,7 +18,7 @@ from mpnb._planning.states import ENDED, BatchProgress, JobProgress
 
 class BatchBoard:
     """
-    Own the state of every batch of one export. Any thread may call any method.
+    The state of every batch of one export. Any thread may call any method.
 
     Args:
         listener: gets a ``BatchProgress`` for every change of status, in order, while the board's lock is held: it
@@ -40,7 +40,7 @@ class BatchBoard:
 
     def add(self, batches: Sequence[tuple[Batch, str, int]]) -> range:
         """
-        Add batches with their first status and rows, and give their indexes.
+        Add batches with their first status and rows, and return their indexes.
 
         A status of ``"skipped"`` comes with the rows that are in the table.
         """
@@ -56,7 +56,7 @@ class BatchBoard:
             return range(first, total)
 
     def set(self, index: int, status: str, **changes: object) -> None:
-        """Set the status of a batch, and whatever else of ``BatchProgress`` changes with it."""
+        """Set the status of a batch, and other fields of ``BatchProgress``."""
         with self._lock:
             if status in ("waiting", "fetching"):
                 self._began.setdefault(index, time.monotonic())
@@ -73,11 +73,11 @@ class BatchBoard:
             self._listener(cell)
 
     def become(self, index: int, batch: Batch, error: str) -> None:
-        """Put another batch, which waits for its first request, in place of one; ``error`` says why."""
+        """Replace a batch by another that waits for its first request; ``error`` says why."""
         self.set(index, "queued", from_date=batch.from_date, to_date=batch.to_date, attempt=0, bytes=0, error=error)
 
     def received(self, index: int, size: int) -> None:
-        """Note how many bytes of a batch have arrived in this attempt."""
+        """Record how many bytes of a batch have arrived in this attempt."""
         with self._lock:
             cell = self._cells[index]
             self._received += size - cell.bytes if size >= cell.bytes else size
@@ -98,7 +98,7 @@ class BatchBoard:
         return time.monotonic() - self._began[index] if index in self._began else 0.0
 
     def cells(self, *, clock: bool = True) -> list[BatchProgress]:
-        """Return every batch as it is now, in the order of their indexes; without ``clock``, as it last changed."""
+        """Return every batch as it is now, ordered by index; without ``clock``, as of its last change."""
         with self._lock:
             cells = list(self._cells)
             for index in self._began if clock else ():
@@ -106,7 +106,7 @@ class BatchBoard:
             return cells
 
     def progress(self) -> JobProgress:
-        """Sum up all batches as they are now."""
+        """Return the totals of all batches as they are now."""
         with self._lock:
             under_way = (self._cells[index] for index in self._began)
             untils = (cell.until for cell in under_way if cell.status == "waiting" and cell.until)

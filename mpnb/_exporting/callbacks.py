@@ -1,4 +1,4 @@
-"""Changes of state, carried from the engine's threads to the one thread that calls ``on_batch``."""
+"""A queue of state changes from the engine's threads to the one thread that calls ``on_batch``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("mpnb")
 
 
 class Callbacks:
-    """Carry changes of state to the thread that calls ``dispatch``."""
+    """Queued changes of state, delivered in the thread that calls ``dispatch``."""
 
     def __init__(self, on_batch: Callable[[BatchProgress], object] | None) -> None:
         self._on_batch = on_batch
@@ -22,17 +22,17 @@ class Callbacks:
         self._warned = False
 
     def put(self, progress: BatchProgress) -> None:
-        """Take a change. Any thread may call it."""
+        """Add a change. Any thread may call it."""
         if self._on_batch is not None:
             self._queue.put(progress)
 
     def end(self) -> None:
-        """Let ``dispatch`` end: no change follows. Any thread may call it."""
+        """Let ``dispatch`` return: no more changes follow. Any thread may call it."""
         self._queue.put(None)
 
     def dispatch(self, timeout: float | None = None) -> bool:
         """
-        Wait for a change and call ``on_batch`` with it.
+        Wait for changes and call ``on_batch`` with each.
 
         Args:
             timeout: seconds; ``None`` for as long as it takes.

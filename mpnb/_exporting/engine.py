@@ -1,5 +1,5 @@
 """
-The way of a batch, from request to table: a pool of workers, a bounded queue, one writer.
+One export at work, from requests to rows: a pool of workers, a bounded queue, one writer.
 
     coordinator ──► ThreadPoolExecutor ── each worker: Fetcher.fetch ──► queue ──► Writer ──► Destination
 
@@ -46,7 +46,7 @@ log = logging.getLogger("mpnb")
 
 class Engine:
     """
-    Run one export. ``start`` is for the caller's thread, ``run`` is the coordinator's; ``cancel`` is for any thread.
+    The engine of one export. Call ``start`` in the caller's thread, ``run`` in the coordinator's, ``cancel`` in any.
 
     It is the ``Watch`` of its workers and the ``Sender`` of its writer.
 
@@ -103,7 +103,7 @@ class Engine:
 
     def start(self) -> None:
         """
-        Make the threads, which wait for ``run`` or ``abandon``. In the caller's thread, before either.
+        Start the threads, which wait for ``run`` or ``abandon``. In the caller's thread, before either.
 
         With fewer threads than it asked for an export is slower, and that is all.
 
@@ -121,7 +121,7 @@ class Engine:
                 break
 
     def abandon(self) -> None:
-        """End the threads of an export that does not take place. In place of ``run``, whatever ``start`` has made."""
+        """End the threads of an export that does not begin. Call it instead of ``run``, also after half a ``start``."""
         self._stopping.set()
         self._go.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -132,7 +132,7 @@ class Engine:
 
     def run(self) -> None:
         """
-        Run the export to its end, and leave every batch in the ledger as it ended.
+        Run the export to its end, and write the final status of every batch to the ledger.
 
         Raises:
             Exception: what nobody expected, once everything was ended and closed all the same.
@@ -179,33 +179,33 @@ class Engine:
         self._destination.finish(fold=not self.cancelled)
 
     def cancel(self) -> None:
-        """Stop as soon as possible: keep what is done, drop the rest. Any thread may call it; it returns at once."""
+        """Stop as soon as possible: keep finished batches, drop the rest. Any thread may call it; returns at once."""
         with self._changed:
             self._cancelled_at = self._cancelled_at or time.monotonic()
         self._stop(abort=True)
 
     @property
     def cancelled(self) -> bool:
-        """Return whether ``cancel()`` was called."""
+        """Whether ``cancel()`` was called."""
         return self._cancelled_at is not None
 
     @property
     def quota_left(self) -> int:
-        """Return how many requests the project's rolling hour still has."""
+        """Return how many requests are left in the project's rolling hour."""
         return self._limiter.left()
 
     @property
     def lost_destination(self) -> str | None:
-        """Return why what has landed cannot be read any more, ``None`` where it can."""
+        """Return why the rows that were written cannot be read any more, or ``None`` if they can."""
         return self._destination.lost
 
     @property
     def halted_by(self) -> Failure | None:
-        """Return the fault that would have hit every batch, and so ended the export."""
+        """Return the failure that ended the export because it would have hit every batch, or ``None``."""
         return self._halted_by
 
     def _wait_for_workers(self) -> None:
-        """Wait for the requests under way. When they are aborted, leave those that still connect behind."""
+        """Wait for the requests in flight. After a cancel, do not wait for those that are still connecting."""
         deadline = None
         while True:
             with self._changed:
@@ -224,7 +224,7 @@ class Engine:
         self._pool.shutdown(wait=True)
 
     def _press_writer(self) -> None:
-        """Interrupt the writer when the export was cancelled and it had its moment to be done."""
+        """Interrupt the writer if the export was cancelled and the writer has had its grace period."""
         if self._cancelled_at is not None and time.monotonic() > self._cancelled_at + WRITE_GRACE_SECONDS:
             self._writer.interrupt()
 
@@ -235,7 +235,7 @@ class Engine:
             self._press_writer()
 
     def _close_out(self) -> None:
-        """Note what became of the batches that did not come to their end."""
+        """Record what became of the batches that did not finish."""
         with self._changed:
             left, self._tasks = self._tasks, {}
         not_noted = self._writer.not_noted
@@ -277,7 +277,7 @@ class Engine:
         self._spool.wake()
 
     def _halt(self, why: Failure, *, abort: bool) -> None:
-        """End the export with one error, where every other batch would meet the same."""
+        """End the export with one error that every other batch would meet as well."""
         with self._changed:
             self._halted_by = self._halted_by or why
         self._stop(abort=abort)
@@ -285,7 +285,7 @@ class Engine:
     # --- the workers ---------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Fetch one batch after the other, until none is left. What it meets ends its batch, or the whole export."""
+        """Fetch one batch after another until none is left. An exception ends its batch or the whole export."""
         try:
             self._go.wait()
             while (task := self._next_ready()) is not None:
@@ -294,13 +294,13 @@ class Engine:
             self.broken(error)
 
     def _next_ready(self) -> Task | None:
-        """Wait for a batch to fetch, ``None`` at the end: others may be split, and their parts come here."""
+        """Wait for a batch to fetch; ``None`` when all have ended. A split batch adds its parts to this queue."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or not self._tasks or self._stopping.is_set())
             return None if self._stopping.is_set() or not self._ready else self._ready.popleft()
 
     def _fetch(self, task: Task) -> None:
-        """Bring one batch to the writer, or to the ledger as failed. What a stop leaves is closed out at the end."""
+        """Fetch one batch and pass it to the writer. Batches that a cancel leaves unfinished are closed at the end."""
         if not self.is_wanted(task):
             return
         try:
@@ -321,7 +321,7 @@ class Engine:
             self._hand_over(fetched)
 
     def _fetched(self, task: Task) -> Fetched:
-        """Fetch a batch by a connection that a stop can abort. Raises what ``Fetcher.fetch`` does."""
+        """Fetch a batch over a connection that a cancel can abort. Raises what ``Fetcher.fetch`` raises."""
         connection = Connection(self._credentials, self._route)
         try:
             with self._changed:
@@ -336,7 +336,7 @@ class Engine:
             connection.close()
 
     def _failed(self, task: Task, why: Failure) -> None:
-        """Split a batch that is too large, lose any other, and end the export where all others would fail like it."""
+        """Handle a failed batch: split it if it is too large, else lose it; end the export if all would fail alike."""
         if why.too_large and task.batch.most_parts > 1:
             self._hand_over(Split(task, lambda parts, group: self._on_split(task, why, parts, group)))
             return
@@ -355,7 +355,7 @@ class Engine:
     # What the fetcher tells, in the worker's thread.
 
     def is_wanted(self, task: Task) -> bool:
-        """Return whether a batch has not ended yet: its group may have failed meanwhile. Any thread."""
+        """Whether a batch has not ended yet; its group may have failed meanwhile. Any thread."""
         return self._tasks.get(task.index) is task
 
     def waiting(self, task: Task, until: float | None, why: Failure | None = None) -> None:
@@ -380,7 +380,7 @@ class Engine:
         self._board.received(task.index, task.size)
 
     def tried(self, task: Task, *, sent: bool, why: Failure | None) -> None:
-        """Learn from the end of a request whether requests get through at all."""
+        """Note whether a request got through, to notice when none does."""
         if why is not None and why.unreached:
             self._count_unreached(task, why, is_last=False)
         with self._changed:
@@ -391,7 +391,7 @@ class Engine:
 
     def _count_unreached(self, task: Task, why: Failure, *, is_last: bool) -> None:
         """
-        End the export where two batches met what keeps every request here.
+        End the export if two batches failed because nothing gets out of this machine.
 
         Before the first request got through, one attempt of each is enough: an address, a proxy or a certificate is
         wrong. But batches that are about to get through, or not, have their say first. Later, last attempts alone
@@ -406,7 +406,7 @@ class Engine:
             self._halt(replace(why, hits_all=True), abort=not has_reached)
 
     def _count_stranger(self, why: Failure) -> None:
-        """End the export where two batches were answered by somebody else, and none came through."""
+        """End the export if two batches were answered by something other than Mixpanel and none succeeded."""
         with self._changed:
             self._strangers += 1
             is_every = self._strangers > 1 and not self._has_fetched
@@ -416,7 +416,7 @@ class Engine:
     # --- how a batch ends ----------------------------------------------------------------------------------------
 
     def _lose(self, task: Task, why: Failure) -> None:
-        """End a batch as failed, and with it all that are written together or not at all."""
+        """End a batch as failed, together with its group, which is written as a whole or not at all."""
         ended = [(task, why)]
         if task.group is not None:
             label = task.batch.label
@@ -451,7 +451,7 @@ class Engine:
     # What the writer tells, in its thread.
 
     def _on_split(self, task: Task, why: Failure, parts: Sequence[tuple[Batch, int]], group: Group | None) -> None:
-        """Go on with the parts of a batch that was too large."""
+        """Continue with the parts of a batch that was too large."""
         if not parts:
             self._lose_here(task, why, http_status=why.http_status)
             return
@@ -466,22 +466,22 @@ class Engine:
             self._changed.notify_all()
 
     def is_to_write(self, item: Fetched) -> bool:
-        """Return whether a batch is still to be written."""
+        """Whether a batch is still to be written."""
         if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):
             self._spool.remove(item.path)
             return False
         return True
 
     def dropped(self, item: Fetched) -> None:
-        """Remove the file of a batch that is not written."""
+        """Delete the file of a batch that will not be written."""
         self._spool.remove(item.path)
 
     def has_more(self) -> bool:
-        """Return whether requests are under way."""
+        """Whether requests are in flight."""
         return bool(self._active)
 
     def landed(self, item: Fetched, outcome: Landed | WriteError) -> None:
-        """Show what became of a batch that was written, or was to be."""
+        """Show the result of writing a batch."""
         self._spool.remove(item.path)
         if isinstance(outcome, Landed):
             self._show_landed(item.task.index, outcome)
@@ -497,14 +497,14 @@ class Engine:
             self._halt(why, abort=True)
 
     def _lose_here(self, task: Task, why: Failure, *, http_status: int | None) -> None:
-        """End a batch as failed, not by the queue: the writer would wait for itself."""
+        """End a batch as failed from the writer's own thread, without its queue: the writer would wait for itself."""
         self._writer.note(Lost(task, why))
         self._show_unmet(task.index, "failed", why, http_status=http_status)
         self._end(task)
 
     def _fetch_again(self, task: Task, why: Failure) -> bool:
         """
-        Return a batch back to the workers whose lines say that its answer ended early, where it has an attempt left.
+        Send a batch back to the workers, if its lines show that its answer ended early and an attempt is left.
 
         One that is written together with others goes by its first answer: they would wait for it.
         """
@@ -517,6 +517,6 @@ class Engine:
         return True
 
     def broken(self, error: BaseException) -> None:
-        """End the export with what nobody expected. Any thread."""
+        """End the export because of an unexpected exception. Any thread."""
         log.error("the export met what it did not expect", exc_info=error)
         self._halt(replace(self._unexpected(error), hits_all=True), abort=True)

@@ -1,4 +1,4 @@
-"""When Ctrl-C may come: not between the parts of a start or of an end."""
+"""Ctrl-C held back while an export starts or ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 @contextlib.contextmanager
 def interrupts_later() -> Iterator[None]:
     """
-    Let a Ctrl-C that comes within the block come at its end, or not at all where the block raises anyway.
+    Delay a Ctrl-C until the end of the block, or drop it if the block raises anyway.
 
     Half a start would leave threads that nobody ends, and half an end a file that stays locked. Python runs the
     handlers of signals in the main thread alone: elsewhere there is nothing to do.

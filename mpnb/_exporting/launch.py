@@ -1,4 +1,4 @@
-"""From what is asked to an export that runs: admitted into the ledger, wired, handed out."""
+"""From checked arguments to a running export: entered into the ledger, wired up, started."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ log = logging.getLogger("mpnb")
 @dataclass(frozen=True, slots=True)
 class Known:
     """
-    Hold what a database has of a table.
+    What a database knows of a table.
 
     Attributes:
         held: batches that are there, if perhaps not all their rows.
@@ -80,7 +80,7 @@ Choose = Callable[[DuckDBPyConnection, Known], tuple[Sequence[Batch], Sequence[H
 
 def bring_up_to_date(store: Store) -> None:
     """
-    Bring the tables of a database to the layout of today, and settle what a dead process has left.
+    Bring mpnb's tables up to date, and settle batches that a process left unfinished when it died.
 
     A database that cannot be written, such as on a full disk, is read as it is.
     """
@@ -99,7 +99,7 @@ def bring_up_to_date(store: Store) -> None:
 
 
 def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: Known) -> None:
-    """See that the table may take what is asked for. Raises ``TableError``."""
+    """Check that the table accepts what is asked for. Raises ``TableError``."""
     if asked.source is not None:
         ledger.check_source(cursor, asked.table, asked.source)
     layout.check_records(cursor, store.label, asked.table, COLUMNS)
@@ -112,14 +112,14 @@ def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: K
 
 
 def limiter_of(asked: Asked) -> RateLimiter:
-    """Return the limiter of the project that is asked for, of none where there are no credentials."""
+    """Return the limiter of the project, or one without a project if there are no credentials."""
     if asked.credentials is None:
         return RateLimiter(asked.quota or Quota())
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
 def known_of(cursor: DuckDBPyConnection, asked: Asked) -> Known:
-    """Return what a database has of the table that is asked for."""
+    """Return what a database knows of the table that is asked for."""
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
         return Known()
     batches = ledger.compared_batches(cursor, asked.table)
@@ -133,7 +133,7 @@ def known_of(cursor: DuckDBPyConnection, asked: Asked) -> Known:
 
 
 def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
-    """Return the plan for what is asked, given what is there and what is left of the hour."""
+    """Return the plan for what is asked, from the batches that the table holds and the requests left this hour."""
     plan = planning.make_plan(
         asked.from_date,
         asked.to_date,
@@ -162,7 +162,7 @@ def _launch(
     whole: bool = False,
 ) -> ExportJob:
     """
-    Enter an export into the ledger and start it. Where that fails, nothing of it is left.
+    Enter an export into the ledger and start it. If that fails, everything is undone.
 
     Args:
         open_store: opens the database, which is closed where that fails.
@@ -232,7 +232,7 @@ def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
 
 
 def _by_plan(asked: Asked, limiter: RateLimiter) -> Choose:
-    """Decide by the plan of what was asked."""
+    """Decide which batches to fetch, by the plan."""
 
     def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[Sequence[Batch], Sequence[HeldBatch]]:
         plan = plan_of(asked, known, limiter)
@@ -244,7 +244,7 @@ def _by_plan(asked: Asked, limiter: RateLimiter) -> Choose:
 def _admitted(
     asked: Asked, store: Store, table: Table, choose: Choose
 ) -> tuple[Sequence[Batch], Sequence[HeldBatch], list[int]]:
-    """Decide on the batches to fetch and to leave, enter the first into the ledger, and return both, with the ids."""
+    """Decide which batches to fetch or skip, enter the former into the ledger, and return both with the ids."""
     with store.reading() as cursor:
         known = known_of(cursor, asked)
         check_table(cursor, asked, store, known)
@@ -256,7 +256,7 @@ def _admitted(
 
 
 def _tasks(board: BatchBoard, to_fetch: Iterable[tuple[Batch, int]], kept: Sequence[HeldBatch]) -> list[Task]:
-    """Put all batches on the board, in date order, and return those that are to be fetched."""
+    """Put all batches on the board, in date order, and return those to be fetched."""
     cells = sorted(
         [(batch, batch_id, "queued", 0) for batch, batch_id in to_fetch]
         + [(Batch(h.from_date, h.to_date), h.batch_id, "skipped", h.rows) for h in kept],
@@ -271,7 +271,7 @@ def _tasks(board: BatchBoard, to_fetch: Iterable[tuple[Batch, int]], kept: Seque
 
 
 def _result(asked: Asked, reader: Reader, board: BatchBoard) -> ExportResult:
-    """Return the result of an export that has ended."""
+    """Return the result of a finished export."""
     p = board.progress()
     rejected = sum(cell.rejected for cell in board.cells())
     return ExportResult(
@@ -300,7 +300,7 @@ def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> 
 
 
 def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportResult:
-    """Run an export in this thread's time: callbacks here, Ctrl-C stops it."""
+    """Run an export in the caller's thread, which runs the callbacks; Ctrl-C stops it."""
     show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
     job = None
     callbacks = Callbacks(show.on_batch)
@@ -341,7 +341,7 @@ def retry_export(
     asked: Asked | None, result: ExportResult, options: RetryOptions, background: bool
 ) -> ExportResult | ExportJob:
     """
-    Fetch what is unmet of a result's days, each batch as it was, on the same database.
+    Fetch the missing days of a result again, in the same batches, into the same database.
 
     Args:
         asked: what the call asked for that made the result; ``None`` for one of ``mpnb.open()``.
@@ -365,7 +365,7 @@ def retry_export(
 
 
 def _asked_of_all(store: Store, reader: Reader) -> Asked:
-    """Return what a call would ask that fetches all of a table that is missing."""
+    """Return the arguments of a call that would fetch everything that a table lacks."""
     with store.reading() as cursor:
         source = ledger.source_of(cursor, reader.table)
         unmet = reader.selection.unmet_ranges(cursor)
@@ -380,7 +380,7 @@ def _asked_of_all(store: Store, reader: Reader) -> Asked:
 
 
 def _asked_again(asked: Asked, given: dict[str, Any]) -> Asked:
-    """Return what was asked, with what ``retry()`` was given in place of it."""
+    """Return the arguments of the original call, overridden by those of ``retry()``."""
     asked = replace(asked, **{"mode": "resume", **given})
     credentials = asked.credentials or Credentials.from_environment()
     return replace(

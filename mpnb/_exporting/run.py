@@ -1,4 +1,4 @@
-"""The threads around an engine, from the moment that it may begin until its result is there."""
+"""The threads around an engine, from its start until the result is available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 class Run(Generic[R]):
     """
-    Run an engine in a thread of its own. Any thread may call any method, if not said otherwise.
+    An engine in a thread of its own. Any thread may call any method, unless it says otherwise.
 
     Args:
         store: the database, open while the engine runs, and closed where no result comes of it.
@@ -55,7 +55,7 @@ class Run(Generic[R]):
 
     def start(self) -> None:
         """
-        Make the threads, which wait for ``begin`` or ``abandon``. In the caller's thread, once.
+        Start the threads, which wait for ``begin`` or ``abandon``. In the caller's thread, once.
 
         Raises:
             RuntimeError: the system has no more threads. ``abandon`` ends those that were made.
@@ -66,11 +66,11 @@ class Run(Generic[R]):
             threading.Thread(target=self._dispatch_all, name="mpnb-callbacks", daemon=True).start()
 
     def begin(self) -> None:
-        """Let it run. In the caller's thread, after ``start``."""
+        """Begin the export. In the caller's thread, after ``start``."""
         self._go.set()
 
     def abandon(self) -> None:
-        """End what ``start`` has made of an export that does not take place. In the caller's thread."""
+        """End the threads that ``start`` has started, because the export does not begin. In the caller's thread."""
         self._abandoned = True
         self._callbacks.end()
         self._go.set()
@@ -103,7 +103,7 @@ class Run(Generic[R]):
 
     def outcome(self, timeout: float | None = None) -> R:
         """
-        Wait for the end and return the result, however it ended.
+        Wait for the end and return the result, whether or not the export succeeded.
 
         Args:
             timeout: seconds, 0 or more; ``None`` for as long as it takes.
@@ -123,12 +123,12 @@ class Run(Generic[R]):
             raise TimeoutError(f"the export has not ended within {seconds:,g} s: it goes on") from None
 
     def awaitable(self) -> asyncio.Future[R]:
-        """Return what the running event loop can wait for. Cancelling it leaves the export running."""
+        """Return an awaitable for the running event loop. Cancelling it leaves the export running."""
         self._check_process()
         return asyncio.shield(asyncio.wrap_future(self._future))
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._future.done()
 
     def cancel(self) -> None:
@@ -138,6 +138,6 @@ class Run(Generic[R]):
             self.engine.cancel()
 
     def _check_process(self) -> None:
-        """Raise ``ClosedError`` in a process that was forked while it ran: it has none of its threads."""
+        """Raise ``ClosedError`` in a process that was forked during the export: its threads are not there."""
         if not self._future.done():
             self._store.check_process()

@@ -1,4 +1,4 @@
-"""Whether an answer is for the days that were asked for, or another request's that came to the wrong address."""
+"""Whether an answer is for the days that were asked for, and not for another request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_for_other_days(
     path: Path, last_line: bytes, from_date: str, to_date: str, *, gzip: bool, is_cancelled: Callable[[], bool]
 ) -> bool:
     """
-    Whether the times of all events lie more than a day outside of what was asked for.
+    Whether the times of all events lie more than a day outside of the days that were asked for.
 
     Of an ordinary answer only the last event is looked at, of one whose last event lies outside all up to the first one
     that does not. Events without a usable time say nothing.
@@ -60,7 +60,7 @@ def is_for_other_days(
 
 
 def _seconds(line: bytes) -> float | None:
-    """Return the time of an event since the epoch, nothing where there is none."""
+    """Return the time of an event in seconds since the epoch, or ``None`` if it has none."""
     try:
         time = float(json.loads(line)["properties"]["time"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):

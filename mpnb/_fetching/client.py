@@ -1,4 +1,4 @@
-"""One request to one verified spool file."""
+"""HTTP requests to Mixpanel, each into one verified spool file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _unpacking = threading.Semaphore(os.cpu_count() or 1)
 
 
 class FetchError(Exception):
-    """A request did not bring a whole body; ``failure`` says how."""
+    """A request did not bring a whole body; ``failure`` says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
@@ -69,7 +69,7 @@ class FetchError(Exception):
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    Hold an answer whose body is still to come.
+    An answer whose body has not been read yet.
 
     Attributes:
         headers: by their names in small letters.
@@ -82,7 +82,7 @@ class Answer:
 
 class Connection:
     """
-    Send one worker's requests, one at a time, each over a connection of its own.
+    The requests of one worker, one at a time, each over a connection of its own.
 
     A connection that is used again costs less, by half a millisecond on loopback; but what an odd server or proxy sends
     after an answer would be taken for the next one, and no check can be sure to see it first.
@@ -98,20 +98,20 @@ class Connection:
 
     @property
     def connecting(self) -> bool:
-        """Whether a connection is being made, which nobody can wake."""
+        """Whether a connection is being made; nothing can interrupt that."""
         return self._wire.connecting
 
     @property
     def sent(self) -> bool:
-        """Whether anything of the latest request left this machine."""
+        """Whether any byte of the latest request left this machine."""
         return self._wire.sent
 
     def abort(self) -> None:
-        """Wake a thread that waits for this connection, and let no new one be made. Any thread may call it."""
+        """Abort the connection, and let no new one be made. Any thread may call it."""
         self._wire.abort()
 
     def close(self) -> None:
-        """Close the connection. The worker's own, or anyone's when the worker has ended."""
+        """Close the connection. Called by its worker, or by any thread once the worker has ended."""
         self._pool.close()
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
@@ -128,7 +128,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _answer(self, request: Request) -> Iterator[Answer]:
-        """Send the request, and follow redirects that stay on the same scheme, host and port: nobody else is asked."""
+        """Send the request, and follow redirects that stay on the same scheme, host and port."""
         target = f"/api/2.0/export?{urlencode(request.params(), quote_via=quote)}"
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(target) as answer:
@@ -152,7 +152,7 @@ class Connection:
             yield Answer(response.status, headers, response.iter_stream)
 
     def _redirected(self, target: str, location: str, status: int) -> str:
-        """Return the target of a redirect, which must be on the server that was asked."""
+        """Return the target of a redirect, which must be on the same server."""
         route = self._route
         try:
             to = urlsplit(urljoin(f"{route.scheme}://{route.host}:{route.port}{target}", location))
@@ -179,7 +179,7 @@ class Connection:
         on_bytes: Callable[[int], object],
     ) -> tuple[Path, Body]:
         """
-        Send a request and keep its body in a spool file.
+        Send a request and write its body to a spool file.
 
         Args:
             spool: takes the body.
@@ -215,14 +215,14 @@ class Connection:
         raise FetchError(why.without(self._hidden()))
 
     def _hidden(self) -> list[str]:
-        """Return all that no text may show: the secret, and the proxy's password."""
+        """Return all texts that must never be shown: the secret, and the proxy's password."""
         logins = [(self._credentials.username, self._credentials.secret)]
         if self._route.proxy and self._route.proxy.auth:
             logins.append(self._route.proxy.auth)
         return [form for login in logins for form in forms_of(*login)]
 
     def _judged(self, error: Exception) -> Failure:
-        """Make a failure of whatever ended a request. Raises what is no fault of the network or the disk."""
+        """Return the failure for an exception of a request. Raises it again if network and disk did not cause it."""
         if isinstance(error, FetchError):
             return error.failure
         if not self._wire.sent:
@@ -301,14 +301,14 @@ def _keep(
 
 
 def _unasked(how: str) -> Failure:
-    """Judge a body in an encoding that was not asked for. The next one would come alike."""
+    """Return the failure for a body in an encoding that was not asked for. The next one would be the same."""
     hint = "Something between here and Mixpanel packs answers anew, a proxy perhaps: go without it, then retry."
     return failure("decode", f"the body comes {how}", http_status=200, retryable=False, hint=hint)
 
 
 def _unframed(answer: Answer, verifier: Verifier) -> Exception:
     """
-    Judge an answer with neither a length nor chunks by how it begins.
+    Return the failure for an answer with neither a length nor chunks, judged by how it begins.
 
     RFC 9112, 8: a body that just ends cannot be told from one that was cut, between two gzip members as between two
     lines. What is no export at all says so all the same.
@@ -326,7 +326,7 @@ def _unframed(answer: Answer, verifier: Verifier) -> Exception:
 
 
 def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:
-    """Gather what arrives to blocks, and tell of it at once."""
+    """Collect received bytes into blocks, and report each arrival at once."""
     pieces: list[bytes] = []
     size = told = 0
     for piece in answer.iter_raw():
@@ -344,7 +344,7 @@ def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable
 
 
 def _from_httpcore(error: Exception) -> Failure:
-    """Map every error of httpcore, once a request was sent, to a kind of failure."""
+    """Return the failure for any httpcore error after a request was sent."""
     text = str(error) or type(error).__name__
     if isinstance(error, TooSlow):
         return failure("timeout", text)

@@ -1,4 +1,4 @@
-"""A batch on its way, and what becomes of it, for whoever writes it."""
+"""A batch while it is fetched, and what the fetching side passes to the writer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Group:
 @dataclass(slots=True, eq=False)
 class Task:
     """
-    A batch that has not ended yet. Its worker owns it, then the writer.
+    A batch that has not ended yet. Owned by its worker, then by the writer.
 
     Attributes:
         index: place on the board.
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A batch that is whole, as a verified spool file, to be written."""
+    """A batch that arrived whole, as a verified spool file, ready to be written."""
 
     task: Task
     path: Path
@@ -60,7 +60,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A batch that failed, to be noted in the ledger. What has arrived of its group is dropped."""
+    """A batch that failed, to be recorded in the ledger. Other batches of its group that have arrived are dropped."""
 
     task: Task
     failure: Failure

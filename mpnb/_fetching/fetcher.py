@@ -1,5 +1,5 @@
 """
-From a batch to a verified file: room in the spool, a slot of the quota, a request, and again where that may help.
+From a batch to a verified file: wait for spool space and quota, send a request, try again if that may help.
 
 ``Fetcher.fetch`` reads from top to bottom. It returns a ``Fetched`` or raises; what that means for the export, the
 engine decides.
@@ -32,30 +32,30 @@ HOUR_FULL_FACTOR = 5.0
 
 
 class Watch(Protocol):
-    """Is told what a batch goes through, in its worker's thread."""
+    """An observer of fetching, called in the worker's thread."""
 
     def is_wanted(self, task: Task) -> bool:
-        """Return whether the batch is still to be fetched: others of its group may have failed meanwhile."""
+        """Whether the batch is still to be fetched: others of its group may have failed meanwhile."""
 
     def waiting(self, task: Task, until: float | None, why: Failure | None = None) -> None:
-        """Hear that the batch waits until then, in seconds since the epoch, and after which failure."""
+        """Called when the batch waits until a time in seconds since the epoch, and after which failure."""
 
     def fetching(self, task: Task) -> None:
-        """Hear that a request begins."""
+        """Called when a request begins."""
 
     def answered(self, task: Task, status: int) -> None:
-        """Hear the HTTP status of the answer."""
+        """Called with the HTTP status of the answer."""
 
     def received(self, task: Task) -> None:
-        """Hear that more bytes have arrived, ``task.size`` so far."""
+        """Called when more bytes have arrived; ``task.size`` is the total so far."""
 
     def tried(self, task: Task, *, sent: bool, why: Failure | None) -> None:
-        """Hear that a request ended, whether any of it left this machine, and how it failed."""
+        """Called when a request ends, with whether any of it left this machine, and how it failed."""
 
 
 class Fetcher:
     """
-    Fetch batches, one at a time in each worker's thread.
+    A fetcher of batches, one at a time in each worker's thread.
 
     Args:
         resource: what is asked for.
@@ -118,7 +118,7 @@ class Fetcher:
         return Fetched(task, kept, body)
 
     def _attempt(self, task: Task, connection: Connection, path: Path) -> tuple[Path, Body]:
-        """Send one request, once the spool and the quota have room for it."""
+        """Send one request, once spool and quota allow it."""
         if not self._watch.is_wanted(task):
             raise Cancelled
         try:
@@ -157,12 +157,12 @@ class Fetcher:
         self._stopping.wait(seconds)
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds that a batch waits by itself: none after a 429, when all of the project wait."""
+        """Return the seconds that this batch alone waits: none after a 429, when all requests of the project wait."""
         why = _failure_of(state)
         return 0.0 if why.kind == "rate_limit" else self._backoff(why, state)
 
     def _backoff(self, why: Failure, state: tenacity.RetryCallState) -> float:
-        """Return the seconds until a next attempt makes sense: what the server asks for, else longer each time."""
+        """Return the seconds until the next attempt: what the server asks for, else a growing backoff."""
         if why.wait is not None:
             return why.wait
         first, factor, longest = BACKOFF_SECONDS, 2.0, MAX_BACKOFF_SECONDS
@@ -174,7 +174,7 @@ class Fetcher:
         return backoff(state) + jitter(state)
 
     def _announce(self, task: Task, state: tenacity.RetryCallState) -> None:
-        """Tell of the wait before the next attempt; after a 429, let all requests of the project wait."""
+        """Report the wait before the next attempt; after a 429, make all requests of the project wait."""
         why = _failure_of(state)
         if why.kind == "rate_limit":
             self._limiter.cool_down(self._backoff(why, state), hour_is_full=why.queries_over > 0)

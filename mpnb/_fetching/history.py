@@ -1,5 +1,5 @@
 """
-When a project was asked: a small file in the user's state folder, so that a quota holds across kernels and restarts.
+When a project was queried: a small file in the user's state folder, so that the quota holds across processes.
 
 It is a help, never a condition. State that is broken, gone, locked or read-only leaves a process with what it knows by
 itself; then, and after a clock was set back, Mixpanel's own 429 is what holds an export back.
@@ -42,7 +42,7 @@ log = logging.getLogger("mpnb")
 @dataclass(frozen=True, slots=True)
 class Times:
     """
-    Hold what is known of a project's requests, in seconds since the epoch.
+    What is known of a project's requests, in seconds since the epoch.
 
     Attributes:
         starts: when requests started, in order.
@@ -58,7 +58,7 @@ class Times:
 
 class History:
     """
-    Keep a project's times in a file that all processes of a user share. One thread at a time.
+    A project's request times, in a file that all processes of a user share. One thread at a time.
 
     Args:
         host: scheme and host of the API.
@@ -73,7 +73,7 @@ class History:
         self._told = False
 
     def read(self) -> Times:
-        """Return what the file holds, nothing where it cannot be read. It takes no lock: files are replaced whole."""
+        """Return what the file holds, or nothing if it cannot be read. Takes no lock: files are replaced atomically."""
         try:
             return _parse((_folder() / self._name).read_bytes())
         except FileNotFoundError:
@@ -84,7 +84,7 @@ class History:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let nobody else write until the end of the block, where that can be had."""
+        """Keep other processes from writing until the end of the block, if the file can be locked."""
         with contextlib.ExitStack() as stack:
             try:
                 if time.monotonic() >= self._skip_until:
@@ -97,7 +97,7 @@ class History:
             yield
 
     def write(self, times: Times) -> None:
-        """Replace the file. Within ``exclusive()``, else what another process writes meanwhile is lost."""
+        """Replace the file. Call it within ``exclusive()``, or what another process writes at the same time is lost."""
         if time.monotonic() < self._skip_until:
             return
         try:
@@ -130,7 +130,7 @@ def _folder() -> Path:
 @functools.cache
 def _given_folder(given: str) -> Path:
     """
-    Return the folder that the variable names, the same one wherever the process goes.
+    Return the folder that the variable names, made absolute once, so that a change of directory does not matter.
 
     Raises:
         PlanError: it is none of this machine.
@@ -139,7 +139,7 @@ def _given_folder(given: str) -> Path:
 
 
 def _parse(data: bytes) -> Times:
-    """Read a file's content. Raises ``ValueError`` where it is none of ours."""
+    """Parse the content of a file. Raises ``ValueError`` if mpnb did not write it."""
     value: Any = json.loads(data)
     if not isinstance(value, dict):
         raise ValueError("the file holds something else")
@@ -165,7 +165,7 @@ def _moment(value: Any) -> float:
 
 
 def _remove_old(folder: Path) -> None:
-    """Delete the files of projects that were not asked for a while: they say nothing any more."""
+    """Delete the files of projects that were not queried for a while: they hold nothing of use any more."""
     for path in folder.glob("quota-*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > OLD_SECONDS:

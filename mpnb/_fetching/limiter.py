@@ -1,4 +1,4 @@
-"""How often Mixpanel may be asked: a quota of a project, and the limiter that holds every request to it."""
+"""The limiter that keeps every request of a project within its quota."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORTH_TELLING = 1.0
 
 class RateLimiter:
     """
-    Hold every request of a project to its quota: a semaphore, a window of a second, and one of an hour.
+    The quota of a project, applied to every request: a semaphore, a window of a second, and one of an hour.
 
     Any thread may call any method. One object serves all exports of a project in this process, and a history what other
     processes of the user start.
@@ -66,7 +66,7 @@ class RateLimiter:
         self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None = None
     ) -> Iterator[float]:
         """
-        Wait for a place in all three, start a request there, and give the place among those in flight back.
+        Wait until all three limits allow a request, and count it as in flight within the block.
 
         Args:
             is_cancelled: looked at whenever ``wake()`` was called.
@@ -88,7 +88,7 @@ class RateLimiter:
                 self._changed.notify_all()
 
     def withdraw(self, start: float) -> None:
-        """Return a slot to the hour: no request left this machine, so that Mixpanel counts none."""
+        """Return a slot to the hour: no request left this machine, so Mixpanel did not count it."""
         with self._changed, self._exclusive():
             self._next_start(self._clock())
             self._withdrawn.add(start)
@@ -126,7 +126,7 @@ class RateLimiter:
         return self._shared.exclusive() if self._shared else nullcontext()
 
     def _note(self, starts: list[float]) -> list[float]:
-        """Add starts, let other processes know, and return them as they were noted. Within ``_exclusive()``."""
+        """Record starts, share them with other processes, and return all known times. Within ``_exclusive()``."""
         noted = []
         for start in starts:
             # Each is a moment of its own: the file's and ours, and those that were withdrawn, are told apart by it.
@@ -141,7 +141,7 @@ class RateLimiter:
         return noted
 
     def _next_start(self, now: float) -> float:
-        """Return the first moment at which neither window nor a cool-down stands in the way."""
+        """Return the earliest time at which both windows and any cool-down allow a request."""
         if self._shared:
             theirs = self._shared.read()
             self._cool_until = max(self._cool_until, theirs.cool_until)
@@ -161,7 +161,7 @@ class RateLimiter:
 
     def cool_down(self, seconds: float, *, hour_is_full: bool = False) -> float:
         """
-        Let no request of the project start for so many seconds, and give the moment at which that ends.
+        Let no request of the project start for some seconds, and return the time at which that ends.
 
         Args:
             hour_is_full: Mixpanel says that the hour is used up. What is missing of it here was then asked by others,
@@ -180,18 +180,18 @@ class RateLimiter:
             return self._cool_until
 
     def left(self) -> int:
-        """Count the requests that the rolling hour still has."""
+        """Return how many requests are left in the rolling hour."""
         with self._changed:
             self._next_start(self._clock())
             return max(0, self.quota.per_hour - len(self._starts))
 
     def in_flight(self) -> int:
-        """Count the requests that are under way."""
+        """Return how many requests are in flight."""
         with self._changed:
             return self._in_flight
 
     def wake(self) -> None:
-        """Make every waiting thread look at its ``is_cancelled`` at once."""
+        """Make every waiting thread check its ``is_cancelled`` at once."""
         with self._changed:
             self._changed.notify_all()
 
@@ -205,7 +205,7 @@ in_child(_limiters.clear)
 
 def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
     """
-    Return the one limiter of a project in this process.
+    Return the limiter of a project, one per process.
 
     Args:
         quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.

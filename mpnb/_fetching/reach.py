@@ -1,4 +1,4 @@
-"""Why Mixpanel was not reached: what stood in the way before a request left this machine, and what to do about it."""
+"""Why Mixpanel could not be reached: what failed before a request left this machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_YET_VALID, EXPIRED, OTHER_NAME = 9, 10, 62
 
 def unreached(error: Exception, wire: Wire, route: Route, *, connect_seconds: float) -> Failure:
     """
-    Judge what kept a request from leaving.
+    Return the failure for what kept a request from being sent.
 
     Args:
         error: what httpcore raised.
@@ -44,7 +44,7 @@ def unreached(error: Exception, wire: Wire, route: Route, *, connect_seconds: fl
 
 
 def _who(wire: Wire, route: Route) -> str:
-    """Name who was asked, and for a proxy which variable says so."""
+    """Return who was contacted, and for a proxy the variable that names it."""
     proxy = route.proxy
     if proxy and (wire.step == "proxy" or wire.peer == proxy.host):
         return f"the proxy {proxy.host}:{proxy.port} of {proxy.variable}"
@@ -52,7 +52,7 @@ def _who(wire: Wire, route: Route) -> str:
 
 
 def _hint(wire: Wire, route: Route, hint: str) -> str:
-    """Return what to do: a proxy that is in the way comes first, and Mixpanel's own address is right."""
+    """Return what to do. A proxy on the way is suspected first; Mixpanel's own address is known to be right."""
     if route.proxy and (wire.step == "proxy" or wire.peer == route.proxy.host):
         return f"Check {route.proxy.variable}, then retry."
     return NETWORK_HINT if hint == ADDRESS_HINT and route.host in MIXPANEL else hint
@@ -80,7 +80,7 @@ def _connecting(cause: BaseException, wire: Wire, route: Route) -> Failure:
 
 
 def _agreeing(cause: BaseException, wire: Wire, route: Route) -> Failure:
-    """Judge what went wrong while TLS was agreed on."""
+    """Return the failure for an error of the TLS handshake."""
     who = _who(wire, route)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return _distrusted(cause, wire, route)
@@ -117,7 +117,7 @@ def _distrusted(cause: ssl.SSLCertVerificationError, wire: Wire, route: Route) -
 
 
 def _asking(cause: BaseException, wire: Wire, route: Route) -> Failure:
-    """Judge how a proxy answered, or did not."""
+    """Return the failure for a proxy that refused or did not answer."""
     assert route.proxy is not None
     who, variable = _who(wire, route), route.proxy.variable
     text = safe_text(str(cause))

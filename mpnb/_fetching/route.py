@@ -1,4 +1,4 @@
-"""The way from here to Mixpanel as the environment names it: the proxy, and the certificates that are trusted."""
+"""The route to Mixpanel that the environment sets: the proxy, and the trusted certificates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """
-    Name a proxy.
+    A proxy.
 
     Attributes:
         variable: of the environment, which names it.
@@ -50,7 +50,7 @@ class Proxy:
 @dataclass(frozen=True, slots=True)
 class Route:
     """
-    Return how a server is reached.
+    How a server is reached.
 
     Attributes:
         scheme, host, port: of the server.
@@ -67,7 +67,7 @@ class Route:
     proxy: Proxy | None
 
     def pool(self, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
-        """Return what makes one connection at a time, each for one request."""
+        """Return a pool that makes one connection at a time, each for one request."""
         # What follows an answer on its connection would be read as the answer to the next request.
         one: Any = {"max_connections": 1, "max_keepalive_connections": 0, "network_backend": backend}
         proxy = self.proxy
@@ -83,7 +83,7 @@ class Route:
 
 def route_to(url: str) -> Route:
     """
-    Find the way to a server, in the caller's thread and before anything else: every request would go by it.
+    Find the route to a server. Called in the caller's thread before anything else, since every request will take it.
 
     The proxy is that of ``HTTPS_PROXY``, else of ``ALL_PROXY``, in capitals or not, else the system's, but for hosts
     that ``NO_PROXY`` names and for this machine. The certificates are those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``,
@@ -133,13 +133,13 @@ def _proxy(scheme: str, host: str, port: int) -> Proxy | None:
 
 
 def _spelled(name: str) -> str:
-    """Return a variable's name as the environment spells it, or whose it is where it is not there."""
+    """Return a variable's name in the case that the environment uses, or words for the system's own setting."""
     spelled = [name] if name in os.environ else [each for each in os.environ if each.lower() == name]
     return spelled[0] if spelled else "the system's proxy setting"
 
 
 def _parse_proxy(variable: str, value: str) -> Proxy:
-    """Read what a variable says. No message repeats it: it may hold a password."""
+    """Parse the value of a proxy variable. No message repeats the value: it may contain a password."""
     scheme, colon, rest = value.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if colon else ("http", scheme)
     if scheme not in PROXY_PORTS:
@@ -174,7 +174,7 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
 
 def _is_exempt(host: str, port: int, exempt: str) -> bool:
     """
-    Whether ``NO_PROXY`` names a host.
+    Whether ``NO_PROXY`` excludes a host.
 
     Tools differ in what they read there. All of it counts here: ``*``, a host with or without its domain's dot or star,
     a port, an address, a network, IPv6 in brackets or without. What nobody can read names no host.
@@ -207,7 +207,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _host(name: str) -> str:
-    """Return a host's name in ASCII letters, as name servers know it."""
+    """Return a host name in ASCII letters (IDNA), as name servers know it."""
     try:
         host = name.rstrip(".").encode("idna").decode().lower()
     except UnicodeError:
@@ -246,7 +246,7 @@ def _trusted(scheme: str) -> tuple[ssl.SSLContext, str]:
 
 
 def _unusable(error: OSError, trust: str, path: str | None) -> str:
-    """Return which variable is at fault where the TLS settings cannot be made."""
+    """Return the variable that is at fault if the TLS settings cannot be made."""
     keys = os.environ.get("SSLKEYLOGFILE")
     if keys and error.filename == keys:
         return f"SSLKEYLOGFILE names {keys}, which cannot be written: {error.strerror}: unset it"
@@ -265,7 +265,7 @@ def _file(variable: str, path: str) -> str:
 
 
 def _folders(variable: str, path: str) -> str:
-    """Return folders, which OpenSSL separates as PATH does. It says nothing where one is not there."""
+    """Return folders, which OpenSSL separates as PATH does. OpenSSL does not report a missing one."""
     if not any(map(os.path.isdir, path.split(os.pathsep))):
         raise PlanError(f"{variable} names {path}, which is no folder: set it to one with certificates, or unset it")
     return path
@@ -274,7 +274,7 @@ def _folders(variable: str, path: str) -> str:
 @lru_cache(maxsize=4)
 def _context(file: str | None, folder: str | None, changed: int, keys: str | None) -> ssl.SSLContext:
     """
-    Load certificates, which takes tenths of a second: once for all exports, until something else is to be loaded.
+    Load certificates. It takes tenths of a second, so all exports share the result until other files are named.
 
     Args:
         changed: when the file changed.

@@ -1,5 +1,5 @@
 """
-Where bodies wait between the network and the table: files of their own, in a folder with a budget.
+The spool: bodies that wait between network and table, in files of their own, in a folder with a budget.
 
 Each export has a folder of its own in the spool folder, held by a file lock for as long as its process lives. The
 system drops that lock when the process dies, however it dies: a folder whose lock can be had is a dead one's.
@@ -45,7 +45,7 @@ class DiskFull(OSError):
 
 class SpoolFolder:
     """
-    Own the spool files of one export and the bytes that they take. Any thread may call any method.
+    The spool files of one export, and the bytes that they take. Any thread may call any method.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -64,13 +64,13 @@ class SpoolFolder:
         self._over_budget: Path | None = None  # the one file that may grow although the budget is spent
 
     def bytes(self) -> int:
-        """Count the bytes that all files take now."""
+        """Return the bytes that all files take now."""
         with self._changed:
             return sum(self._sizes.values())
 
     def wait_for_room(self, is_cancelled: Callable[[], bool], *, at_once: bool = False) -> None:
         """
-        Wait until the budget and the disk have room for one more batch. Called before each request.
+        Wait until budget and disk have room for one more batch. Called before each request.
 
         Args:
             at_once: wait for nothing: what is here waits for this batch.
@@ -94,7 +94,7 @@ class SpoolFolder:
 
     def new_file(self, path: Path) -> BinaryIO:
         """
-        Open a file of the folder for writing that only its owner can read, starting anew where it exists.
+        Open a file of the folder for writing, readable by its owner only; an existing file is truncated.
 
         One open makes it: a second one, which cuts what is there, would have ext4 write it to the disk when it is
         closed. It has a large buffer, since a system call for each block of a verifier would cost twice the CPU.
@@ -124,7 +124,7 @@ class SpoolFolder:
             self._largest = max(self._largest, self._sizes[path])
 
     def spare(self, path: Path, size: int) -> bool:
-        """Charge bytes that can be done without, where they fit, and say so. It never waits."""
+        """Charge bytes that are not essential, if they fit, and return whether they do. Never waits."""
         with self._changed:
             too_large = self._sizes[path] + size > self.max_bytes // COPY_SHARE
             if too_large or sum(self._sizes.values()) + size > self.max_bytes // 2:
@@ -133,14 +133,14 @@ class SpoolFolder:
             return True
 
     def finish(self, path: Path) -> None:
-        """Note that the file will not grow any more: another may go over the budget now."""
+        """Note that the file will not grow any more, so that another may exceed the budget now."""
         with self._changed:
             if self._over_budget == path:
                 self._over_budget = None
             self._changed.notify_all()
 
     def remove(self, path: Path) -> None:
-        """Delete a file and give its bytes back. A file that is gone already is no error."""
+        """Delete a file and return its bytes to the budget. A missing file is no error."""
         with contextlib.suppress(OSError):
             path.unlink()
         with self._changed:
@@ -148,12 +148,12 @@ class SpoolFolder:
         self.finish(path)
 
     def wake(self) -> None:
-        """Make every waiting thread look at its ``is_cancelled`` at once."""
+        """Make every waiting thread check its ``is_cancelled`` at once."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Delete the folder with all that is in it. A second call does nothing."""
+        """Delete the folder and everything in it. A second call does nothing."""
         lock, self._lock = self._lock, None
         if lock is not None:
             _delete(self.path, lock)
@@ -161,7 +161,7 @@ class SpoolFolder:
 
 class PlainCopy:
     """
-    Keep a compressed body unpacked as well, while that fits into the budget.
+    An unpacked copy of a compressed body, kept while the budget has room for it.
 
     The body is unpacked to be verified in any case. DuckDB, which would unpack it a second time at twice the cost and
     in one thread, reads the copy instead: an eighth less CPU an export. A large body stays as it was received: unpacked
@@ -180,7 +180,7 @@ class PlainCopy:
         self._given_up = False
 
     def write(self, block: bytes) -> None:
-        """Add plain bytes, or give the copy up where there is no room for them."""
+        """Add plain bytes, or give up the copy if there is no room for them."""
         if self._given_up:
             return
         try:
@@ -194,7 +194,7 @@ class PlainCopy:
         self._give_up()
 
     def keep(self) -> bool:
-        """Finish the copy, and say whether there is one."""
+        """Finish the copy, and return whether it was kept."""
         if self._file is None:
             return False
         try:
@@ -220,7 +220,7 @@ class PlainCopy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Delete what is not kept."""
+        """Delete the copy unless it was kept."""
         self._give_up()
 
 
@@ -232,7 +232,7 @@ class PlainCopy:
 
 
 def _claim(parent: Path, name: str) -> tuple[Path, int]:
-    """Make a folder and hold its lock. Another process may take it for a dead one's in between: then try the next."""
+    """Make a folder and lock it. Another process may delete it as a dead one in between: then try the next name."""
     for attempt in range(100):
         path = parent / f"{_PREFIX}{name}-{attempt}"
         with contextlib.suppress(FileNotFoundError, FileExistsError, BlockingIOError):
@@ -242,7 +242,7 @@ def _claim(parent: Path, name: str) -> tuple[Path, int]:
 
 
 def _remove_dead(parent: Path) -> None:
-    """Delete the spools of processes that died: whatever they held was not committed and is fetched again."""
+    """Delete the spools of processes that died: what they held was not committed and is fetched again."""
     for folder in parent.glob(f"{_PREFIX}*"):
         # What cannot be had or deleted is left: it is alive, or not ours.
         with contextlib.suppress(OSError):
@@ -258,7 +258,7 @@ def _remove_dead(parent: Path) -> None:
 
 def _locked(path: Path, flags: int = 0) -> int:
     """
-    Open a lock's file and hold the lock.
+    Open a lock file and take its lock.
 
     Raises:
         BlockingIOError: somebody else holds it.
@@ -280,7 +280,7 @@ def _locked(path: Path, flags: int = 0) -> int:
 
 
 def _lock(file: int) -> None:
-    """Take the lock of an open file, which goes with the process at the latest. Raises ``BlockingIOError``."""
+    """Lock an open file; the lock ends with the process at the latest. Raises ``BlockingIOError``."""
     if sys.platform == "win32":
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -291,7 +291,7 @@ def _lock(file: int) -> None:
 
 
 def _delete(folder: Path, lock: int) -> None:
-    """Delete a folder whose lock is held, as far as that can be done, and let go of the lock."""
+    """Delete a folder whose lock is held, as far as possible, and release the lock."""
     try:
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(folder)):
@@ -313,5 +313,5 @@ def _delete(folder: Path, lock: int) -> None:
 
 
 def _is_own(status: os.stat_result, kind: int) -> bool:
-    """Whether it is of that kind, which no link is, and this user's."""
+    """Whether a path is of that kind, no link, and owned by this user."""
     return stat.S_IFMT(status.st_mode) == kind and (sys.platform == "win32" or status.st_uid == os.getuid())

@@ -1,5 +1,5 @@
 """
-Whether a body is whole: every gzip member to its trailer, every line counted, and the last line closed.
+Whether a body is whole: every gzip member up to its trailer, every line counted, the last line complete.
 
 httpx's own decoder stops after the first gzip member, accepts a stream that ends before its trailer, and DuckDB does
 not look at the checksum: so the bytes are judged here, as they arrive, and kept as they came.
@@ -43,7 +43,7 @@ WORDS = 64 << 10
 
 
 def _key(name: bytes) -> bytes:
-    r"""Return a pattern for a key of a JSON object, each letter as it is or as \uXXXX."""
+    r"""Return a pattern for a key of a JSON object, with each letter plain or as \uXXXX."""
     return b"".join(b"(?:%c|\\\\u00%02x)" % (letter, letter) for letter in name)
 
 
@@ -69,7 +69,7 @@ class BodyError(Exception):
 
 class NoExport(Exception):
     """
-    The body is no export at all: none of its lines is anything like an event.
+    The body is not an export: no line of it looks like an event.
 
     Attributes:
         words: its first kilobytes, decompressed.
@@ -83,7 +83,7 @@ class NoExport(Exception):
 @dataclass(frozen=True, slots=True)
 class Body:
     """
-    Describe a body that is whole.
+    A body that is whole.
 
     Attributes:
         gzip: whether what is kept of it is compressed.
@@ -100,7 +100,7 @@ class Body:
 
 class Verifier:
     """
-    Judge a body while it arrives. One thread at a time.
+    A verifier that checks a body while it arrives. One thread at a time.
 
     Args:
         gzip: whether it comes compressed.
@@ -121,7 +121,7 @@ class Verifier:
 
     def feed(self, data: bytes) -> None:
         """
-        Take the next bytes as received.
+        Check the next bytes as received.
 
         Raises:
             BodyError: they cannot belong to a whole body (kind ``"decode"``).
@@ -143,7 +143,7 @@ class Verifier:
                 piece = self._feed_member(piece)
 
     def _feed_member(self, data: bytes) -> bytes:
-        """Decompress until the input or the member ends, block by block, and give the input that is left."""
+        """Decompress block by block until the input or the gzip member ends, and return the input that is left."""
         while True:
             try:
                 block = self._inflate.decompress(data, BLOCK)
@@ -182,7 +182,7 @@ class Verifier:
         self._tail = tail
 
     def _measure_lines(self, block: bytes) -> None:
-        """Refuse a line that is too long, wherever blocks divide it: no block is as long as such a line."""
+        """Raise for a line that is too long, even if it spans several blocks; each block is shorter than that limit."""
         first = block.find(b"\n")
         size = self._open + (first if first >= 0 else len(block))
         if size > MAX_LINE:
@@ -190,7 +190,7 @@ class Verifier:
         self._open = len(block) - block.rfind(b"\n") - 1 if first >= 0 else size
 
     def _look_for_events(self, block: bytes, words: bytes) -> None:
-        """Look for a line that is like an event: in an export it is the first of all, and no more is looked at."""
+        """Look for a line that looks like an event. In an export that is the first line, and the search ends there."""
         # Of a line that is longer than words are, the beginning was looked at before: at 1, ^ is a line end's alone.
         is_short = len(self._tail) < WORDS
         looked_at = self._tail + block if is_short else block
@@ -205,12 +205,12 @@ class Verifier:
 
     @property
     def words(self) -> bytes | None:
-        """Return how the body begins, ``None`` where any line of it is like an event."""
+        """Return how the body begins, or ``None`` if any line of it looks like an event."""
         return self._words
 
     def finish(self) -> Body:
         """
-        Judge the whole body, once its transfer has ended as HTTP says it must.
+        Check the body as a whole, once its transfer has ended as HTTP requires.
 
         Raises:
             BodyError: it ends too early (kind ``"truncated"``).
@@ -234,7 +234,7 @@ class Verifier:
 
 
 def ended_early(line: bytes) -> str | None:
-    """Return how a line ends an export before its end: by Mixpanel's marker, or an error. None for any other line."""
+    """Return why a line means that the export ended early: Mixpanel's marker, or an error. None for any other line."""
     text = _bare(line)
     if _is_marker(text):
         return f"Mixpanel ended the export early: {_shown(text[:80])!r}"
@@ -256,7 +256,7 @@ def _is_marker(text: bytes) -> bool:
 
 
 def _is_error(text: bytes) -> bool:
-    """Whether an object tells of an error in place of an event: ``{"request": …, "error": …}``, in any order."""
+    """Whether an object reports an error instead of an event: ``{"request": …, "error": …}``, in any order."""
     return (
         text.startswith(b"{")
         and len(text) <= WORDS
@@ -266,7 +266,7 @@ def _is_error(text: bytes) -> bool:
 
 
 def _is_closed(text: bytes) -> bool:
-    """Whether a text that begins an object also ends it. No JSON is judged: it only says that nothing was cut off."""
+    """Whether a text that begins a JSON object also ends it. It checks only for truncation, not for valid JSON."""
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     parts = text.split(b'"')  # every other one is within quotes
     outside = b"".join(parts[::2])

@@ -1,4 +1,4 @@
-"""The bytes of one connection after another: how far each got, how fast it is, and how it is cut from elsewhere."""
+"""The TCP connections of a worker: bytes sent, speed, and how another thread aborts them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Step = Literal["connect", "tls", "proxy", "send"]
 
 
 class TooSlow(httpcore.ReadTimeout):
-    """What arrives is less than the least speed."""
+    """Bytes arrive more slowly than the least speed."""
 
 
 class Wire(httpcore.NetworkBackend):
     """
-    Make the connections of one worker, one at a time.
+    The connections of one worker, one at a time.
 
     All methods are the worker's, but for ``abort`` and ``connecting``, which any thread may call.
 
@@ -67,7 +67,7 @@ class Wire(httpcore.NetworkBackend):
 
     def abort(self) -> None:
         """
-        Wake a thread that waits for this connection, and let no new one be made. Any thread may call it.
+        Abort the connection, and let no new one be made. Any thread may call it.
 
         To close a socket does not wake its reader; to shut it down does. ``socket.socket.shutdown`` and not the TLS
         socket's own: that would take the session away from under the reader.
@@ -94,7 +94,7 @@ class Wire(httpcore.NetworkBackend):
     def start_tls(
         self, stream: httpcore.NetworkStream, tls: ssl.SSLContext, host: str | None, timeout: float | None
     ) -> httpcore.NetworkStream:
-        """Make a connection a private one, for its stream."""
+        """Start TLS on a connection, for its stream."""
         self.step, self.peer = "tls", host or self.peer
         return self._connected(lambda: stream.start_tls(tls, host, timeout))
 
@@ -139,7 +139,7 @@ class Wire(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """Lead what httpcore does with a connection to its wire."""
+    """A network stream for httpcore that passes everything to its wire."""
 
     def __init__(self, wire: Wire, stream: httpcore.NetworkStream) -> None:
         self._wire = wire

@@ -1,4 +1,4 @@
-"""Mixpanel's raw event export: the request, what a line of its answer must be, and the row that a line becomes."""
+"""Mixpanel's raw event export: the request, what counts as an event, and the row that an event becomes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS: Columns = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for one date range: the query parameters of ``GET /api/2.0/export``."""
+    """One request for a range of days: the query parameters of ``GET /api/2.0/export``."""
 
     from_date: str
     to_date: str
@@ -33,7 +33,7 @@ class Request:
     where: str | None
 
     def params(self) -> dict[str, str]:
-        """Return the parameters as Mixpanel wants them: ``event`` is a JSON array in text."""
+        """Return the parameters in Mixpanel's format: ``event`` is a JSON array as text."""
         params = {"from_date": self.from_date, "to_date": self.to_date, "project_id": self.project_id}
         if self.events is not None:
             params["event"] = json.dumps(list(self.events))

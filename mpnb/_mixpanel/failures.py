@@ -1,4 +1,4 @@
-"""What can go wrong with a batch: its kind, whether it is worth another attempt, and what to do about it."""
+"""Failures of a batch: their kinds, whether another attempt makes sense, and what to do about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "
 @dataclass(frozen=True, slots=True)
 class Failure:
     """
-    Return what went wrong with a batch.
+    What went wrong with a batch.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -51,12 +51,12 @@ class Failure:
     once_more: bool = False
 
     def __str__(self) -> str:
-        """Return it as one line."""
+        """Return the failure as one line."""
         status = f"HTTP {self.http_status}: " if self.http_status else ""
         return f"{status}{self.message}"
 
     def without(self, secrets: Iterable[str]) -> Failure:
-        """Return it with a message that is safe to show: see ``safe_text``."""
+        """Return the failure with a message that is safe to show: see ``safe_text``."""
         return replace(self, message=safe_text(self.message, secrets))
 
 
@@ -93,7 +93,7 @@ STATUS_WORDS = tuple(
 
 
 def failure(kind: str, message: str, **more: object) -> Failure:
-    """Make a failure with the usual hint of its kind."""
+    """Return a failure with the usual hint of its kind."""
     return Failure(kind, message, **{"hint": HINTS[kind], **more})  # type: ignore[arg-type]
 
 
@@ -101,7 +101,7 @@ def from_answer(
     status: int, body: bytes, retry_after: str | None, *, where: str | None, asks_for_today: bool, now: float
 ) -> Failure:
     """
-    Judge an answer that is not an export: by its status, and a 200 by its words.
+    Return the failure for an answer that is not an export, by its status, or for a 200 by its words.
 
     Args:
         body: its first kilobytes, decompressed.
@@ -156,12 +156,12 @@ def from_answer(
 
 
 def _speaks_of(where: str, message: str) -> bool:
-    """Whether a message is about the filter: it calls it by name, or says it back."""
+    """Whether a message is about the filter: it names it or quotes it."""
     return ABOUT_FILTER.search(message) is not None or (len(where) >= 8 and where in message)
 
 
 def _status_meant(message: str, body: bytes) -> int | None:
-    """Return the status that the words of a 200 stand for, ``None`` where they are nothing that Mixpanel says."""
+    """Return the status that the words of a 200 stand for, or ``None`` if Mixpanel never says them."""
     error = _object_in(body).get("error")
     is_page = body.lstrip().startswith(b"<")  # somebody's, whatever it says
     for status, words in STATUS_WORDS if error else STATUS_WORDS[:2]:
@@ -172,7 +172,7 @@ def _status_meant(message: str, body: bytes) -> int | None:
 
 
 def from_os_error(error: OSError) -> Failure:
-    """Judge what the system says when a spool file is to be written. The next batch would meet the same."""
+    """Return the failure for a spool file that cannot be written. The next batch would fail alike."""
     hints = {
         errno.EMFILE: "Raise the limit of open files (ulimit -n), or pass fewer workers=, then retry.",
         errno.ENOENT: "The spool folder was deleted meanwhile: retry, which makes it anew.",
@@ -184,7 +184,7 @@ def from_os_error(error: OSError) -> Failure:
 
 
 def error_text(body: bytes) -> str:
-    """Take the message out of an error body, which is JSON with ``error`` or plain text, as one short safe line."""
+    """Return the message of an error body, which is JSON with ``error`` or plain text, as one short safe line."""
     value = _object_in(body)
     text = body.decode("utf-8-sig", errors="replace")
     text = next((v for key in ("error", "message") if isinstance(v := value.get(key), str) and v), text)
@@ -193,7 +193,7 @@ def error_text(body: bytes) -> str:
 
 
 def _object_in(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body is, an empty one where it is none."""
+    """Return the JSON object in a body, or an empty one if the body is anything else."""
     try:
         value = json.loads(body.decode("utf-8-sig", errors="replace"))
     except (ValueError, RecursionError):
@@ -202,14 +202,14 @@ def _object_in(body: bytes) -> dict[str, Any]:
 
 
 def _page_text(page: str) -> str:
-    """Return the words of an HTML page, which may be cut anywhere, without its styles, scripts and comments."""
+    """Return the words of an HTML page, which may be cut anywhere, without styles, scripts and comments."""
     page = re.sub(r"<!--.*?(-->|$)", " ", page, flags=re.DOTALL)
     page = re.sub(r"<(style|script|svg)\b.*?(</\1\s*>|$)", " ", page, flags=re.DOTALL | re.IGNORECASE)
     return html.unescape(re.sub(r"<[^<>]*(>|$)", " ", page))
 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:
-    """Read ``Retry-After``: seconds or an HTTP date (RFC 9110, 10.2.3). More than two hours is taken for two."""
+    """Parse ``Retry-After``: seconds or an HTTP date (RFC 9110, 10.2.3), capped at two hours."""
     if not retry_after:
         return None
     try:
@@ -225,6 +225,6 @@ def _seconds(retry_after: str | None, now: float) -> float | None:
 
 
 def _queries_over(message: str) -> int:
-    """Count from ``61/60 queries running in the last hour`` how many must leave that hour before one may start."""
+    """Return how many queries must leave the rolling hour before one may start, from ``61/60 queries running in …``."""
     match = re.search(r"(\d{1,9})/(\d{1,9}) queries running in the last hour", message)
     return max(0, int(match[1]) - int(match[2]) + 1) if match else 0

@@ -1,4 +1,4 @@
-"""Batches: ranges of days that are fetched, kept and replaced whole."""
+"""Batches: ranges of days that are fetched, kept and replaced as a whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_CHUNK_DAYS = 100
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    Hold one date range of an export: one request, one ledger row, there whole or not at all.
+    One range of days of an export: one request and one ledger row. It is stored as a whole or not at all.
 
     Attributes:
         from_date, to_date: first and last day, both inclusive.
@@ -32,29 +32,29 @@ class Batch:
 
     @property
     def days(self) -> int:
-        """Count the days, 1 or more."""
+        """Return the number of days, 1 or more."""
         return (self.to_date - self.from_date).days + 1
 
     @property
     def most_parts(self) -> int:
-        """Return how many batches it can be split into at most, 1 where it cannot."""
+        """Return how many batches it can be split into at most; 1 if it cannot be split."""
         return self.days
 
     @property
     def key(self) -> str:
-        """Return what tells it from all others of its table, in the order of time."""
+        """Return what identifies it among the batches of its table; keys sort by time."""
         return f"{self.from_date}/{self.to_date}"
 
     @property
     def label(self) -> str:
-        """Return what people read: its day, or its first and last."""
+        """Return its name in displays: its day, or its first and last day."""
         return text.days(self.from_date, self.to_date)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBatch:
     """
-    Hold a batch that the ledger has: its days are in the table, whole.
+    A batch that the ledger holds: its days are in the table, complete.
 
     Attributes:
         rows: as many as the table has of it.
@@ -71,14 +71,14 @@ class HeldBatch:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it had rows, and none is left."""
+        """Whether it had rows and none of them is left."""
         return self.lost > 0 and self.rows == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
     """
-    Know which days have ended, and which have all their events.
+    Which days have ended, and which have all their events.
 
     Mobile events come up to five days late: https://docs.mixpanel.com/docs/tracking-best-practices/hot-shard-limits
 
@@ -95,11 +95,11 @@ class Calendar:
 
     @property
     def today(self) -> date:
-        """Return the day that it is in the project."""
+        """Return the current day in the project."""
         return (self.now - self.lag).date()
 
     def is_settled(self, day: date) -> bool:
-        """Whether a day has all its events now."""
+        """Whether a day has all its events by now."""
         return self._settled_at(day) <= self.now
 
     def is_provisional(self, held: HeldBatch, day: date) -> bool:
@@ -109,7 +109,7 @@ class Calendar:
 
     def is_due(self, held: HeldBatch) -> bool:
         """
-        Whether an export that asks for a day of a batch fetches the batch again.
+        Whether an export that covers a day of this batch fetches the batch again.
 
         A batch is replaced whole, so it is due once: when the late days of its last day are over. It is due at once
         where its last day had not ended, for which that day has a batch of its own.
@@ -121,7 +121,7 @@ class Calendar:
         )
 
     def are_apart(self, earlier: Batch, later: Batch) -> bool:
-        """Whether neighbours have a batch each: else one would be fetched again because of the other."""
+        """Whether two adjacent batches must not be merged: else one would be fetched again because of the other."""
         is_last_time = bool(earlier.replaces) and self.is_settled(earlier.to_date)
         return later.to_date >= self.today or (is_last_time and not self.is_settled(later.to_date))
 
@@ -170,7 +170,7 @@ def make_batches(
     are_apart: Callable[[Batch, Batch], bool] = lambda earlier, later: False,
 ) -> tuple[list[Batch], list[HeldBatch]]:
     """
-    Decide which days to fetch, in which batches, and which of the ledger's batches to leave.
+    Decide which days to fetch, in which batches, and which of the ledger's batches to keep.
 
     A batch of the ledger is replaced whole and by one batch alone, so that no day is ever gone: it is an atom here,
     as a day that the ledger does not hold is. Neighbouring atoms share a batch up to ``chunk_days`` days.
@@ -208,7 +208,7 @@ def make_batches(
 
 
 def overlapping(held: Iterable[HeldBatch], batches: Iterable[Batch]) -> list[HeldBatch]:
-    """Return those that have a day in common with a batch that is to be fetched."""
+    """Return the batches that share a day with a batch to be fetched."""
     days = _days_in((batch.from_date, batch.to_date) for batch in batches)
     return [h for h in held if _has(h, days)]
 
@@ -216,7 +216,7 @@ def overlapping(held: Iterable[HeldBatch], batches: Iterable[Batch]) -> list[Hel
 def losses(
     table: str, batches: Iterable[Batch], kept: Iterable[HeldBatch], gone: Iterable[HeldBatch]
 ) -> tuple[str, ...]:
-    """Return sentences on rows that a table has lost: of batches that are fetched again, and of those that stay."""
+    """Return sentences on vanished rows: of batches that are fetched again, and of batches that are kept."""
     found = []
     if again := overlapping(gone, batches):
         found.append(
@@ -232,7 +232,7 @@ def losses(
 
 
 def ranges_of(batches: Iterable[Batch | HeldBatch]) -> tuple[tuple[date, date], ...]:
-    """Return the days of batches in date order as ranges, those of neighbours as one."""
+    """Return the days of batches, in date order, as ranges; adjacent ones are merged."""
     ranges: list[tuple[date, date]] = []
     for batch in batches:
         if ranges and ranges[-1][1] + DAY == batch.from_date:

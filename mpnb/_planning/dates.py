@@ -1,4 +1,4 @@
-"""Days: read from what people write, and shown as ranges."""
+"""Days: parsed from user input, and shown as ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_DAY = date(2009, 1, 1)
 
 def parse_date(value: date | str, *, name: str = "date", now: date | None = None) -> date:
     """
-    Read a day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``, all in UTC.
+    Parse a day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``, all in UTC.
 
     A ``datetime``, a pandas ``Timestamp`` and a ``numpy.datetime64`` at midnight, in UTC or without a zone, are days.
 
@@ -47,7 +47,7 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
 
 
 def in_words(ranges: Sequence[tuple[date, date]]) -> str:
-    """Write ranges of days, the first few of them."""
+    """Return ranges of days as text, the first few of them."""
     shown = ", ".join(str(a) if a == b else f"{a} – {b}" for a, b in ranges[:SHOWN_RANGES])
     return shown + (f" and {len(ranges) - SHOWN_RANGES:,} more ranges" if len(ranges) > SHOWN_RANGES else "")
 

@@ -1,4 +1,4 @@
-"""What is asked of an export, checked before anything else happens."""
+"""The arguments of an export, checked before anything else happens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODES = ("resume", "refresh", "new")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Hold what a call asks for, checked."""
+    """The checked arguments of a call."""
 
     from_date: date
     to_date: date
@@ -71,7 +71,7 @@ def check(
     needs_credentials: bool = True,
 ) -> Asked:
     """
-    Check the arguments of ``export``, which tells what each may be.
+    Check the arguments of ``export``, whose docstring has the rules.
 
     Raises:
         PlanError: an argument is out of its range or of another type.
@@ -123,7 +123,7 @@ def check_helpers(
     *, on_batch: object = None, credentials: object = None, quota: object = None, spool: object = None
 ) -> None:
     """
-    Check what is passed as an object of its own kind, or as ``None``.
+    Check arguments that are objects of mpnb's own classes, or ``None``.
 
     Raises:
         PlanError: it is of another kind.
@@ -145,7 +145,7 @@ SHOWN_NAMES = 8
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the events of a table come from: a table has exactly one source."""
+    """The source of a table's events; a table has exactly one."""
 
     project_id: str
     events: tuple[str, ...] | None = None
@@ -153,29 +153,29 @@ class Source:
 
     @property
     def event_filter(self) -> str | None:
-        """Return the events as the ledger keeps them: a JSON array in order, ``None`` for all."""
+        """Return the event names in the ledger's form: a sorted JSON array, ``None`` for all events."""
         return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
 
     def is_same(self, other: Source) -> bool:
-        """Return whether both ask for the same, in whatever order the events are named."""
+        """Whether both are the same source, in whatever order the events are named."""
         mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
         return mine == others
 
     def filter_in_words(self) -> str:
-        """Return which of a project's events they are."""
+        """Return the filter in words."""
         names = sorted(self.events or ())
         more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
         events = f"events {', '.join(map(brief, names[:SHOWN_NAMES]))}{more}" if names else "all events"
         return events + (f", where {safe_text(self.where)}" if self.where else "")
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the source in words."""
         return f"project {self.project_id}, {self.filter_in_words()}"
 
 
 def check_table_name(table: object) -> str:
     """
-    Return back a name that a table of events may have.
+    Return a valid name of an events table. Raises ``PlanError`` for any other.
 
     Raises:
         TableError: it is empty, no text, or one of mpnb's own.

@@ -1,4 +1,4 @@
-"""What is asked of Mixpanel: from a batch to its request, what its lines must be, and the rows that they become."""
+"""What is requested from Mixpanel: the request for a batch, what counts as a record, the rows that records become."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mpnb._planning.request import Source
 
 class Resource(Protocol):
     """
-    One kind of record. ``tests/contracts`` holds what every implementation must do.
+    One kind of record. ``tests/contracts`` tests what every implementation must do.
 
     Attributes:
         source: whose records they are. A table has one source alone.
@@ -34,11 +34,11 @@ class Resource(Protocol):
     def keys(self) -> tuple[str, str]: ...
 
     def request(self, batch: Batch) -> Request:
-        """Return the request that brings a batch."""
+        """Return the request for a batch."""
 
     def parts(self, batch: Batch, held: Sequence[HeldBatch]) -> tuple[list[Batch], bool]:
         """
-        Return what a batch that is too large is fetched as instead.
+        Return the smaller batches that replace a batch which is too large.
 
         Args:
             held: what the table holds of it.
@@ -64,7 +64,7 @@ class Events:
 
     @property
     def keys(self) -> tuple[str, str]:
-        """Return the keys of an event's line."""
+        """Return the JSON keys of an event's line."""
         return export_api.KEYS
 
     def request(self, batch: Batch) -> Request:
@@ -75,7 +75,7 @@ class Events:
 
     def parts(self, batch: Batch, held: Sequence[HeldBatch]) -> tuple[list[Batch], bool]:
         """
-        Return its days. A batch of the ledger is replaced whole, so that its days stay together.
+        Return one batch a day. A batch that replaces one of the ledger is split as a group, which lands as a whole.
 
         Where one such batch is all there is, it is too large by itself: its days are fetched one by one, and replace it
         together.
@@ -89,5 +89,5 @@ class Events:
         return [first, *(Batch(day, day) for day in rest)], True
 
     def rows(self, lines: str) -> str:
-        """Return the SELECT that makes events of lines."""
+        """Return the SELECT that turns lines into events."""
         return export_api.rows(lines)

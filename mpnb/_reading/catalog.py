@@ -1,4 +1,4 @@
-"""The catalog: what properties events have, which column holds each, and what is in it."""
+"""The catalog: the properties of events, the column of each, and what is in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
 
 def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
-    """Return one row a property of an event, as ``ExportResult.catalog()`` describes."""
+    """Return one row per property of an event, as ``ExportResult.catalog()`` describes."""
     import pyarrow as pa
 
     check_flags(materialize=materialize)
@@ -65,7 +65,7 @@ def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materi
 
 
 def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
-    """Return what was seen in the events of the result alone: of some batches it has not all rows."""
+    """Return what occurs in the events of this result alone, which has only some rows of some batches."""
     inside = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.inside}"))
     across = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0"))
     some, _ = scan_event(cursor, selection.table, found.event, across, rows=selection.in_days)

@@ -1,4 +1,4 @@
-"""Typed events as one query: of one name or of several, some columns or all, with duplicates or without."""
+"""Typed events as one query: one name or several, some columns or all, with or without duplicates."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def event_query(
 
 
 def rows_condition(reader: Reader) -> str:
-    """Return the condition for the rows that a result has now, which fails once one of their batches was replaced."""
+    """Return the condition for the rows that a result has now; reading fails once one of their batches was replaced."""
     selection = reader.selection
     with reader.store.reading() as cursor:
         inside, across = (

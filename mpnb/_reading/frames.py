@@ -33,7 +33,7 @@ STAND_INS = {"HUGEINT": "DECIMAL(38, 0)", "JSON": "VARCHAR"}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Hold the options of ``event()``, which all take that read typed events."""
+    """The options of ``event()``, shared by all functions that read typed events."""
 
     columns: Iterable[str] | None = None
     deduplicated: bool = False
@@ -113,7 +113,7 @@ def _may_write(cursor: DuckDBPyConnection, query: str) -> None:
 @contextlib.contextmanager
 def _private(folder: Path) -> Iterator[Path]:
     """
-    Lend a folder within this one, and put its files into this one at the end.
+    Lend a temporary folder within this one, and move its files into this one at the end.
 
     DuckDB makes files that all can read whom the umask lets: nobody else enters the folder in which it makes these, and
     they leave it as their owner's alone. What fails midway leaves none.
@@ -137,7 +137,7 @@ def _relation(reader: Reader, events: Events, options: Options) -> DuckDBPyRelat
 
 
 def _query(reader: Reader, events: str | Iterable[str] | None, options: Options) -> str:
-    """Return the query for typed events, or for all as exported; columns of all are typed as well."""
+    """Return the query for typed events, or for all events as exported; a choice of their columns is typed too."""
     given: dict[str, Any] = {
         "columns": options.columns,
         "deduplicated": options.deduplicated,
@@ -171,7 +171,7 @@ def _arrow(relation: DuckDBPyRelation) -> Any:
 
 
 def _series(column: Any, huge: bool) -> Any:
-    """Turn an Arrow column into what a pandas DataFrame takes, without a detour through floats."""
+    """Convert an Arrow column to what a pandas DataFrame takes, without a detour through floats."""
     import pandas
     import pyarrow
 

@@ -46,7 +46,7 @@ LEAST_SHARE = 0.05
 @dataclass(frozen=True, slots=True)
 class TimeOffset:
     """
-    Return how far ``time`` is from UTC, or that it cannot be told.
+    How far ``time`` is from UTC, if the events show it.
 
     Attributes:
         shares: each offset in quarters of an hour, with its share of the votes; in zones with summer time two, an hour
@@ -61,28 +61,28 @@ class TimeOffset:
 
     @property
     def is_known(self) -> bool:
-        """Whether the events tell."""
+        """Whether the events show the offset."""
         return bool(self.shares)
 
     @property
     def is_local(self) -> bool:
-        """Whether ``time`` is a wall clock and not UTC, at least in a part of the year."""
+        """Whether ``time`` is local time and not UTC, at least for a part of the year."""
         return any(quarters for quarters, _ in self.shares)
 
     @property
     def lag(self) -> timedelta:
-        """Return how long after midnight in UTC the project's day ends, at the latest; 0 where it ends sooner."""
+        """Return the greatest delay after midnight in UTC at which the project's day ends; 0 if it ends earlier."""
         return timedelta(minutes=15 * max(0, *(-quarters for quarters, _ in self.shares), 0))
 
     def why_unknown(self) -> str:
-        """Return in one clause why nothing can be told."""
+        """Return in one clause why the offset is unknown."""
         if self.arrivals:
             return "they arrived long after they happened, each at its own delay, as imports do"
         return "none of them says when it arrived ($mp_api_timestamp_ms or mp_processing_time_ms)"
 
 
 def time_offset(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> TimeOffset:
-    """Find out how far ``time`` is from UTC in some batches."""
+    """Return how far ``time`` is from UTC in some batches."""
     rows = sum(batch.rows for batch in batches)
     if not rows:
         return TimeOffset()
@@ -91,7 +91,7 @@ def time_offset(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBa
 
 
 def day_lag(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> timedelta:
-    """Return the lag of ``TimeOffset`` by the latest of some batches, in date order: a look that costs little."""
+    """Return the lag of ``TimeOffset``, from the latest of some batches in date order: a cheap check."""
     latest = [batch for batch in batches if batch.rows][-LATEST:]
     if not latest or columns_of(cursor, table) != list(COLUMNS):
         return timedelta(0)
@@ -156,7 +156,7 @@ def _judged(rows: Sequence[tuple[int, int | None, int, int, int]]) -> TimeOffset
 
 
 def _winner(votes: dict[int, int]) -> int | None:
-    """Return the offset of a day, ``None`` where the votes do not agree."""
+    """Return the offset of a day, ``None`` if the votes disagree."""
     total = sum(votes.values())
     if votes.get(0, 0) >= LEAST_UTC * total:
         return 0

@@ -1,5 +1,5 @@
 """
-What occurs in the properties of an event, the types that hold all of it, and the columns that follow.
+What occurs in the properties of an event, the types that hold all of it, and the resulting columns.
 
 A scan counts, for each property and batch, the kinds of values. The type of a property is a function of the set of
 its kinds, so that batches are scanned once, and what they hold is merged by adding up. No type rounds, cuts or nulls a
@@ -68,7 +68,7 @@ REPEATED = "repeated"
 
 
 class Seen(NamedTuple):
-    """Count the values of one kind at one place of one batch. ``keys`` are an object's, as JSON, in order."""
+    """The number of values of one kind in one place of one batch. ``keys`` are an object's, as JSON, in order."""
 
     batch_id: int
     path: Path
@@ -79,7 +79,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Return which column holds a property. A fixed one is there whether or not the property is."""
+    """The column of a property. A fixed column exists whether or not the property does."""
 
     property: str
     name: str
@@ -91,13 +91,13 @@ class Column:
 
 
 def names_query(table: str) -> str:
-    """Return the query for ``batch_id``, the names of all properties, and how often each occurs, in a table of rows."""
+    """Return the query for ``batch_id``, the names of all properties, and how often each occurs in a table of rows."""
     names = f"SELECT batch_id, unnest(json_keys(properties)) AS name FROM {table}"
     return f"SELECT batch_id, {exact('name')} AS name, count(*) FROM ({names}) GROUP BY ALL"
 
 
 def repeated_query(table: str) -> str:
-    """Return the query for ``batch_id``, the names that some event has twice or more, and how many events do."""
+    """Return the query for ``batch_id``, the names that occur twice or more in one event, and in how many events."""
     names = f"SELECT batch_id, rowid AS event, unnest(json_keys(properties)) AS name FROM {table}"
     names = f"SELECT batch_id, event, {exact('name')} AS name FROM ({names})"
     twice = f"SELECT batch_id, name FROM ({names}) GROUP BY batch_id, event, name HAVING count(*) > 1"
@@ -131,7 +131,7 @@ def repeated(
 
 def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> Iterator[Seen]:
     """
-    Count the kinds of values of some properties, and of what is in their lists and objects.
+    Count the kinds of values of some properties, and of the items and fields in them.
 
     Args:
         run: runs a query.
@@ -141,7 +141,7 @@ def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> It
 
 
 def _scan(run: Callable[[str], list[Any]], rows: str, path: Path, keys: list[str] | None, depth: int) -> Iterator[Seen]:
-    """Scan the fields of objects by their keys; without keys, the values themselves, which are those of lists."""
+    """Scan the fields of objects by their keys; without keys, scan the values themselves, the items of lists."""
     if keys == []:
         return
     values, steps = (f"value->{_pointers(keys)}", keys) if keys is not None else ("[value]", [0])
@@ -180,7 +180,7 @@ def _scan(run: Callable[[str], list[Any]], rows: str, path: Path, keys: list[str
 def _scan_objects(
     run: Callable[[str], list[Any]], rows: str, path: Path, counts: dict[int, int], depth: int
 ) -> Iterator[Seen]:
-    """Scan objects where all of a batch have the same keys: only they make a STRUCT that is equal to them."""
+    """Scan objects in batches where all have the same keys: only these can become a STRUCT without loss."""
     regular: dict[int, list[str]] = {}
     in_order = exact("to_json(list_sort(json_keys(value), 'ASC', 'NULLS LAST'))::VARCHAR")
     for batch_id, least, most in run(
@@ -199,14 +199,14 @@ def _scan_objects(
 
 
 def _makes_struct(keys: list[str]) -> bool:
-    """Return whether a STRUCT can have these fields: it knows them by name, whatever their case."""
+    """Whether these fields can form a STRUCT, whose field names are case-insensitive."""
     return (
         bool(keys) and len({key.casefold() for key in keys}) == len(keys) and not any("\0" in k or not k for k in keys)
     )
 
 
 def merged(seen: Iterable[Seen]) -> Kinds:
-    """Add up what several batches or events hold."""
+    """Return the sums over several batches or events."""
     kinds: Kinds = defaultdict(lambda: defaultdict(int))
     for _, path, kind, keys, rows in seen:
         if kind != REPEATED:
@@ -218,7 +218,7 @@ def merged(seen: Iterable[Seen]) -> Kinds:
 
 
 def type_of(kinds: Kinds, path: Path) -> Type:
-    """Return the type that holds every value at a place. ``VARCHAR`` where there are none but nulls."""
+    """Return the type that holds every value in a place; ``VARCHAR`` if all are null."""
     found = {(kind, keys) for kind, keys in kinds.get(path, ()) if kind != "null"}
     names = {kind for kind, _ in found}
     nested = len(path) > 1
@@ -244,7 +244,7 @@ def type_of(kinds: Kinds, path: Path) -> Type:
 
 
 def sql_type(kind: Type) -> str:
-    """Return a type as SQL writes it."""
+    """Return a type as SQL."""
     if isinstance(kind, list):
         return f"{sql_type(kind[0])}[]"
     if isinstance(kind, dict):
@@ -254,7 +254,7 @@ def sql_type(kind: Type) -> str:
 
 def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ()) -> tuple[Column, ...]:
     """
-    Return the columns of an event, a project's own properties first, then Mixpanel's, each in order.
+    Return the columns of an event: the project's own properties first, then Mixpanel's, each in order.
 
     A property that one of the five columns of every event holds as it is has no other. A name that differs from
     another by case alone, or is taken, gets a number: the first of them in the order of code points keeps it, the
@@ -290,12 +290,12 @@ def _is_fixed(kinds: Kinds, name: str) -> bool:
 
 
 def _identifier(name: str) -> str:
-    """Return a name that a column can have: no NUL, and not empty."""
+    """Return a valid column name: not empty and without NUL."""
     return name.replace("\0", "_") or "_"
 
 
 def drift_of(kinds: Kinds, column: Column) -> str | None:
-    """Return why a column is JSON, with how many values there are of each sort; ``None`` for any other."""
+    """Return why a column is JSON, with the number of values of each kind; ``None`` for any other column."""
     if column.type != "JSON":
         return None
     sorts: dict[str, int] = defaultdict(int)
@@ -320,7 +320,7 @@ _SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
 
 def typed_query(rows: str, columns: Sequence[Column]) -> str:
     """
-    Return the query that turns events into typed columns. A value that does not fit makes it fail, never a null.
+    Return the query that turns events into typed columns. A value that does not fit raises; it never becomes null.
 
     Args:
         rows: a query with the columns of an events table.
@@ -349,7 +349,7 @@ def typed_query(rows: str, columns: Sequence[Column]) -> str:
 
 def converted(column: Column, to: Type, *, empty: bool) -> str:
     """
-    Return a column's values in the wider type that they have beside those of other events.
+    Return a column's values in the wider type that they share with those of other events.
 
     Args:
         empty: whether the column has nulls alone.

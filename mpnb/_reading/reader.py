@@ -1,4 +1,4 @@
-"""What reads: relations over the days of one table, on a database that several share."""
+"""The reader of a result: relations over some days of one table, on a database that several results share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mpnb._storing.ledger import HELD, ended_exports, source_of
 @dataclass(frozen=True, slots=True)
 class Reader:
     """
-    Read some days of a table. Any thread may call any method.
+    A reader of some days of a table. Any thread may call any method.
 
     Attributes:
         store: the database.
@@ -43,7 +43,7 @@ class Reader:
     # --- relations ---------------------------------------------------------------------------------------------------
 
     def relation(self, query: str, database: Database | None = None) -> DuckDBPyRelation:
-        """Make a relation of a query of this package, on connections with the user's settings if not said otherwise."""
+        """Return a relation of a query of this package; by default on connections with the user's settings."""
         database = database or self.store.database
         # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
         ours = ", ".join(
@@ -59,7 +59,7 @@ class Reader:
 
     def events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
         """
-        Return a relation of events, of which analysis knows where they come from.
+        Return a relation of events whose table ``mpnb.analysis`` can look up.
 
         Args:
             names: of the events that it has; without, any.
@@ -69,7 +69,7 @@ class Reader:
 
     @contextlib.contextmanager
     def needing_table(self) -> Iterator[None]:
-        """Raise ``TableError`` where the table is not there any more that something within the block reads."""
+        """Raise ``TableError`` if the block reads a table that no longer exists."""
         try:
             yield
         except duckdb.CatalogException:
@@ -83,13 +83,13 @@ class Reader:
     # --- the ledger --------------------------------------------------------------------------------------------------
 
     def batches(self) -> str:
-        """Return the query for the ledger's rows of all batches that have a day of these, in date order."""
+        """Return the query for the ledger rows of all batches with one of these days, in date order."""
         return (
             f"SELECT * FROM {LEDGER} WHERE {self.selection.batches()} ORDER BY from_date ASC, to_date ASC, batch_id ASC"
         )
 
     def rejected(self) -> str:
-        """Return the query for the lines of these batches that are no events, in order."""
+        """Return the query for the rejected lines of these batches, in order."""
         return (
             "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
             f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self.selection.batches(HELD)}) AS b"
@@ -98,7 +98,7 @@ class Reader:
         )
 
     def has_landed(self) -> bool:
-        """Whether any batch is there that has a day of these."""
+        """Whether the table holds a batch with one of these days."""
         with self.store.reading() as cursor:
             return bool(run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self.selection.batches(HELD)} LIMIT 1"))
 
@@ -110,14 +110,14 @@ class Reader:
             return self.selection.failures(ended_exports(cursor, self.table))
 
     def source(self) -> Source | None:
-        """Return what the table has events of, ``None`` where the database does not know or is closed."""
+        """Return the source of the table, or ``None`` if the database does not know it or is closed."""
         if self.store.closed:
             return None
         with self.store.reading() as cursor:
             return source_of(cursor, self.table)
 
     def unheard(self) -> list[str]:
-        """Return a sentence for each event that was asked for by name and came on no day, with the closest."""
+        """Return a sentence for each event that was asked for and did not occur on any day, with similar names."""
         source = self.source()
         if source is None or source.events is None or self.store.closed:
             return []
@@ -134,7 +134,7 @@ class Reader:
     # --- for analysis ------------------------------------------------------------------------------------------------
 
     def _days(self) -> tuple[date, date] | None:
-        """Return the first and the last day, ``None`` where there is none."""
+        """Return the first and the last day, ``None`` if there is none."""
         if self.selection.days:
             return self.selection.days
         with self.store.reading() as cursor:
@@ -143,7 +143,7 @@ class Reader:
         return (first, last) if first else None
 
     def _lacking(self, only: Sequence[str] | None, names: Sequence[str]) -> list[str]:
-        """Return those of some names that there is no event of."""
+        """Return the names that no event has."""
         there = names if only is None else [name for name in names if name in only]
         name = exact("event_name")
         query = f"SELECT DISTINCT {name} FROM ({self.selection.events}) WHERE list_contains(?, {name})"
@@ -152,7 +152,7 @@ class Reader:
         return [name for name in names if name not in found]
 
     def _names(self) -> tuple[list[str], str]:
-        """Return the names of all events that the table has, whatever their days, and how to call the database."""
+        """Return the names of all events of the table, whatever their days, and the database's name for messages."""
         with self.needing_table(), self.store.reading() as cursor:
             rows = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(self.table)} ORDER BY 1 ASC")
         return [name for (name,) in rows], self.store.label

@@ -1,4 +1,4 @@
-"""Mixpanel's own rules as queries: duplicates, the names of events, the two kinds of time."""
+"""Mixpanel's own rules as queries: duplicates, event names, the two kinds of time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def deduplicated(reader: Reader) -> DuckDBPyRelation:
 
 
 def deduplicated_query(reader: Reader) -> str:
-    """Return the query of ``deduplicated()``."""
+    """Return the query for ``deduplicated()``."""
     return (
         f"SELECT * FROM ({reader.selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
         f" PARTITION BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
@@ -27,7 +27,7 @@ def deduplicated_query(reader: Reader) -> str:
 
 
 def duplicates(reader: Reader) -> DuckDBPyRelation:
-    """Return what ``deduplicated()`` leaves out, by event name."""
+    """Return the number of rows that ``deduplicated()`` leaves out, by event name."""
     return reader.relation(
         'SELECT any_value(event_name) AS "event_name", sum(events)::BIGINT AS "events",'
         ' sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS "duplicates"'
@@ -39,7 +39,7 @@ def duplicates(reader: Reader) -> DuckDBPyRelation:
 
 
 def event_names(reader: Reader) -> DuckDBPyRelation:
-    """Return one row an event name, most frequent first."""
+    """Return one row per event name, most frequent first."""
     return reader.relation(
         'SELECT any_value(event_name) AS "event_name", count(*) AS "events",'
         f" count(DISTINCT nullif({exact('distinct_id')}, '')) AS \"users\","
@@ -69,7 +69,7 @@ def local_time(reader: Reader, zone: str, *, project_timezone: str | None = None
 
 
 def _check_is_utc(cursor: DuckDBPyConnection, selection: Selection) -> None:
-    """Raise ``PlanError`` where the events show that ``time`` is not UTC, or do not show that it is."""
+    """Raise ``PlanError`` if the events show that ``time`` is not UTC, or do not show what it is."""
     held = selection.held(cursor)
     offset = time_offset(cursor, selection.table, held)
     if offset.is_local:

@@ -1,4 +1,4 @@
-"""What a result covers, as conditions and queries: days of a table, the batches that hold them, the rows of them."""
+"""What a result covers, as conditions and queries: the days of a table, their batches and their rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNNOTED_HINT = "The ledger could not be written: free some disk or mend what els
 @dataclass(frozen=True, slots=True)
 class Selection:
     """
-    Hold which days of which table a result is about.
+    The days and the table that a result is about.
 
     Attributes:
         table: the events table.
@@ -39,7 +39,7 @@ class Selection:
     # --- batches -----------------------------------------------------------------------------------------------------
 
     def batches(self, statuses: str | None = None) -> str:
-        """Return the condition for the ledger's rows of batches with one of these days at least."""
+        """Return the condition for the ledger rows of batches with at least one of these days."""
         parts = [ledger.of_table(self.table)]
         if self.days:
             parts.append(f"from_date <= DATE '{self.days[1]}' AND to_date >= DATE '{self.days[0]}'")
@@ -48,7 +48,7 @@ class Selection:
         return " AND ".join(parts)
 
     def held(self, cursor: DuckDBPyConnection) -> list[HeldBatch]:
-        """Return the batches that the table has, with one of these days at least, in date order."""
+        """Return the batches that the table holds with at least one of these days, in date order."""
         batches = [batch for batch in ledger.compared_batches(cursor, self.table) if not batch.is_gone]
         if self.days is None:
             return batches
@@ -57,7 +57,7 @@ class Selection:
 
     @property
     def inside(self) -> str:
-        """Return the condition for batches that the table holds and that have no other days."""
+        """Return the condition for batches that the table holds and that have none but these days."""
         only = f" AND from_date >= DATE '{self.days[0]}' AND to_date <= DATE '{self.days[1]}'" if self.days else ""
         return self.batches(HELD) + only
 
@@ -104,7 +104,7 @@ class Selection:
 
     def unmet(self, ended: list[str]) -> str:
         """
-        Return the query for ``batch_id``, ``day`` of the days that this result misses, once a batch that failed.
+        Return the query for ``batch_id``, ``day`` of the days that are missing, one row per failed batch.
 
         A day that was asked for is met once the table holds it; one that the call set out to fetch must have come
         since. ``batch_id`` is null where no note is left of who was to bring it, or where somebody fetches it now. Of
@@ -140,11 +140,11 @@ class Selection:
         )
 
     def unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
-        """Return the ranges of days that this result misses, apart by failed batch, in date order."""
+        """Return the missing days as ranges, one or more per failed batch, in date order."""
         return [(first, last) for first, last, _ in self._unmet_ranges(cursor)]
 
     def unnoted_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date]]:
-        """Return those of them that no failed batch tells of."""
+        """Return those of the missing ranges that no failed batch accounts for."""
         return [(first, last) for first, last, batch_id in self._unmet_ranges(cursor) if batch_id is None]
 
     def _unmet_ranges(self, cursor: DuckDBPyConnection) -> list[tuple[date, date, int | None]]:

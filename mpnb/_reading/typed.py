@@ -56,7 +56,7 @@ PROCESSED = "mp_processing_time_ms"
 @dataclass(frozen=True, slots=True)
 class Typed:
     """
-    Know one event's columns, and where its rows are.
+    The columns of a typed event, and where its rows are.
 
     ``rows`` is a query or table with the columns of ``typed_query``, ``seen`` is empty unless it was asked for.
     """
@@ -76,7 +76,7 @@ def typed(
     kinds: bool = False,
 ) -> Typed:
     """
-    Find out an event's columns, and bring its table up to date where it may be written.
+    Return an event's columns, and bring its table up to date if it may be written.
 
     Args:
         only: what is asked of it, so that nothing else is scanned where nothing is materialized.
@@ -107,7 +107,7 @@ def typed(
 
 
 def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) -> Typed:
-    """Find out an event's columns without writing anything."""
+    """Return an event's columns without writing anything."""
     with store.reading() as cursor, transaction(cursor):
         there = _there(cursor, table, name)
         known = _known(cursor, table, name)
@@ -121,7 +121,7 @@ def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) 
 
 
 def _may_be(name: str, asked: Sequence[str]) -> bool:
-    """Return whether a property matters where some properties or columns are asked for: a column may bear a number."""
+    """Whether a property is among some properties or columns; a column's name may have a number appended."""
     same = name.replace("\0", "_").casefold()
     return name in FIXED or name == PROCESSED or any(each == name or each.casefold().startswith(same) for each in asked)
 
@@ -145,7 +145,7 @@ def forget_typed(reader: Reader) -> None:
 
 
 def forget(cursor: DuckDBPyConnection, table: str) -> None:
-    """Drop the typed tables of a table of events, within a transaction of the caller."""
+    """Drop the typed tables of an events table, within a transaction of the caller."""
     if not _exists(cursor):
         return
     mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [table])
@@ -162,7 +162,7 @@ def forget(cursor: DuckDBPyConnection, table: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Hold what the database knows of a typed event."""
+    """What the database knows of a typed event."""
 
     number: int
     covers: frozenset[int]
@@ -174,7 +174,7 @@ class _Known:
 
 
 def _materialize(store: Store, table: str, name: str) -> Typed | None:
-    """Bring the table of an event up to date. ``None`` where an export runs on its events."""
+    """Bring an event's table up to date. ``None`` if an export is writing its events."""
     with registration, store.committing(), store.reading() as cursor:
         if ledger.unfinished_exports(cursor, table):
             return None
@@ -203,7 +203,7 @@ def _materialize(store: Store, table: str, name: str) -> Typed | None:
 
 
 def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> None:
-    """Note what a typed event covers, and what was seen in its new batches."""
+    """Record the batches that a typed event covers, and what was found in the new ones."""
     # One statement each: rows one by one take a millisecond each.
     run(
         cursor,
@@ -228,7 +228,7 @@ def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> 
 
 
 def _known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = True) -> _Known | None:
-    """Ask what the database knows of an event, within a transaction."""
+    """Return what the database knows of an event, within a transaction."""
     if not _exists(cursor):
         return None
     found = run(
@@ -281,7 +281,7 @@ def scan_event(
     rows: str = "true",
 ) -> tuple[list[Seen], set[str]]:
     """
-    Scan an event's rows of some batches, and return the names of all its properties, too.
+    Scan an event's rows of some batches, and return what was found and the names of all its properties.
 
     Args:
         batches: their ids, with the number of all their rows.
@@ -305,7 +305,7 @@ def scan_event(
 
 
 def _groups(batches: Mapping[int, int]) -> Iterator[set[int]]:
-    """Take batches together as far as a stage holds them, so that no memory grows with the size of the table."""
+    """Group batches to the size of a stage, so that memory does not grow with the size of the table."""
     some: set[int] = set()
     rows = 0
     for batch_id in sorted(batches):
@@ -320,13 +320,13 @@ def _groups(batches: Mapping[int, int]) -> Iterator[set[int]]:
 
 @dataclass(frozen=True, slots=True)
 class _There:
-    """Count the rows that the events table has now, by batch: ``rows`` of any name, ``of_event`` of one."""
+    """The number of rows in the events table now, by batch: ``rows`` of all events, ``of_event`` of one."""
 
     rows: dict[int, int]
     of_event: dict[int, int]
 
     def besides(self, batch_ids: frozenset[int]) -> dict[int, int]:
-        """Return the rows of all batches but some."""
+        """Return the rows of all batches except some."""
         return {batch_id: rows for batch_id, rows in self.rows.items() if batch_id not in batch_ids}
 
 
@@ -341,7 +341,7 @@ def _there(cursor: DuckDBPyConnection, table: str, name: str) -> _There:
 
 
 def _current(cursor: DuckDBPyConnection, known: _Known, there: _There) -> frozenset[int]:
-    """Return the batches of which a typed table has as many rows as there are: somebody may have deleted some."""
+    """Return the batches of which a typed table still has the right number of rows: users may delete some."""
     if not known.covers:
         return known.covers
     typed = dict(run(cursor, f"SELECT {BATCH_ID}, count(*) FROM {_table(known.number)} GROUP BY {BATCH_ID}"))
@@ -358,5 +358,5 @@ def _table(number: int) -> str:
 
 
 def _placed(store: Store, number: int) -> str:
-    """Return the name of a table that holds on any connection to the instance."""
+    """Return the table's qualified name, valid on any connection to the instance."""
     return f"{quoted(store.place.database)}.{_table(number)}"

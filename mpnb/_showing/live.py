@@ -1,4 +1,4 @@
-"""What shows an export while it runs, and the notebook that registers itself here where there is one."""
+"""Live displays of an export, and the hook by which a notebook registers its own."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from mpnb._planning.states import BatchProgress, JobProgress
 
 
 class Progress(Protocol):
-    """Show an export while it runs. One thread."""
+    """A live display of an export. One thread."""
 
     def begin(self, job: Any) -> None:
-        """Take the ``ExportJob``, which has just started."""
+        """Called with the ``ExportJob`` that has just started."""
 
     def on_batch(self, progress: BatchProgress) -> None:
-        """Take one change of state."""
+        """Called with one change of state."""
 
     def tick(self, progress: JobProgress) -> None:
-        """Take the whole as it is now, some times a second."""
+        """Called with the totals as they are now, several times a second."""
 
     def close(self) -> None:
-        """Leave the screen as it should stay. A second call does nothing."""
+        """Leave the display in its final form. A second call does nothing."""
 
 
 class Notebook(Protocol):
-    """Show exports by widgets."""
+    """A notebook's live displays."""
 
     def progress(self) -> Progress | None:
-        """Return what shows an export in the running cell, ``None`` where no front end could show it."""
+        """Return a live display for the running cell, or ``None`` if no front end could show it."""
 
     def panel(self, job: Any) -> Any:
         """Return the panel of an ``ExportJob``."""
@@ -42,7 +42,7 @@ def register(notebook: Notebook) -> None:
 
 
 def notebook_progress() -> Progress | None:
-    """Return what shows an export in a running cell, ``None`` where this is no notebook."""
+    """Return a live display for the running cell, or ``None`` outside a notebook."""
     return next((shown for notebook in _notebooks if (shown := notebook.progress()) is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""Progress without a notebook: one line that is redrawn in a terminal, a line a batch in a pipe."""
+"""Progress outside a notebook: one line that is redrawn on a terminal, one line a batch in a pipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORTH_A_LINE = 30.0
 
 
 class TerminalLine:
-    """Redraw one line with tqdm."""
+    """One line on a terminal, redrawn with tqdm."""
 
     def __init__(self, stream: TextIO) -> None:
         from tqdm import tqdm
@@ -38,24 +38,24 @@ class TerminalLine:
         )
 
     def begin(self, job: Any) -> None:
-        """Wait for the first tick."""
+        """Do nothing until the first tick."""
 
     def on_batch(self, progress: BatchProgress) -> None:
-        """Leave it to the tick."""
+        """Do nothing: ``tick`` redraws."""
 
     def tick(self, progress: JobProgress) -> None:
-        """Redraw."""
+        """Redraw the line."""
         self._bar.total = progress.total
         self._bar.n = progress.ended
         self._bar.set_postfix_str(summary_line(progress), refresh=True)
 
     def close(self) -> None:
-        """Keep the last line."""
+        """Leave the last line on the terminal."""
         self._bar.close()
 
 
 class PipeLines:
-    """Print a line for each batch that has ended, and for each long wait."""
+    """A line for each batch that has ended, and for each long wait."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class PipeLines:
         self._ended = 0
 
     def begin(self, job: Any) -> None:
-        """Wait for the first batch that ends."""
+        """Print nothing until a batch ends."""
 
     def on_batch(self, progress: BatchProgress) -> None:
         """Print the batch, if it has ended."""
@@ -79,23 +79,23 @@ class PipeLines:
             self._print(f"{dates} {progress.status}: {what}, {size(progress.bytes)}, {duration(progress.seconds)}")
 
     def tick(self, progress: JobProgress) -> None:
-        """Leave it to the batches."""
+        """Do nothing: ``on_batch`` prints."""
 
     def close(self) -> None:
-        """Leave nothing."""
+        """Print nothing."""
 
     def _print(self, line: str) -> None:
         print(f"mpnb: {line}", file=self._stream, flush=True)
 
 
 class Silent:
-    """Show nothing: the caller has a callback, or there is nowhere to show it."""
+    """No display: the caller has a callback, or there is nothing to print on."""
 
     def __init__(self, on_batch: Callable[[BatchProgress], object] | None = None) -> None:
         self._on_batch = on_batch
 
     def on_batch(self, progress: BatchProgress) -> None:
-        """Hand it to the callback, where there is one."""
+        """Call the callback, if there is one."""
         if self._on_batch is not None:
             self._on_batch(progress)
 
@@ -106,11 +106,11 @@ class Silent:
         """Show nothing."""
 
     def close(self) -> None:
-        """Leave nothing."""
+        """Print nothing."""
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether it is one. What a window puts in place of a stream may not even have the question."""
+    """Whether a stream is a terminal. GUI programs may replace it with an object that has no ``isatty``."""
     return bool(getattr(stream, "isatty", bool)())
 
 
@@ -122,7 +122,7 @@ def _has_size(stream: TextIO) -> bool:
 
 
 def summary_line(progress: JobProgress) -> str:
-    """Return in one line what goes on."""
+    """Return the progress of an export as one line."""
     parts = [f"{progress.rows:,} events", size(progress.bytes)]
     if progress.in_flight:
         parts.append(f"{progress.in_flight} in flight")
@@ -137,7 +137,7 @@ def summary_line(progress: JobProgress) -> str:
 
 def choose(stream: TextIO | None = None) -> Progress:
     """
-    Return what suits a notebook, where this is one, else the stream, standard error by default.
+    Return the display that suits a notebook, if this is one, else the stream (default: standard error).
 
     A process without a terminal may have none: pythonw, a service, a window of its own.
     """

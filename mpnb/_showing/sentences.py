@@ -1,4 +1,4 @@
-"""What became of an export, in one sentence."""
+"""The outcome of an export in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpnb._storing.database import MEMORY
 
 def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | None) -> str:
     """
-    Return which batches failed, and what to do.
+    Return a sentence on the batches that failed, and what to do.
 
     Args:
         call: the variable that holds the result, as it is known.
@@ -48,7 +48,7 @@ def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | Non
 
 def stopped(reader: Reader, outcome: Outcome, *, closing: bool) -> str:
     """
-    Return what a cancelled export left.
+    Return a sentence on what a cancelled export left undone.
 
     Args:
         closing: whether the database is about to be closed.

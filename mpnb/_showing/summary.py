@@ -1,4 +1,4 @@
-"""How a result shows: a few lines of text, or a static piece of HTML. No scripts, nothing from elsewhere."""
+"""A result as a few lines of text or as static HTML, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_FAILURES = 50
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """Show one batch of the failure table."""
+    """One row of the failure table."""
 
     dates: str
     kind: str
@@ -28,7 +28,7 @@ class FailedRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Gather what a display of a result shows."""
+    """The contents of a result's display."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -40,7 +40,7 @@ class Summary:
 
 def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows_outside: int) -> Summary:
     """
-    Ask the database for what a display of a result shows, where it is open.
+    Query the database for the contents of a result's display, if it is open.
 
     Args:
         outcome: what the call did.
@@ -100,7 +100,7 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
 
 
 def text(summary: Summary) -> str:
-    """Show a result as a few lines."""
+    """Return a result as a few lines of text."""
     lines = [summary.title]
     lines += [f"  {name:<9} {value}" for name, value in summary.facts]
     if summary.unmet:
@@ -124,7 +124,7 @@ _RULE = f"{_ROW};border-top:1px solid var(--jp-border-color2,rgba(128,128,128,.4
 
 def html(summary: Summary, figure: str = "") -> str:
     """
-    Show a result as static HTML. All that comes from a server or a user is escaped.
+    Return a result as static HTML. All text from a server or a user is escaped.
 
     Args:
         figure: HTML that stands below the title.

@@ -1,5 +1,5 @@
 """
-The database: how it is opened beside a user's own connection, its tables, and a cursor for every reader.
+The database: opened next to a user's own connections, with a cursor for every reader.
 
 One DuckDB connection is for one thread at a time, so the connection kept here runs nothing: it only hands out cursors.
 """
@@ -80,19 +80,19 @@ REJECTED_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Name the database of an instance, and the schema in it, that have the tables: whatever ``USE`` says later."""
+    """The database and schema that have the tables, fixed whatever ``USE`` selects later."""
 
     database: str
     schema: str
 
     def __str__(self) -> str:
-        """Return it as SQL writes it."""
+        """Return the qualified schema as SQL."""
         return f"{quoted(self.database)}.{quoted(self.schema)}"
 
 
 class Store:
     """
-    Hold a database open, and hand out cursors. Any thread may call any method.
+    An open database, which hands out cursors. Any thread may call any method.
 
     A connection that is passed keeps its tables where it is at that moment: in its ``current_database()`` and
     ``current_schema()``, which no cursor of it would take over by itself.
@@ -145,7 +145,7 @@ class Store:
 
     def cursor(self) -> DuckDBPyConnection:
         """
-        Return a cursor for the queries of this package, for one thread. The store closes it where nobody did before.
+        Return a cursor for this package's queries, for one thread. The store closes it at the latest.
 
         No setting that the user made changes what these queries give.
 
@@ -181,7 +181,7 @@ class Store:
 
     @property
     def database(self) -> Database:
-        """Return what relations of the user's need: connections with the user's settings."""
+        """Return what the user's relations need: connections with the user's settings."""
         return self._database(self.user_cursor)
 
     @property
@@ -194,7 +194,7 @@ class Store:
         return Database(connect, self._instance.key, lambda: self._opening is opening)
 
     def release(self, cursor: DuckDBPyConnection) -> None:
-        """Close a cursor before the store is."""
+        """Close a cursor before the store is closed."""
         with self._lock:
             self._cursors.discard(cursor)
         cursor.close()
@@ -202,7 +202,7 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[DuckDBPyConnection]:
-        """Lend a cursor for a moment. After an error it is closed, since it may be within a transaction."""
+        """Lend a cursor. It is closed after an error, since it may be within a transaction."""
         self.check_process()
         with self._lock:
             cursor = self._idle.pop() if self._idle else None
@@ -218,36 +218,36 @@ class Store:
                 self._idle.append(cursor)
 
     def note(self, error: BaseException) -> None:
-        """Note whether an error of a statement was the end of the instance. Every statement's errors come by here."""
+        """Record whether an error invalidated the instance. Every statement's errors are passed here."""
         if isinstance(error, duckdb.FatalException):
             self.broken = True
 
     @property
     def label(self) -> str:
-        """Return the name as it may show: a file's name may hold what a terminal obeys."""
+        """Return the database's name, safe to print: file names may contain terminal control sequences."""
         return safe_text(self.name)
 
     @property
     def afterwards(self) -> str:
-        """Return what becomes of a database that was closed."""
+        """Return what to say of a database that was closed."""
         if self.name == MEMORY:
             return "what it held was in memory alone, and is gone"
         return f"mpnb.open({'con' if self.path is None else repr(self.name)}) reads it again"
 
     @property
     def closed(self) -> bool:
-        """Return whether ``close()`` was called, or this is another process than the one that opened it."""
+        """Whether ``close()`` was called, or this process was forked from the one that opened it."""
         return self._root is None or self._process != os.getpid()
 
     def check_process(self) -> None:
-        """Raise ``ClosedError`` where this process was forked from the one that opened the database."""
+        """Raise ``ClosedError`` if this process was forked from the one that opened the database."""
         if self._process != os.getpid():
             raise ClosedError(
                 f"{self.label} was opened by process {self._process}, which this one was forked from: {SPAWN}"
             )
 
     def close(self) -> None:
-        """Close every cursor, and with the last connection of this process the file. A second call does nothing."""
+        """Close every cursor; the last connection of this process closes the file. A second call does nothing."""
         if self._process != os.getpid():
             return
         with self._lock:
@@ -266,7 +266,7 @@ class Store:
 
     def share(self) -> Store:
         """
-        Return another store on the same database, to be closed by itself.
+        Return another store on the same database, which is closed separately.
 
         Raises:
             ClosedError: this one was closed.
@@ -277,7 +277,7 @@ class Store:
 
     def reopen(self) -> None:
         """
-        Open the file anew after DuckDB declared the instance invalid. Cursors handed out before are dead.
+        Open the file again after DuckDB has invalidated the instance. Earlier cursors no longer work.
 
         Raises:
             DatabaseError: it cannot be opened.
@@ -293,21 +293,21 @@ class Store:
             self._root, self._instance, self.broken = root, instance, False
 
     def settings(self) -> AbstractContextManager[None]:
-        """Set what an export needs, where the instance is ours, and set back at the end what nobody else changed."""
+        """Apply the settings of an export if the instance is mpnb's, and restore those that nobody else changed."""
         return self._instance.settings(self.reading, self._is_alone)
 
     def _is_alone(self, cursor: DuckDBPyConnection) -> bool:
-        """Return whether nobody else of this process has the database open."""
+        """Whether nothing else in this process has the database open."""
         with self._lock:
             return _connections(cursor) <= len(self._cursors) + 1
 
     def without_memory_limit(self) -> AbstractContextManager[None]:
-        """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
+        """Restore DuckDB's usual memory limit within the block: by default, four fifths of the machine's memory."""
         return self._instance.without_memory_limit(self.reading)
 
     def committing(self) -> AbstractContextManager[None]:
         """
-        Let only the owner read the log that a commit within the block may begin.
+        Keep the write-ahead log that a commit within the block may create readable by its owner alone.
 
         DuckDB makes it anew after each checkpoint, with the mode that the process's umask leaves.
         """
@@ -316,7 +316,7 @@ class Store:
 
     def checkpoint(self) -> None:
         """
-        Fold the log into the file, where nobody else of this process has it open.
+        Merge the write-ahead log into the file, if nothing else in this process has it open.
 
         Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups. Where somebody
         else has it open, a disk that is full would end the instance for them as well, and nobody could open it anew.
@@ -333,13 +333,13 @@ class Store:
             pass  # another transaction is open: the log stays until the next checkpoint
 
     def __repr__(self) -> str:
-        """Name the database."""
+        """Return the name of the database."""
         return f"<Store {self.label}>"
 
 
 def _place_of(connection: DuckDBPyConnection) -> Place:
     """
-    Return where a connection looks for tables, and makes them, if no place is named.
+    Return the database and schema that a connection uses for unqualified names.
 
     As the names of the columns of a query that is bound and never run: a result of the user's may be half read.
     """
@@ -349,7 +349,7 @@ def _place_of(connection: DuckDBPyConnection) -> Place:
 
 
 def check_place(cursor: DuckDBPyConnection, place: Place) -> None:
-    """Raise ``DatabaseError`` where tables cannot be kept in the database and schema that a connection uses."""
+    """Raise ``DatabaseError`` if the database and schema of a connection cannot hold tables."""
     query = "SELECT type, path FROM duckdb_databases() WHERE database_name = ?"
     [(kind, path)] = run(cursor, query, [place.database])
     if path and is_inherited(Path(path)):
@@ -387,7 +387,7 @@ def check_database(database: object) -> str:
 
 def check_path(path: Path, create: bool) -> None:
     """
-    See that a database can be at a path. Nobody else of this process may open it meanwhile.
+    Check that a path is or can become a database. Nothing else in this process may open it at the same time.
 
     Raises:
         DatabaseError: something else is there, it is missing and must not be made, or it cannot be written.
@@ -407,7 +407,7 @@ def check_path(path: Path, create: bool) -> None:
 
 
 def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
-    """Open a database, and return the settings that it comes with where nobody else of this process has it open."""
+    """Open a database, and return its settings if nothing else in this process has it open."""
     name = shown(path) if path else MEMORY
     connection: DuckDBPyConnection | None = None
     try:
@@ -438,7 +438,7 @@ def _what_is_no_database(path: Path) -> str | None:
 
 
 def _why_not(text: str) -> str:
-    """Return why a database cannot be opened, and what to do, from what DuckDB says of it."""
+    """Return why a database cannot be opened and what to do, from DuckDB's message."""
     if re.search(r"\block\b|used by another process", text):
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
@@ -471,7 +471,7 @@ def _why_not(text: str) -> str:
 
 def _create(path: Path) -> DuckDBPyConnection:
     """
-    Open a new database file that only its owner can read.
+    Create a new database file that only its owner can read, and open it.
 
     It gets its name when it is whole: a process that is killed, or a disk that fills, while DuckDB writes the headers
     would leave a file that never opens again.
@@ -493,7 +493,7 @@ def _create(path: Path) -> DuckDBPyConnection:
 
 
 def _name(fresh: Path, path: Path) -> None:
-    """Move a finished file to its name, but not in place of one that somebody else has made meanwhile."""
+    """Give a finished file its final name, unless another process has made a file of that name meanwhile."""
     try:
         os.link(fresh, path)
     except FileExistsError:
@@ -508,7 +508,7 @@ def _unfinished(path: Path) -> str:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Delete what processes left that died while they made this file."""
+    """Delete unfinished files of processes that died while they created this database."""
     prefix = _unfinished(path)
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
@@ -534,7 +534,7 @@ def _literal(text: str) -> str:
 
 @contextlib.contextmanager
 def _owner_only() -> Iterator[None]:
-    """Make files that only their owner can read; so come those that other threads make in these milliseconds."""
+    """Create files readable by their owner alone; affects files that other threads create in the same milliseconds."""
     with _umask:
         before = os.umask(0o077)
         try:

@@ -1,4 +1,4 @@
-"""Where batches land, as those see it who bring them: they know nothing of DuckDB."""
+"""The contract between an export and the place where batches land. It knows nothing of DuckDB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpnb._planning.batches import Batch, HeldBatch
 
 
 class WriteError(Exception):
-    """A batch could not be written; nothing of it is there."""
+    """A batch could not be written, and nothing of it is stored."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
@@ -23,7 +23,7 @@ class WriteError(Exception):
 @dataclass(frozen=True, slots=True)
 class Landed:
     """
-    What a batch has become.
+    The result of writing a batch.
 
     Attributes:
         status: ``done`` or ``empty``.
@@ -38,14 +38,14 @@ class Landed:
 
 class Destination(Protocol):
     """
-    Take the batches of one export. ``tests/contracts`` holds what every implementation must do.
+    The place where the batches of one export land. ``tests/contracts`` tests what every implementation must do.
 
     ``held``, ``admission`` and ``admit`` are for the caller's thread, ``land`` to ``split`` and ``release`` for the
     writer's, ``settle`` and ``finish`` for the coordinator's once the writer has ended; any thread may call the rest.
     """
 
     def held(self) -> Sequence[HeldBatch]:
-        """Return the batches that are there."""
+        """Return the batches that are stored."""
 
     def admission(self) -> AbstractContextManager[None]:
         """
@@ -55,40 +55,40 @@ class Destination(Protocol):
         """
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
-        """Enter batches that are to be fetched, and return their ids; forget others by theirs. Within ``admission``."""
+        """Enter batches to be fetched, and return their ids; forget batches by id. Within ``admission``."""
 
     def leave(self) -> None:
-        """Let others begin: this export is over, or did not take place."""
+        """Allow other exports again: this one is over or did not begin."""
 
     def land(self, items: Sequence[Fetched]) -> list[Landed]:
         """Write batches, all or none. Raises ``WriteError``."""
 
     def can_join(self, item: Fetched) -> bool:
-        """Return whether a batch may be written at once with others."""
+        """Whether a batch may be written together with others."""
 
     def land_joined(self, items: Sequence[Fetched]) -> list[Landed] | None:
-        """Write batches at once, all or none; ``None`` where they are to be written one by one."""
+        """Write batches together, all or none; ``None`` if they must be written one by one."""
 
     def note(self, lost: Lost) -> bool:
-        """Note a batch that failed. Returns whether that could be kept."""
+        """Record a batch that failed. Return whether the record could be written."""
 
     def split(self, task: Task) -> tuple[list[tuple[Batch, int]], Group | None]:
         """
-        Put smaller batches in place of one that is too large.
+        Replace a batch that is too large by smaller ones.
 
         Returns:
             They and their ids, none where it cannot be split or noted; and their group, if they land together.
         """
 
     def interrupt(self) -> None:
-        """Stop what is written now, and begin nothing else."""
+        """Stop the current write, and begin no other."""
 
     def release(self) -> None:
-        """Let go of what writing needs."""
+        """Release what writing needs."""
 
     def settle(self, ends: Sequence[tuple[str, Lost]], status: str, why: Failure) -> dict[int, Landed]:
         """
-        Note how the batches ended that did not land, and close the export's others with ``status`` and ``why``.
+        Record how batches ended that did not land, and close the export's others with ``status`` and ``why``.
 
         Args:
             ends: of those that were tried or are not noted yet, each with its status.
@@ -101,8 +101,8 @@ class Destination(Protocol):
         """
 
     def finish(self, *, fold: bool) -> None:
-        """Leave everything ready to be read; ``fold`` takes time to make it smaller and faster."""
+        """Make everything ready to be read; ``fold`` also makes it smaller and faster, which takes time."""
 
     @property
     def lost(self) -> str | None:
-        """Return why what has landed cannot be read now, ``None`` where it can."""
+        """Return why stored batches cannot be read now, or ``None`` if they can."""

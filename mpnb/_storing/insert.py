@@ -1,4 +1,4 @@
-"""From spool files to rows: the records into the table, and every other line, whole, among the rejected."""
+"""From spool files to rows: events go into the table, all other lines, complete, among the rejected ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
 
 
 class NotAllRecords(Exception):
-    """Some line needs to be looked at by itself, or DuckDB cannot read a file."""
+    """A line needs a check of its own, or DuckDB cannot read a file."""
 
 
 def insert_files(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> None:
@@ -113,12 +113,12 @@ def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, fil
 
 
 def _column(name: str) -> str:
-    """Return a column by its exact name: another case is another key."""
+    """Return a column by its exact, case-sensitive name."""
     return f"COLUMNS({literal(f'^{re.escape(name)}$')})"
 
 
 def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
-    """Insert plain files as one, in which each line has the id of its batch."""
+    """Insert plain files together; each line has the id of its batch."""
     head, body = resource.keys
     lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
         FROM {_READ} 2)"""
@@ -150,7 +150,7 @@ def insert_lines(
     cursor: DuckDBPyConnection, table: str, resource: Resource, batch_id: int, lines: Sequence[tuple[int, bytes]]
 ) -> tuple[int, int]:
     """
-    Insert the lines of one batch that are records, and keep every other one whole among the rejected.
+    Insert the lines of one batch that are records, and keep every other line, complete, among the rejected ones.
 
     Args:
         lines: with their numbers in the batch, from 1.
@@ -208,7 +208,7 @@ def insert_lines(
 
 def blocks(file: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     """
-    Read a spool file as blocks of numbered lines without their line ends, blank ones left out.
+    Read a spool file as blocks of numbered lines, without line ends and blank lines.
 
     Raises:
         BodyError: the file is not what was verified (kind ``"decode"``), or one of its lines ended the export early
@@ -252,5 +252,5 @@ def _opened(file: Fetched) -> Any:
 
 
 def _insertion(table: str, resource: Resource, lines: str) -> str:
-    """Return the INSERT of those of some lines that are records: a query for ``head``, ``body`` and ``batch_id``."""
+    """Return the INSERT for those lines that are records, from a query for ``head``, ``body`` and ``batch_id``."""
     return f"INSERT INTO {quoted(table)} {resource.rows(f'SELECT * FROM ({lines}) WHERE {_IS_RECORD}')}"

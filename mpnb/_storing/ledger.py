@@ -1,5 +1,5 @@
 """
-The ledger: one row a batch, in the database itself, so that what is there and what went wrong is a query.
+The ledger: one row per batch, in the database itself, so that any state or failure can be queried.
 
 Of one table, the rows that are ``done`` or ``empty`` never overlap in days. A batch is known by its table and its id:
 ids of older files may be those of batches of another table as well. Within a table ids grow: what was asked for later
@@ -37,12 +37,12 @@ _DAYS = "SELECT batch_id, CAST(from_date + unnest(range(to_date - from_date + 1)
 
 
 class LedgerError(Exception):
-    """The ledger has not the batches that an export entered into it: somebody else has changed it since."""
+    """The ledger lacks batches that this export had entered: it was changed from outside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a batch brought: rows, lines that are no events, compressed bytes."""
+    """The content of a batch that landed: rows, rejected lines, compressed bytes."""
 
     task: Task
     rows: int
@@ -51,12 +51,12 @@ class Arrival:
 
     @property
     def status(self) -> str:
-        """Return its status from now on."""
+        """Return the batch's new status."""
         return "done" if self.rows or self.rejected else "empty"
 
 
 def exists(cursor: DuckDBPyConnection) -> bool:
-    """Return whether the database has a ledger. Raises ``TableError`` where a table of its name is something else."""
+    """Whether the database has a ledger. Raises ``TableError`` if a table of its name is something else."""
     found = columns_of(cursor, LEDGER)
     if found is not None and found != list(LEDGER_COLUMNS):
         raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
@@ -64,13 +64,13 @@ def exists(cursor: DuckDBPyConnection) -> bool:
 
 
 def tables_of(cursor: DuckDBPyConnection) -> list[str]:
-    """Return the tables of events that the ledger knows, in order."""
+    """Return the names of the events tables in the ledger, in order."""
     return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
 
 
 def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> str:
     """
-    Return a table of events by its name, whatever its case, or the only one.
+    Return the events table of a name, whatever its case, or the only one.
 
     Args:
         label: the name of the database, for messages.
@@ -90,7 +90,7 @@ def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> st
 
 
 def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
-    """Return the source of a table, ``None`` where the ledger has no batch of it."""
+    """Return the source of a table, or ``None`` if the ledger has no batch of it."""
     rows = run(
         cursor,
         f"SELECT project_id, event_filter, where_filter FROM {LEDGER} WHERE lower(table_name) = lower(?) LIMIT 1",
@@ -104,7 +104,7 @@ def source_of(cursor: DuckDBPyConnection, table: str) -> Source | None:
 
 def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None:
     """
-    See that a table may take events of this source.
+    Check that a table accepts events of this source.
 
     Raises:
         TableError: it holds another source, or rows that the ledger knows nothing of.
@@ -122,7 +122,7 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
 
 
 def is_free_for(cursor: DuckDBPyConnection, table: str, source: Source) -> bool:
-    """Whether all that is left of a table are batches of another source that have no rows, nor brought other lines."""
+    """Whether a table has only batches of another source, all of them without rows and rejected lines."""
     there = source_of(cursor, table)
     if there is None or there.is_same(source):
         return False
@@ -134,13 +134,13 @@ def is_free_for(cursor: DuckDBPyConnection, table: str, source: Source) -> bool:
 
 
 def clear(cursor: DuckDBPyConnection, table: str) -> None:
-    """Delete the batches of a table that is free for another source."""
+    """Delete the batches of a table that may take another source."""
     for name in (LEDGER, REJECTED):
         run(cursor, f"DELETE FROM {name} WHERE {of_table(table)}")
 
 
 def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
-    """Return the batches that the ledger says the table has, in date order."""
+    """Return the batches that the table has according to the ledger, in date order."""
     rows = run(
         cursor,
         f"SELECT batch_id, from_date, to_date, rows, {REQUESTED_AT} FROM {LEDGER}"
@@ -151,7 +151,7 @@ def held_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
 
 def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     """
-    Return the same, compared with the table: somebody may have deleted rows, or dropped it.
+    Return the same batches, compared with the table: its rows may have been deleted, or the table dropped.
 
     It reads one column of the table, which holds few values: 5,000,000 rows take 20 ms.
     """
@@ -163,13 +163,13 @@ def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
 
 
 def of_table(table: str) -> str:
-    """Return the condition for the rows of a table."""
+    """Return the condition for the ledger rows of a table."""
     literal = "'" + table.replace("'", "''") + "'"
     return f"lower(table_name) = lower({literal})"
 
 
 def held_days(mine: str) -> str:
-    """Return the query for ``batch_id``, ``day`` of the days that batches hold, of the rows that count."""
+    """Return the query for ``batch_id``, ``day`` of all days that stored batches cover."""
     return f"{_DAYS} FROM {LEDGER} WHERE {mine} AND status IN {HELD}"
 
 
@@ -189,7 +189,7 @@ def failed_days(mine: str, ended: Sequence[str] = ()) -> str:
 
 
 def unmet_days(mine: str, ended: Sequence[str] = ()) -> str:
-    """Return the query for ``batch_id``, ``day`` of the failed days that nothing has brought since."""
+    """Return the query for ``batch_id``, ``day`` of the failed days that no later batch has brought."""
     return (
         f"SELECT failed.batch_id, day FROM ({failed_days(mine, ended)}) AS failed"
         f" LEFT JOIN ({held_days(mine)}) AS held USING (day)"
@@ -198,14 +198,14 @@ def unmet_days(mine: str, ended: Sequence[str] = ()) -> str:
 
 
 def is_read_only(cursor: DuckDBPyConnection) -> bool:
-    """Whether the database is open for reading alone."""
+    """Whether the database is open read-only."""
     query = "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()"
     return run(cursor, query) == [(True,)]
 
 
 def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
     """
-    Mark as cancelled what a process that died left unfinished. ``running`` are the exports of this process.
+    Mark as cancelled what a dead process left unfinished. ``running`` are the exports of this process.
 
     A database that is open for reading alone stays as it is: those batches are in no list, and their days are missing.
     """
@@ -221,7 +221,7 @@ def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
 
 
 def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
-    """Return the ids of exports that have batches of this table under way."""
+    """Return the ids of exports that are working on batches of this table."""
     rows = run(
         cursor,
         f"SELECT DISTINCT export_id FROM {LEDGER} WHERE lower(table_name) = lower(?)"
@@ -232,7 +232,7 @@ def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
 
 
 def ended_exports(cursor: DuckDBPyConnection, table: str) -> list[str]:
-    """Return the ids of exports that left batches of this table as if they were under way, and are not."""
+    """Return the ids of exports that have ended but left batches of this table unfinished."""
     with entering:
         return sorted(unfinished_exports(cursor, table) - running)
 
@@ -247,7 +247,7 @@ def admit(
     gone: Sequence[int],
 ) -> list[int]:
     """
-    Enter an export: make the tables that are missing, forget batches whose rows are gone, and return the new ids.
+    Enter an export: create missing tables, forget batches whose rows are gone, and return the new ids.
 
     Args:
         gone: ids of batches.
@@ -263,7 +263,7 @@ def register(
     cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
 ) -> list[int]:
     """
-    Add batches that are to be fetched, in place of failed ones that they make up for if they come, and give their ids.
+    Add batches to be fetched, which replace failed ones if they land, and return their ids.
 
     Args:
         batches: no two of them with a day in common.
@@ -301,7 +301,7 @@ def register(
 
 
 def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> None:
-    """Delete batches with their rows and rejected lines."""
+    """Delete batches, with their rows and rejected lines."""
     for name in (table, REJECTED, LEDGER):
         mine = "" if name == table else " AND lower(table_name) = lower(?)"
         parameters: list[object] = [list(batch_ids)] + ([table] if mine else [])
@@ -310,7 +310,7 @@ def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> 
 
 def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) -> None:
     """
-    Mark batches as done or empty, and drop the failures that they make up for. ``arrivals`` has one or more.
+    Mark batches as done or empty, and delete the failures that they make up for. ``arrivals`` has one or more.
 
     Raises:
         LedgerError: one of them is not there.
@@ -357,7 +357,7 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
 
 def lost(cursor: DuckDBPyConnection, table: str, item: Lost, status: str) -> None:
     """
-    Mark a batch as failed or cancelled, and why.
+    Mark a batch as failed or cancelled, with the reason.
 
     Raises:
         LedgerError: it is not there, or has landed.
@@ -387,7 +387,7 @@ def lost(cursor: DuckDBPyConnection, table: str, item: Lost, status: str) -> Non
 
 
 def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Failure) -> None:
-    """Mark whatever an export has left unfinished as failed or cancelled, and why."""
+    """Mark all unfinished batches of an export as failed or cancelled, with the reason."""
     run(
         cursor,
         f"UPDATE {LEDGER} SET status = ?, kind = ?, http_status = ?, message = ?, retryable = ?, hint = ?,"
@@ -406,7 +406,7 @@ def close(cursor: DuckDBPyConnection, export_id: str, status: str, failure: Fail
 
 
 def status_of(cursor: DuckDBPyConnection, table: str, batch_id: int) -> tuple[str, int, int] | None:
-    """Return status, rows and rejected lines of a batch, ``None`` where the ledger has none of that id."""
+    """Return status, rows and rejected lines of a batch, ``None`` if the ledger has no batch of that id."""
     rows = run(
         cursor,
         f"SELECT status, rows, rejected FROM {LEDGER} WHERE batch_id = ? AND lower(table_name) = lower(?)",

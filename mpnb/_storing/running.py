@@ -1,4 +1,4 @@
-"""What this process exports now, so that nothing else writes to the same tables meanwhile."""
+"""The exports that this process is running, so that no two write to the same table at once."""
 
 from __future__ import annotations
 

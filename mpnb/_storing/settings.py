@@ -1,4 +1,4 @@
-"""Settings of DuckDB while exports run: made by the first on an instance, set back by the last."""
+"""DuckDB's settings during exports: applied by the first on an instance, restored by the last."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ Reading = Callable[[], AbstractContextManager[DuckDBPyConnection]]
 
 class Instance:
     """
-    Know whose settings an instance of DuckDB has, for all stores of this process that are open on its file.
+    The owner of an instance's settings, shared by all stores of this process on its file.
 
     Any thread may call any method. ``reading`` lends a cursor of the calling store.
 
@@ -101,7 +101,7 @@ class Instance:
     @contextlib.contextmanager
     def settings(self, reading: Reading, is_alone: Callable[[DuckDBPyConnection], bool]) -> Iterator[None]:
         """
-        Make what an export needs, and set back with the last export what nobody else has changed.
+        Apply what an export needs; when the last export ends, restore what nobody else has changed.
 
         What DuckDB refuses is left as it is, such as a memory limit below what a query of the user's holds now.
 
@@ -149,7 +149,7 @@ class Instance:
 
     @contextlib.contextmanager
     def without_memory_limit(self, reading: Reading) -> Iterator[None]:
-        """Let DuckDB have for a while what it had before ``settings()``: by itself, four fifths of the machine's."""
+        """Restore DuckDB's usual memory limit within the block: by default, four fifths of the machine's memory."""
         with self._lock:
             self._unlimited += 1
             if self._unlimited == 1:
@@ -178,7 +178,7 @@ class Instance:
 
 def with_defaults(cursor: DuckDBPyConnection) -> None:
     """
-    Set ``DEFAULTS`` for one cursor alone.
+    Apply ``DEFAULTS`` to one cursor.
 
     What this DuckDB does not know is left out, and nothing is set where the user has locked the configuration.
     """
@@ -198,7 +198,7 @@ def connected(
     path: Path, connect: Callable[[], tuple[DuckDBPyConnection, dict[str, str] | None]]
 ) -> tuple[DuckDBPyConnection, Instance]:
     """
-    Open a file, and give its connection and its instance. Any thread.
+    Open a file, and return its connection and its instance. Any thread.
 
     Args:
         connect: opens it, and gives its settings where nobody else of this process has it open. Its errors go through.

@@ -1,5 +1,5 @@
 """
-A table of a DuckDB database as the place where batches land: each whole or not at all, its ledger row with it.
+A DuckDB table as the place where batches land: each in one transaction with its ledger row.
 
 What writes is one cursor, the writer's. The rest is asked by cursors that are lent for a moment.
 """
@@ -59,14 +59,14 @@ class Table:
     # --- admission, in the caller's thread ---------------------------------------------------------------------------
 
     def held(self) -> Sequence[HeldBatch]:
-        """Return the batches that are there, as far as the table still has their rows."""
+        """Return the batches whose rows the table still has."""
         with self._store.reading() as cursor:
             return [h for h in ledger.compared_batches(cursor, self._table) if not h.is_gone]
 
     @contextlib.contextmanager
     def admission(self) -> Iterator[None]:
         """
-        Let no other export of this process begin, and commit at the end of the block what was admitted in it.
+        Keep other exports of this process out, and commit at the end of the block what was admitted in it.
 
         Raises:
             TableError: another export into the same table is under way, or a table is not ours.
@@ -95,7 +95,7 @@ class Table:
             raise TableError(f"an export into table {self._table!r} is running: wait for it, or cancel it")
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
-        """Enter batches into the ledger, make the tables that are missing, and forget batches whose rows are gone."""
+        """Enter batches into the ledger, create missing tables, and forget batches whose rows are gone."""
         cursor = self._entering
         assert cursor is not None
         run(cursor, "BEGIN")
@@ -104,7 +104,7 @@ class Table:
         )
 
     def leave(self) -> None:
-        """Let others begin: this export is over, or did not take place. Any thread may call it."""
+        """Allow other exports again: this one is over or did not begin. Any thread may call it."""
         running.discard(self._export_id)
 
     # --- landing, in the writer's thread -----------------------------------------------------------------------------
@@ -138,11 +138,11 @@ class Table:
             raise WriteError(failure("write", message)) from error
 
     def can_join(self, item: Fetched) -> bool:
-        """Return whether a batch may be written at once with others. A body that is still compressed is a large one."""
+        """Whether a batch may be written together with others. One with a compressed body is large, and may not."""
         return not item.body.gzip and item.body.lines > 0
 
     def land_joined(self, items: Sequence[Fetched]) -> list[Landed] | None:
-        """Write batches in one transaction; ``None`` where a line of them needs a look, or anything failed."""
+        """Write batches in one transaction; ``None`` if a line needs a check of its own, or anything failed."""
         try:
             return self._transaction(items, self._insert)
         except NotAllRecords:
@@ -248,7 +248,7 @@ class Table:
         return WriteError(failure("write", text))
 
     def note(self, lost: Lost) -> bool:
-        """Note a batch that failed in the ledger. Returns whether that could be written."""
+        """Record a failed batch in the ledger. Return whether that worked."""
         try:
             with self._store.committing():
                 ledger.lost(self._writer(), self._table, lost, "failed")
@@ -258,7 +258,7 @@ class Table:
         return True
 
     def split(self, task: Task) -> tuple[list[tuple[Batch, int]], Group | None]:
-        """Put smaller batches in place of one in the ledger: none where that cannot be done."""
+        """Replace a batch of the ledger by smaller ones; return none if that is impossible."""
         cursor = self._writer()
         try:
             run(cursor, "BEGIN")
@@ -282,7 +282,7 @@ class Table:
 
     def interrupt(self) -> None:
         """
-        Stop the insert that runs now, and begin no other. Any thread may call it.
+        Stop the current insert, and begin no other. Any thread may call it.
 
         It must be called again until the writer has moved on: an interrupt between two statements is lost.
         """
@@ -302,12 +302,12 @@ class Table:
 
     @property
     def lost(self) -> str | None:
-        """Return why the database cannot be read any more, ``None`` where it can."""
+        """Return why the database cannot be read any more, or ``None`` if it can."""
         return self._lost
 
     def settle(self, ends: Sequence[tuple[str, Lost]], status: str, why: Failure) -> dict[int, Landed]:
         """
-        Note in one transaction how batches ended, and close what else the export left.
+        Record in one transaction how batches ended, and close whatever else the export left open.
 
         Those that were tried say so, each for itself; all others in one statement.
 
@@ -337,7 +337,7 @@ class Table:
         return landed
 
     def finish(self, *, fold: bool) -> None:
-        """Leave a database that can be read, also where one of the last statements ended the instance."""
+        """Leave a readable database, even if one of the last statements invalidated the instance."""
         if fold:
             self._store.checkpoint()
         with contextlib.suppress(MpnbError):

@@ -1,5 +1,5 @@
 """
-The tables that mpnb keeps in a database besides the events: how they are made, and brought to the layout of today.
+The tables that mpnb keeps in a database besides the events: how they are created and migrated.
 
     mpnb_meta        one row a fact about the file: ``layout`` is the version of what follows
     mpnb_batches     the ledger: one row a batch
@@ -37,7 +37,7 @@ _OURS = ((META, META_COLUMNS), (LEDGER, LEDGER_COLUMNS), (REJECTED, REJECTED_COL
 
 def check(cursor: DuckDBPyConnection, label: str) -> None:
     """
-    See that what is in a database is ours, and that this version can read it. It writes nothing.
+    Check that mpnb's tables in a database are its own and readable by this version. Writes nothing.
 
     Args:
         label: the name of the database, for messages.
@@ -57,7 +57,7 @@ def check(cursor: DuckDBPyConnection, label: str) -> None:
 
 
 def check_records(cursor: DuckDBPyConnection, label: str, table: str, columns: Columns) -> None:
-    """See that a table of records has these columns, or is not there. Raises ``TableError``."""
+    """Check that a table of records has these columns or does not exist. Raises ``TableError``."""
     _check_columns(cursor, label, table, columns)
 
 
@@ -70,7 +70,7 @@ def _check_columns(cursor: DuckDBPyConnection, label: str, name: str, columns: C
 
 
 def is_current(cursor: DuckDBPyConnection) -> bool:
-    """Whether all tables are there and have the layout of today, or none is there at all."""
+    """Whether all tables exist in the current layout, or none at all."""
     found = _version(cursor)
     return found is None or (
         found == LAYOUT and _has_ids(cursor) and all(columns_of(cursor, name) for name, _ in _OURS)
@@ -79,7 +79,7 @@ def is_current(cursor: DuckDBPyConnection) -> bool:
 
 def create(cursor: DuckDBPyConnection, table: str | None = None, columns: Columns = COLUMNS) -> None:
     """
-    Make what is missing, and bring what is older up to date. Within a transaction of the caller, after ``check()``.
+    Create what is missing, and migrate what is older. Within a transaction of the caller, after ``check()``.
 
     Args:
         table: a table of records to make as well.
@@ -103,7 +103,7 @@ def create(cursor: DuckDBPyConnection, table: str | None = None, columns: Column
 
 
 def _version(cursor: DuckDBPyConnection) -> int | None:
-    """Return the layout of what is there, ``None`` where there is nothing of ours."""
+    """Return the layout of the existing tables, ``None`` if there are none."""
     if columns_of(cursor, META) == list(META_COLUMNS):
         rows = run(cursor, f"SELECT value FROM {META} WHERE name = 'layout'")
         if rows and re.fullmatch(r"\d{1,9}", rows[0][0] or ""):
@@ -126,7 +126,7 @@ def _has_ids(cursor: DuckDBPyConnection) -> bool:
 
 
 def _from_1(cursor: DuckDBPyConnection) -> None:
-    """Add the key of the ledger: two exports into two tables of a file could take the same ids."""
+    """Add the key of the ledger: exports into two tables of a file could take the same ids."""
     before = f"{LEDGER}_1"
     run(cursor, f"ALTER TABLE {LEDGER} RENAME TO {before}")
     _create_table(cursor, LEDGER, LEDGER_COLUMNS, ", PRIMARY KEY (table_name, batch_id)")

@@ -1,5 +1,5 @@
 """
-The one thread that writes: it hands batches to their destination, in the order in which they come, small ones at once.
+The writer thread: it passes batches to their destination in the order of arrival, small ones together.
 
 What it is handed waits in a bounded queue.
 """
@@ -31,22 +31,22 @@ Item = Fetched | Lost | Split
 
 
 class Sender(Protocol):
-    """Who hands batches over, as the writer sees it. All of it is called in the writer's thread."""
+    """The side that queues batches, as the writer calls it, in the writer's thread."""
 
     def is_to_write(self, item: Fetched) -> bool:
-        """Return whether a batch is to be written, right before it is."""
+        """Whether a batch is still to be written; called right before it is."""
 
     def landed(self, item: Fetched, outcome: Landed | WriteError) -> None:
-        """Hear what a batch has become."""
+        """Called with the result of writing a batch."""
 
     def dropped(self, item: Fetched) -> None:
-        """Hear that a batch is not written, since its group cannot be."""
+        """Called when a batch is not written because its group failed."""
 
     def broken(self, error: BaseException) -> None:
-        """Hear of an exception that nobody expected."""
+        """Called with an unexpected exception."""
 
     def has_more(self) -> bool:
-        """Return whether other batches are under way."""
+        """Whether other batches are being fetched."""
 
 
 class Writer(threading.Thread):
@@ -73,25 +73,25 @@ class Writer(threading.Thread):
         self.not_noted: list[Lost] = []
 
     def put(self, item: Item) -> bool:
-        """Hand something over, waiting while the queue is full. False where it ended too soon. Any thread."""
+        """Queue an item, and wait while the queue is full. Return False if the writer has ended early. Any thread."""
         return self._queue.put(item)
 
     def begin(self) -> None:
-        """Let it write, once it was started. Any thread may call it."""
+        """Let the started thread begin to write. Any thread may call it."""
         self.begun.set()
 
     def finish(self) -> None:
-        """Let it end when it has written what it was handed. Any thread may call it."""
+        """Let the thread end once its queue is empty. Any thread may call it."""
         self._queue.finish()
         self.begun.set()
 
     def interrupt(self) -> None:
-        """Stop what is written now, and begin nothing else. Any thread may call it, again until it has ended."""
+        """Stop the current write, and begin no other. Any thread may call it, repeatedly until the thread has ended."""
         self._stopping.set()
         self._destination.interrupt()
 
     def run(self) -> None:
-        """Write until nothing is left and nothing more will come."""
+        """Write until the queue is empty and finished."""
         try:
             self.begun.wait()
             while (item := self._next()) is not None:
@@ -125,7 +125,7 @@ class Writer(threading.Thread):
             self._land(self._with_those_behind(item))
 
     def _with_those_behind(self, first: Fetched) -> list[Fetched]:
-        """Take what can be written with an item: what waits behind it, and if that is little, what comes soon."""
+        """Return an item with those that can be written with it: all that wait, and if few do, those that come soon."""
         items, lines = [first], first.body.lines
         until = time.monotonic() + LINGER_SECONDS
         while self._may_join and self._destination.can_join(first) and lines < TOGETHER_LINES:
@@ -141,7 +141,7 @@ class Writer(threading.Thread):
         return items
 
     def _next_by(self, until: float) -> Item:
-        """Take what is next in the queue, or comes by then while more is to come. Raises ``queue.Empty``."""
+        """Return the next item of the queue, or wait for one until a deadline. Raises ``queue.Empty``."""
         while time.monotonic() < until and self._sender.has_more() and not self._stopping.is_set():
             with contextlib.suppress(queue.Empty):
                 return self._taken(LOOK_SECONDS)
@@ -167,12 +167,12 @@ class Writer(threading.Thread):
                 self._land_all([item])
 
     def _land_group(self, items: Sequence[Fetched]) -> None:
-        """Write all of a group in one transaction, or none."""
+        """Write a group in one transaction, or none of it."""
         if all([self._sender.is_to_write(item) for item in items]):
             self._land_all(items)
 
     def _land_all(self, items: Sequence[Fetched]) -> None:
-        """Write some in one transaction, and tell what became of each."""
+        """Write several batches in one transaction, and report the result of each."""
         outcomes: Sequence[Landed | WriteError]
         try:
             outcomes = self._destination.land(items)
@@ -182,6 +182,6 @@ class Writer(threading.Thread):
             self._sender.landed(item, outcome)
 
     def note(self, lost: Lost) -> None:
-        """Note a batch that failed; what cannot be noted now is kept for a try at the end. In the writer's thread."""
+        """Record a failed batch; if that fails, keep it for another try at the end. In the writer's thread."""
         if not self._destination.note(lost):
             self.not_noted.append(lost)

@@ -1,5 +1,5 @@
 """
-``%mpexport``: an export in one line of a notebook. What is here runs in IPython only.
+``%mpexport``: an export in one line of a notebook. Works in IPython only.
 
     _words       a line to words: quotes, comments, ``$name`` and ``{expression}``
     _manual      the options, and what ``--help`` shows of them
@@ -24,7 +24,7 @@ _CALL = re.compile(rf"get_ipython\(\)\.run_(line|cell)_magic\('{NAME}', .*\)$")
 
 
 def load(shell: InteractiveShell) -> None:
-    """Make the magic known to a shell."""
+    """Register the magic with a shell."""
     command = Command(shell)
     shell.magics_manager.register_function(command.mpexport, "line_cell", NAME)
     shell.input_transformers_post.append(hide_display)
@@ -35,7 +35,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take the magic out of a shell, and everything that ``load`` put there. Results and running exports stay."""
+    """Remove the magic, and all that ``load`` registered, from a shell. Results and running exports stay."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop(NAME, None)
     with contextlib.suppress(AttributeError):
@@ -47,7 +47,7 @@ def unload(shell: InteractiveShell) -> None:
 
 def hide_display(lines: list[str]) -> list[str]:
     """
-    Let a semicolon at the end of the magic's line do what it does at the end of Python's.
+    Let a semicolon at the end of the magic's line hide its display, as Python's lines do.
 
     The line is an argument by then, so that IPython does not see the semicolon; a magic that gave ``None`` in its
     place would leave an assignment empty.

@@ -1,4 +1,4 @@
-"""What ``%mpexport`` does: words to a call of a public function, and what comes of it into the notebook."""
+"""What ``%mpexport`` does: it calls a public function for a line and shows the result in the notebook."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ AGAIN = f"%{NAME} --retry"
 
 class Command:
     """
-    Run the magic in one shell. Called in the kernel's main thread.
+    The magic in one shell. Called in the kernel's main thread.
 
     It remembers the latest export, for ``--status`` and ``--retry``, and those in the background, for ``--cancel``.
     """
@@ -172,7 +172,7 @@ class Command:
 
 
 def _check(options: argparse.Namespace, cell: str | None) -> None:
-    """Raise ``UsageError`` for what does not go together."""
+    """Raise ``UsageError`` for options that exclude each other."""
     typed = {name for name, value in vars(options).items() if value}
     for action in TAKES.keys() & typed:
         if others := typed - {action} - TAKES[action]:
@@ -186,7 +186,7 @@ def _check(options: argparse.Namespace, cell: str | None) -> None:
 
 
 def _names_of(word: str) -> list[str]:
-    """Return the events that a word stands for: one, but for a list, an array or a Series that the notebook has."""
+    """Return the events that a word stands for: one, or several from a list, an array or a Series of the notebook."""
     given = word.value if isinstance(word, Value) else word
     return event_names(given if isinstance(given, Iterable) else str(given), EVENTS)
 
@@ -194,7 +194,7 @@ def _names_of(word: str) -> list[str]:
 @contextlib.contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     """
-    Show what fails without a traceback.
+    Show errors without a traceback.
 
     Arguments that cannot work become ``UsageError``. The others stay what they are, so that Run All, nbclient and
     nbval stop, with the hook by which IPython lets an exception show itself.
@@ -214,7 +214,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show what ``export`` warns of without the place in this file that it comes from."""
+    """Show the warnings of ``export`` without this file's name and line."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 

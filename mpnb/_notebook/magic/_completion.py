@@ -1,4 +1,4 @@
-"""What Tab offers behind ``%mpexport``: options, their values, and what is in the database already."""
+"""Tab completion of ``%mpexport``: options, their values, and names in the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST = 1000
 
 
 class Completion:
-    """Complete the magic's line in one shell. It reads the database and sends nothing."""
+    """Tab completion in one shell. It reads the database and sends nothing."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -35,7 +35,7 @@ class Completion:
 
     @context_matcher()  # type: ignore[untyped-decorator]
     def matches(self, context: CompletionContext) -> SimpleMatcherResult:
-        """Return what fits at the cursor; nothing where IPython's own completion should do."""
+        """Return the matches at the cursor; none where IPython's own completion applies."""
         line = context.text_until_cursor
         magic = _BEFORE.match(line)
         if magic is None:
@@ -84,7 +84,7 @@ class Completion:
         return []
 
     def _typed(self, name: str, known: list[Word]) -> object:
-        """Return the value of an option that was typed on the line, or its default. It evaluates no expression."""
+        """Return the value of an option that was typed on the line, or its default. Evaluates no expression."""
         for before, word in itertools.pairwise(known):
             if before.text == f"--{name}":
                 return self._shell.user_ns.get(word.code, word.text) if word.code else word.text

@@ -44,15 +44,15 @@ Examples:
 
 
 class Parser(_options.Parser):
-    """Parse the words of a line."""
+    """The parser of a line's words."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise IPython's own error, which shows as one line."""
+        """Raise IPython's own error, which is shown as one line."""
         raise UsageError(f"{safe_text(message)} (%{NAME} --help shows what there is)")
 
 
 def make_parser() -> Parser:
-    """Make the parser: what is not typed is not set."""
+    """Return the parser. Options that are not typed are not set."""
     parser = Parser(prog=f"%{NAME}", add_help=False, argument_default=argparse.SUPPRESS)
     _options.add_export_options(parser)
     parser.set_defaults(days=[])
@@ -76,7 +76,7 @@ def option_names(parser: Parser) -> dict[str, str]:
 
 
 def manual(parser: Parser) -> str:
-    """Write the manual, the same on every Python: argparse's own differs."""
+    """Return the manual, the same on every Python: argparse's own varies."""
     options = []
     for action in parser._actions:
         names = ", ".join(action.option_strings)

@@ -1,5 +1,5 @@
 """
-The words of a magic's line: quotes, comments, and what of the notebook is put in.
+The words of a magic's line: quotes, comments, and values of the notebook.
 
 IPython's own expansion would turn Mixpanel's ``$os`` into the notebook's ``os`` module wherever it stands, and a
 shell's rules would take the backslashes out of a Windows path.
@@ -32,12 +32,12 @@ class WordError(ValueError):
 
 
 class Value(str):
-    """Be a word that stands for a value of the notebook, which ``value`` is."""
+    """A word that stands for a value of the notebook, found in its ``value``."""
 
     value: object
 
     def __new__(cls, value: object) -> Value:
-        """Take the value; as text it is what ``str`` makes of it."""
+        """Return a ``Value``; its text is the value's ``str``."""
         word = super().__new__(cls, value)
         word.value = value
         return word
@@ -46,7 +46,7 @@ class Value(str):
 @dataclass(frozen=True, slots=True)
 class Word:
     """
-    Hold one word of a line.
+    One word of a line.
 
     Attributes:
         start, end: where it stands.
@@ -63,7 +63,7 @@ class Word:
 
 
 def words(line: str) -> Iterator[Word]:
-    """Divide a line into words, without the semicolon and the comment at its end."""
+    """Split a line into words, without the semicolon and the comment at its end."""
     at = 0
     while True:
         at = _SPACE.match(line, at).end()  # type: ignore[union-attr]  # it always matches
@@ -98,7 +98,7 @@ def words(line: str) -> Iterator[Word]:
 
 def expanded(line: str, names: Mapping[str, Any]) -> list[str]:
     """
-    Return the words of a line, with a ``Value`` for each that stands for one of the notebook's.
+    Return the words of a line, with a ``Value`` for each that names a value of the notebook.
 
     Args:
         names: what expressions may use.
@@ -110,14 +110,14 @@ def expanded(line: str, names: Mapping[str, Any]) -> list[str]:
 
 
 def is_silent(line: str) -> bool:
-    """Return whether a line ends in a semicolon, which hides what a cell would display."""
+    """Whether a line ends in a semicolon, which hides what a cell would display."""
     end = max((word.end for word in words(line)), default=0)
     return line[end:].lstrip().startswith(";")
 
 
 def quoted(text: str, quote: str = "") -> str:
     """
-    Write a word so that it is read as it is.
+    Return a word quoted so that it is read back unchanged.
 
     Args:
         quote: the quote to put it in; none for where it needs one.
@@ -130,7 +130,7 @@ def quoted(text: str, quote: str = "") -> str:
 
 
 def _unquoted(word: str) -> str:
-    """Take the quotes off where they hold the whole word; within one, as in properties["$os"], they belong to it."""
+    """Remove quotes around a whole word; quotes within it, as in properties["$os"], are part of it."""
     parts = list(_PARTS.finditer(word))
     if not all(part.lastgroup in ("single", "double") for part in parts):
         return "".join(part["escaped"] or part[0] for part in parts)

@@ -46,10 +46,10 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
 
 
 class Widgets:
-    """Show exports by widgets, which are imported with the first."""
+    """A notebook's live displays. The widgets are imported with the first one."""
 
     def progress(self) -> Progress | None:
-        """Return what shows an export in the running cell, ``None`` where no kernel's front end could show it."""
+        """Return a live display for the running cell, or ``None`` if no front end of a kernel could show it."""
         if "ipykernel" not in sys.modules:
             return None
         from mpnb._notebook.panel._frontend import has_kernel

@@ -1,4 +1,4 @@
-"""The call that does what the panel does, to be copied into a cell."""
+"""The panel's export as Python code, to be copied into a cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULTS = {name: p.default for name, p in inspect.signature(export).parameters.
 
 def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:
     """
-    Write a call of ``mpnb.export()`` with what differs from its defaults. It never holds a secret.
+    Return a call of ``mpnb.export()`` with all arguments that differ from their defaults. It never holds a secret.
 
     Args:
         asked: arguments of ``mpnb.export()``.

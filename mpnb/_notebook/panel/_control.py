@@ -39,7 +39,7 @@ LOOK_SECONDS = 1.0
 
 class Panel:
     """
-    Drive an export from a notebook. Made by ``mpnb.panel()``, which tells of its arguments.
+    The control panel, returned by ``mpnb.panel()``, whose docstring explains its arguments.
 
     Any thread may read ``job`` and ``result``. All that happens on the screen happens in the pump's thread; planning,
     starting and retrying, which read the database, in a thread of the panel's own; the kernel is never blocked.
@@ -87,13 +87,13 @@ class Panel:
 
     @property
     def job(self) -> ExportJob | None:
-        """Return the export that runs or ran last, a retry included; ``None`` before the first."""
+        """Return the current or latest export, including retries; ``None`` before the first."""
         return self._track.job if self._track else None
 
     @property
     def result(self) -> ExportResult:
         """
-        Return what the last export or retry brought.
+        Return the result of the latest export or retry.
 
         Raises:
             MpnbError: there is none yet; the message says what to do.
@@ -108,7 +108,7 @@ class Panel:
     # --- the pump's thread ---------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> float | None:
-        """Hear what was said, take what the worker did, and bring the screen up to date."""
+        """Process messages and the worker's results, and update the display."""
         for message in self._screen.messages():
             self._hear(message)
         if self._work is not None and self._work.done():
@@ -234,7 +234,7 @@ class Panel:
         self._login.layout.display = self._form.box.layout.display = "none"
 
     def _find_twin(self) -> Panel | None:
-        """Find the panel that exports into this table now: it may be of this very cell, before it was run again."""
+        """Return the panel that is exporting into this table, perhaps of this same cell before it was run again."""
         here = _table_of(self._asked)
         for other in pump.shown():
             if isinstance(other, Panel) and other.job and not other.job.done() and _table_of(other._asked) == here:
@@ -242,7 +242,7 @@ class Panel:
         return None
 
     def _show_twin(self) -> None:
-        """Follow the same export, with its retries."""
+        """Show the same export, with its retries."""
         if self._twin is not None:
             self._track, self._asked = self._twin._track, self._twin._asked
             self._credentials, self._from_environment = self._twin._credentials, self._twin._from_environment
@@ -316,12 +316,12 @@ class Panel:
             print("The panel needs a notebook: mpnb.export() does the same without one.")
 
     def __repr__(self) -> str:
-        """Return how far it is."""
+        """Return the export's progress as text."""
         return f"<mpnb panel: {self.job!r}>" if self.job else "<mpnb panel: nothing started yet>"
 
 
 def _table_of(asked: dict[str, Any]) -> object:
-    """Return a key that two panels share where they write the same table."""
+    """Return a key that is the same for two panels that export into the same table."""
     database = asked.get("database")
     if isinstance(database, str) and database == MEMORY:
         return object()  # each of them is another one

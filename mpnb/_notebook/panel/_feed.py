@@ -1,4 +1,4 @@
-"""From the state of batches to what the grid shows: bytes, counters and words. No widgets here."""
+"""What the grid shows of the state of batches: bytes, counters and words. No widgets here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Info = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Frame:
     """
-    Hold what the grid shows at one moment.
+    What the grid shows at one moment.
 
     ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock into
     "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
@@ -44,7 +44,7 @@ class Frame:
 
 class Track:
     """
-    Follow an export and its retries as one. For one thread.
+    An export and its retries, followed as one. For one thread.
 
     Args:
         job: the export; ``go_on`` adds its retries.
@@ -61,16 +61,16 @@ class Track:
 
     @property
     def job(self) -> ExportJob:
-        """Return the latest."""
+        """Return the latest job."""
         return self.jobs[-1]
 
     @property
     def version(self) -> tuple[int, int]:
-        """Return what changes whenever something is new."""
+        """Return a value that changes with every change of a batch."""
         return len(self.jobs), self.job.version
 
     def cells(self, *, clock: bool = False) -> list[BatchProgress]:
-        """Return every batch in date order; those of a retry stand in for the ones that it fetches again."""
+        """Return every batch in date order; those of a retry replace the ones that they fetch again."""
         cells = self.jobs[0].batches(clock=clock)
         for job in self.jobs[1:]:
             kept = [cell for cell in cells if cell.status not in UNMET]
@@ -80,7 +80,7 @@ class Track:
         return sorted(cells, key=attrgetter("from_date"))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], **more: Any) -> Frame:
-        """Show the batches as they are."""
+        """Return the batches as they are now, as a frame."""
         if self._days_of != (len(self.jobs), len(cells)):
             self._days_of = (len(self.jobs), len(cells))
             self._days = packed_days([(cell.from_date, cell.to_date) for cell in cells])
@@ -121,7 +121,7 @@ class Track:
 
 
 def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
-    """Name what goes on. It has ended when its result can be had, a moment after its last batch."""
+    """Return the name of the current phase. The export has ended when its result is available, after its last batch."""
     if not (progress.finished and job.done()):
         if job.cancelled():
             return "cancelling"
@@ -132,7 +132,7 @@ def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
 
 
 def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), **more: Any) -> Frame:
-    """Show what would be fetched, and what is there already."""
+    """Return what would be fetched, and what is there already, as a frame."""
     cells = sorted(
         [(b.from_date, b.to_date, "queued") for b in plan.batches]
         + [(h.from_date, h.to_date, "skipped") for h in plan.held]
@@ -174,12 +174,12 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str
 
 
 def packed_state(statuses: Sequence[str]) -> bytes:
-    """Return one byte for each batch."""
+    """Return the states as one byte per batch."""
     return bytes(map(CODES.__getitem__, statuses))
 
 
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
-    """Return four bytes for each batch: its first day and its number of days."""
+    """Return the days as four bytes per batch: its first day and its number of days."""
     # A day that two bytes cannot count, before 1970 or after 2149, shows as the nearest that they can.
     numbers = array(
         "I",
@@ -194,7 +194,7 @@ def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
 
 
 def failures(cells: Sequence[BatchProgress]) -> list[Info]:
-    """Sum up by kind what failed or was cancelled, most frequent first, each with one of its messages."""
+    """Return failed and cancelled batches by kind, most frequent first, each kind with one of its messages."""
     unmet: dict[tuple[str, str], list[BatchProgress]] = {}
     for cell in cells:
         if cell.status in UNMET:
@@ -211,7 +211,7 @@ def failures(cells: Sequence[BatchProgress]) -> list[Info]:
 
 
 def detail(cell: BatchProgress) -> Info:
-    """Tell of one batch what its dates and its state do not say."""
+    """Return details of a batch that its dates and its state do not show."""
     facts = []
     if cell.attempt:
         facts.append(("attempt", f"{cell.attempt}"))
@@ -229,7 +229,7 @@ def detail(cell: BatchProgress) -> Info:
 
 
 def rough(seconds: float) -> str:
-    """Show a guess of a time span no more precisely than it is."""
+    """Return an estimated time span as text, rounded to its precision."""
     if seconds < 60:
         return f"{max(5, round(seconds / 5) * 5)} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

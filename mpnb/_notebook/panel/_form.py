@@ -1,4 +1,4 @@
-"""The fields of the panel: what they hold, what is wrong with them, and when they changed."""
+"""The fields of the panel: their values, what is wrong with them, and when they changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LABELS = {
 
 
 def preset_range(preset: str, now: date) -> tuple[date, date]:
-    """Return first and last day of a preset: full days, so the last one is yesterday, but on a quarter's first day."""
+    """Return first and last day of a preset, in full days: it ends yesterday, except on a quarter's first day."""
     if preset == "quarter":
         first = date(now.year, now.month - (now.month - 1) % 3, 1)
         return first, max(first, now - DAY)
@@ -67,7 +67,7 @@ def preset_range(preset: str, now: date) -> tuple[date, date]:
 
 
 def place_of(error: Exception) -> str:
-    """Name the field that an error belongs beside, ``"form"`` where it belongs to none."""
+    """Return the field that an error belongs to, ``"form"`` if it belongs to none."""
     for kind, place in ((CredentialsError, "login"), (DatabaseError, "database"), (TableError, "table")):
         if isinstance(error, kind):
             return place
@@ -76,7 +76,7 @@ def place_of(error: Exception) -> str:
 
 def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan | None, dict[str, str]]:
     """
-    Plan what the fields ask for, or say what is wrong with each of them.
+    Return the plan for the fields, or what is wrong with each of them.
 
     Args:
         asked: arguments of ``mpnb.plan()``.
@@ -99,7 +99,7 @@ def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan |
 
 
 def in_labels(error: Exception) -> str:
-    """Return what is wrong in the words that stand above the fields."""
+    """Return an error in the words of the fields' labels."""
     text = str(error)
     for name, label in LABELS.items():
         text = text.replace(name, label)
@@ -107,13 +107,13 @@ def in_labels(error: Exception) -> str:
 
 
 def _text(value: object) -> str:
-    """Return what a field shows of an argument."""
+    """Return an argument as text for its field."""
     number = as_int(value)
     return value if isinstance(value, str) else brief(value if number is None else number)
 
 
 def _number(text: str) -> int | str:
-    """Read a whole number; what is none is left to those who say what is wrong with it."""
+    """Parse a whole number; return any other text unchanged, to be refused later."""
     try:
         return int(text)
     except ValueError:
@@ -122,7 +122,7 @@ def _number(text: str) -> int | str:
 
 class Form:
     """
-    Hold the fields. After it is on the screen, the browser alone writes their values and the pump all else.
+    The fields. Once displayed, the browser alone writes their values and the pump everything else.
 
     Args:
         given: arguments of ``mpnb.start()`` that fill it in; it takes those that it has fields for.
@@ -194,7 +194,7 @@ class Form:
         ]  # fmt: skip
 
     def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the fields as arguments of ``mpnb.start()``, and what is wrong with those that cannot be."""
+        """Return the fields as arguments of ``mpnb.start()``, and what is wrong with invalid fields."""
         dates, wrong = self._dates_asked()
         chunk_days = self.chunk_days.value.strip().lower()
         names = [line.strip() for line in self.events.value.splitlines() if line.strip()]
@@ -226,7 +226,7 @@ class Form:
         return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
 
     def paint(self, errors: dict[str, str]) -> None:
-        """Show what is wrong, by field, and which days a preset means. The pump's thread alone calls it."""
+        """Show what is wrong with each field, and which days a preset means. Called in the pump's thread only."""
         for name, widget in self._errors.items():
             text = errors.get(name, "")
             widget.value = f'<span role="alert">{escape(text)}</span>' if text else ""
@@ -241,7 +241,7 @@ class Form:
 
 
 def _dates(given: dict[str, Any]) -> tuple[date, date, str]:
-    """Return first and last day, and the preset that they are."""
+    """Return first and last day, and the preset that they match."""
     now = today()
     if "from_date" not in given and "to_date" not in given:
         return *preset_range("30", now), "30"

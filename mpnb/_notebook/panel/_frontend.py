@@ -1,4 +1,4 @@
-"""Where things show: whether a kernel runs this code, and how an output is put there and swapped later."""
+"""The front end: whether a kernel runs this code, and how to show an output and replace it later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _numbers = itertools.count(1)
 
 
 def has_kernel() -> bool:
-    """Return whether a Jupyter kernel runs this code, so that a front end may be there. Imports nothing."""
+    """Whether a Jupyter kernel runs this code, so that there may be a front end. Imports nothing."""
     if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
         return False
     from IPython.core.getipython import get_ipython
@@ -21,7 +21,7 @@ def has_kernel() -> bool:
 
 
 def show(bundle: Bundle) -> str:
-    """Put an output into the running cell, and give the id under which it can be swapped."""
+    """Show an output in the running cell, and return the id by which it can be replaced."""
     from IPython.display import display
 
     display_id = f"mpnb-{os.getpid()}-{next(_numbers)}"
@@ -30,7 +30,7 @@ def show(bundle: Bundle) -> str:
 
 
 def swap(display_id: str, bundle: Bundle) -> None:
-    """Put another output in place of one that ``show`` put there. Any thread."""
+    """Replace an output that ``show`` has shown. Any thread."""
     from IPython.display import update_display
 
     update_display(bundle, raw=True, display_id=display_id)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The grid: a cell a batch, in one anywidget."""
+"""The grid: one cell per batch, in one anywidget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 class Grid(anywidget.AnyWidget):
     """
-    Show the state of every batch, and buttons.
+    A widget with the state of every batch, and buttons.
 
     Only the pump's thread writes its traits, and the browser none. What the browser says comes as messages:
     ``{"type": "cell", "index": i}`` asks for the details of a cell, ``{"type": "cancel"}`` and the like press a button.
@@ -38,10 +38,10 @@ class Grid(anywidget.AnyWidget):
         self.on_msg(lambda _widget, content, _buffers: on_message(content))
 
     def paint(self, frame: Frame) -> None:
-        """Show a frame: one message with what changed, none where nothing did. The pump's thread alone calls it."""
+        """Show a frame: send one message with what changed, or none. Called in the pump's thread only."""
         with self.hold_sync():
             self.state, self.days, self.info = frame.state, frame.days, frame.info
 
     def __repr__(self) -> str:
-        """Return a text without an address or a number, so that a notebook's output is the same each time."""
+        """Return a text without an address or a number, so that a notebook's output does not vary."""
         return "Grid()"

@@ -1,4 +1,4 @@
-"""A running export on the screen: ``job.panel()``, and ``mpnb.export()`` while it blocks in a notebook."""
+"""A live display of a running export: ``job.panel()``, and ``mpnb.export()`` while it blocks a cell."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Message = dict[str, Any]
 
 def weakly(method: Callable[..., object]) -> Callable[..., None]:
     """
-    Call a method for as long as its object lives.
+    Return a function that calls a method as long as its object lives.
 
     Every widget stays in a registry for as long as the kernel runs. What it holds on to stays as well, and that must
     not be a result, with its database open and locked.
@@ -50,7 +50,7 @@ def weakly(method: Callable[..., object]) -> Callable[..., None]:
 
 class Screen:
     """
-    Show one grid in as many outputs as one likes, and swap them all for what stays.
+    One grid in any number of outputs, all of which are replaced by static HTML at the end.
 
     The pump's thread alone calls it, but for ``signal`` and ``show``.
 
@@ -67,12 +67,12 @@ class Screen:
         self._last: Frame | None = None
 
     def signal(self, message: Message) -> None:
-        """Leave a word for the pump. Any thread may call it, and it does no work: it may be in a click's thread."""
+        """Leave a message for the pump. Any thread may call it, even a click's: it does no work."""
         self.inbox.put(message)
         pump.wake(self._owner)
 
     def messages(self) -> list[Message]:
-        """Take what was said since the last call."""
+        """Return the messages since the last call."""
         taken = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -80,7 +80,7 @@ class Screen:
         return taken
 
     def show(self, widget: Any, what: str) -> None:
-        """Put a widget that holds the grid into the running cell, with a text for viewers that show no widgets."""
+        """Show a widget that holds the grid in the running cell, with a text for viewers without widgets."""
         text = f"{what}, live where a notebook shows widgets"
         bundle = widget._repr_mimebundle_()
         data: dict[str, Any] = bundle[0] if isinstance(bundle, tuple) else bundle
@@ -89,24 +89,24 @@ class Screen:
         )  # fmt: skip
 
     def answer(self, message: Message, cells: list[BatchProgress]) -> None:
-        """Tell the details of a cell that was asked for, as it is now."""
+        """Send the details of a cell that was asked for, as they are now."""
         index = message.get("index")
         if isinstance(index, int) and 0 <= index < len(cells):
             self.grid.send({"type": "cell", "index": index, **detail(cells[index])})
 
     def keep(self, what: str) -> list[str]:
-        """Return how to keep what ended, for the pages in which no output can be swapped."""
+        """Return a hint on how to keep the final output, for pages in which outputs cannot be replaced."""
         return [KEEP.format(what)] if self._ids else []
 
     def swap(self, bundle: dict[str, Any]) -> None:
-        """Put what stays in place of every output."""
+        """Replace every output by its final version."""
         for display_id in self._ids:
             frontend.swap(display_id, bundle)
 
 
 class JobPanel:
     """
-    Show a job's batches live, and what stays of it once it has ended. Made by ``job.panel()``.
+    A live display of a job's batches, with a static version at its end. Returned by ``job.panel()``.
 
     Attributes:
         grid: the anywidget alone, for hosts that know only those.
@@ -136,7 +136,7 @@ class JobPanel:
         return self._track.frame(self._cells, actions, notes=list(notes))
 
     def tick(self, now: float) -> float | None:
-        """Bring the screen up to date; at the end swap it, and once more a little later."""
+        """Update the display; at the end replace it, and once more a little later."""
         try:
             return self._tick(now)
         except BaseException:
@@ -178,12 +178,12 @@ class JobPanel:
             print(repr(self))
 
     def __repr__(self) -> str:
-        """Return how far it is."""
+        """Return the export's progress as text."""
         return f"<JobPanel of {self.job!r}>"
 
 
 class NotebookProgress:
-    """Show the grid in the running cell while ``mpnb.export()`` blocks it. What fails here never fails the export."""
+    """The grid in a cell that ``mpnb.export()`` blocks. Its errors never make the export fail."""
 
     def __init__(self) -> None:
         self._panel: JobPanel | None = None
@@ -197,12 +197,12 @@ class NotebookProgress:
             log.exception("the grid cannot be shown")
 
     def on_batch(self, progress: BatchProgress) -> None:
-        """Leave it to the pump."""
+        """Do nothing: the pump updates the display."""
 
     def tick(self, progress: JobProgress) -> None:
-        """Leave it to the pump."""
+        """Do nothing: the pump updates the display."""
 
     def close(self) -> None:
-        """Wait until the output is what stays in the notebook."""
+        """Wait until the output is the one that stays in the notebook."""
         if self._panel is not None and self._panel.job.done():
             self._panel.settled.wait(SWAP_SECONDS)

@@ -1,4 +1,4 @@
-"""Credentials in the panel: found in the environment, passed in, or asked for without leaving a trace."""
+"""Credentials in the panel: from the environment, passed in, or typed without being stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 class Login(anywidget.AnyWidget):
     """
-    Show whose credentials are used, or ask for some.
+    The part of the panel that shows whose credentials are used, or asks for some.
 
     What is typed comes as one message, ``{"type": "login", "username": …, "secret": …}``, and is no trait: a trait
     would be kept in the saved notebook. Only the pump's thread writes ``info``.
@@ -37,7 +37,7 @@ class Login(anywidget.AnyWidget):
 
 
 def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]]:
-    """Return the credentials that were passed in or that the environment has, and what to say about them."""
+    """Return the credentials passed in or found in the environment, and a text about them."""
     try:
         credentials = given or Credentials.from_environment()
     except CredentialsError as error:
@@ -62,12 +62,12 @@ def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
 
 
 def refused(info: dict[str, Any]) -> dict[str, Any]:
-    """Show that Mixpanel did not accept them, and open the fields for others."""
+    """Show that Mixpanel refused the credentials, and open the fields for others."""
     return info | {"open": True, "error": "Mixpanel refuses these: type others here, then press Retry failed"}
 
 
 def said(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
-    """Return whose credentials they are, never the secret."""
+    """Return whose credentials they are, without the secret."""
     if credentials is None:
         text = "No credentials yet: a service account of the project is needed"
     else:

@@ -1,4 +1,4 @@
-"""The one thread that touches widgets, eight times a second at most."""
+"""The one thread that updates widgets, at most eight times a second."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger("mpnb")
 
 
 class Shown(Protocol):
-    """Be something on the screen."""
+    """A display that the pump updates."""
 
     def tick(self, now: float) -> float | None:
         """
-        Bring the screen up to date. In the pump's thread.
+        Update the display. In the pump's thread.
 
         Args:
             now: seconds of ``time.monotonic()``.
@@ -36,7 +36,7 @@ class Shown(Protocol):
 
 class Pump:
     """
-    Tick whatever is on the screen. Any thread may call any method.
+    The thread that updates displays. Any thread may call any method.
 
     Workers write plain state, clicks leave a word and wake the pump: everything that reaches a widget goes through
     its thread, since traits that are set from several threads lose updates or raise.
@@ -56,7 +56,7 @@ class Pump:
 
     def stop(self) -> None:
         """
-        End the thread, and wait for that. What is called when the interpreter ends.
+        End the thread, and wait for that. Also called when the interpreter exits.
 
         A daemon's thread that is in the middle of a query then would be unwound through DuckDB's frames, which aborts
         the process.
@@ -69,7 +69,7 @@ class Pump:
             thread.join(STOP_SECONDS)
 
     def wake(self, shown: Shown) -> None:
-        """Tick it soon, and from then on until it says that it wants no more. The pump keeps it alive until then."""
+        """Update a display soon, and again until its ``tick`` says that it is done. The pump keeps it alive."""
         with self._lock:
             self._dues[shown] = 0.0
             if self._thread is None and not self._stopped:
@@ -78,7 +78,7 @@ class Pump:
         self._woken.set()
 
     def shown(self) -> list[Shown]:
-        """List what it has not let go."""
+        """Return the displays that the pump still updates."""
         with self._lock:
             return list(self._dues)
 

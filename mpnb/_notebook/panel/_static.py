@@ -1,4 +1,4 @@
-"""What stays in the notebook when an export is over: plain HTML, without scripts, right in light and dark."""
+"""The output that stays in the notebook after an export: static HTML without scripts, in light and dark."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparen
 
 def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
     """
-    Return the output for an export that has ended: the result in words, and the grid as it ended.
+    Return the output of an export that has ended: the result in words, and the grid in its final state.
 
     Args:
         retry: the call that retries, where it is not ``result = result.retry()``.
@@ -59,13 +59,13 @@ def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = N
 
 
 def counted(cells: Sequence[BatchProgress]) -> str:
-    """Count the batches by state, in words."""
+    """Return the number of batches by state, in words."""
     counts = Counter(cell.status for cell in cells)
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
 
 
 def grid(cells: Sequence[BatchProgress]) -> str:
-    """Draw the cells, in runs of one state to keep it small."""
+    """Return the cells as HTML, with adjacent cells of the same state as one, to keep it small."""
     runs = []
     for status, group in groupby(cells, key=lambda cell: cell.status):
         run = list(group)
