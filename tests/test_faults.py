@@ -147,15 +147,17 @@ def test_a_fault_that_stays_fails_its_batch_alone(sandbox, export, impatient, na
         all_or_nothing(again, mp)
 
 
-def test_a_batch_that_fails_counts_what_it_has_received(sandbox, export) -> None:
+@pytest.mark.parametrize("last", [Fault("half_line", day(2), times=3), Fault("status", day(2), status=400)])
+def test_a_batch_that_fails_counts_what_it_has_received(sandbox, export, last: Fault) -> None:
     """The ledger and the callback say how many bytes its last attempt brought, though none of them was kept."""
-    mp = sandbox(faults=[Fault("half_line", day(2), times=None)])
-    last: dict[Any, mpnb.BatchProgress] = {}
-    result = export(mp, on_batch=lambda p: last.update({p.from_date: p}))
-    [received] = {request.bytes for request in mp.requests if request.from_date == day(2)}
-    assert received > 0
+    mp = sandbox(faults=[Fault("half_line", day(2)), last])
+    seen: dict[Any, mpnb.BatchProgress] = {}
+    result = export(mp, on_batch=lambda p: seen.update({p.from_date: p}))
+    *_, sent = (request.bytes for request in mp.requests if request.from_date == day(2))
+    received = sent if last.kind == "half_line" else 0
+    assert sent > 0
     assert result.sql("SELECT bytes FROM mpnb_batches WHERE status = 'failed'").fetchall() == [(received,)]
-    assert (last[day(2)].status, last[day(2)].bytes) == ("failed", received)
+    assert (seen[day(2)].status, seen[day(2)].bytes) == ("failed", received)
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -127,7 +127,7 @@ class Fetcher:
         except OSError as error:
             raise FetchError(from_os_error(error)) from None
         with self._limiter.slot(self._stopping.is_set, lambda until: self._watch.waiting(task, until)) as slot:
-            task.attempts += 1
+            task.attempts, task.size = task.attempts + 1, 0
             task.started_at = utc_now()
             self._watch.fetching(task)
 
