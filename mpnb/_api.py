@@ -1,4 +1,4 @@
-"""``export``, ``start``, ``plan`` and ``open``: from a call to a plan, a job and a result."""
+"""The public calls ``export``, ``start``, ``plan`` and ``open``."""
 
 from __future__ import annotations
 
@@ -83,41 +83,42 @@ def export(
     spool: Spool | None = None,
 ) -> ExportResult:
     """
-    Fetch the events of a range of days into a DuckDB table, and wait until that is done.
+    Fetch the events of a range of days into a DuckDB table, and wait until it is done.
 
     Args:
         from_date, to_date: first and last day, both inclusive, in UTC: a ``date``, ``"YYYY-MM-DD"``, ``"today"``,
-            ``"yesterday"`` or ``"30 days ago"``. A ``to_date`` after today is cut at today, with a warning.
-        events: a name of the events to fetch, or several, as a list, set, array or Series; ``None`` for all.
-        where: Mixpanel's own filter expression, such as ``'properties["$os"] == "iOS"'``.
-        database: a path on this machine, where ``~`` is the home folder, ``":memory:"``, or an open DuckDB connection,
-            which may go on being used meanwhile. Its tables are in its current database and schema, as at the call.
-        table: the table of events, made where it is missing. One table takes one project, ``events`` and ``where``.
+            ``"yesterday"`` or ``"30 days ago"``. A ``to_date`` after today becomes today, with a warning.
+        events: one event name, or several as a list, set, array or Series; ``None`` for all events.
+        where: a filter expression in Mixpanel's syntax, such as ``'properties["$os"] == "iOS"'``.
+        database: a path on this machine (``~`` is the home folder), ``":memory:"``, or an open DuckDB connection, which
+            may be used during the export. Its tables go into its current database and schema at the time of the call.
+        table: the events table, created if missing. A table belongs to one project, ``events`` and ``where``.
         workers: requests at once, 1–100.
-        chunk_days: days a batch, 1–100: one request, one row of the ledger, there whole or not. ``"auto"`` takes the
-            smallest that fits what is left of the hour's quota.
+        chunk_days: days per batch, 1–100. A batch is one request and one row of the ledger, and is stored as a whole
+            or not at all. ``"auto"`` picks the smallest number whose requests fit the rest of the hour's quota.
         mode: ``"resume"`` fetches the days that the table does not hold, those asked for before they had ended, and,
             once, those asked for fewer than ``late_days`` days after their end, when these days are over;
-            ``"refresh"`` fetches all days again, each batch in place of its old rows; ``"new"`` wants an empty table.
-        late_days: for how many days after a day events of it may still arrive, 0 or more. What arrives later, and
-            users who are merged later, only ``"refresh"`` brings.
+            ``"refresh"`` fetches all days again and replaces the old rows, batch by batch; ``"new"`` requires an empty
+            table.
+        late_days: for how many days after a day its events may still arrive, 0 or more. Events that arrive later, and
+            users who are merged later, are fetched by ``"refresh"`` only.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
-            at a time. What it raises is reported once as a warning. Without it, progress shows: as a live grid in a
-            notebook, else on standard error.
-        credentials: of a service account; without, ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set
-            ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
-        quota: what the project was granted, for projects with more than Mixpanel's usual.
-        spool: where downloaded bodies wait to be written, and how many bytes of them.
+            at a time. Its exceptions are reported once, as a warning. Without it, progress is shown as a live grid in
+            a notebook, else on standard error.
+        credentials: the service account to use; default: ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and
+            optionally ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
+        quota: the limits of a project to which Mixpanel has granted more than the usual ones.
+        spool: the folder and the size limit for downloads that wait to be written.
 
     Returns:
-        The result. Batches that failed do not stop the others: ``result.failures`` lists them, ``result.retry()``
-        fetches them again.
+        The result. A failed batch does not stop the others: ``result.failures`` lists what failed, and
+        ``result.retry()`` fetches it again.
 
     Raises:
-        PlanError: an argument cannot work; nothing was sent. ``CredentialsError``, ``DatabaseError`` and
-            ``TableError`` are of its kind.
+        PlanError: an argument is invalid, and nothing was sent. ``CredentialsError``, ``DatabaseError`` and
+            ``TableError`` are subclasses.
         ExportError: no batch is done, empty or skipped; it carries the result.
-        KeyboardInterrupt: it was interrupted. What had landed is kept, and the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C was pressed. Batches that are written stay, and the same call continues from there.
     """
     asked = check(**locals())
     return run_export(asked, lambda: Store(asked.database))
@@ -128,7 +129,8 @@ def start(**arguments: Any) -> ExportJob:
     """
     Start an export in the background and return at once.
 
-    Arguments and errors are those of ``export``. ``on_batch`` is called in one thread of its own, one call at a time.
+    It takes the arguments of ``export`` and raises the same errors. ``on_batch`` is called in a thread of its own, one
+    call at a time.
     """
     asked = check(**arguments)
     return start_export(asked, lambda: Store(asked.database))
@@ -137,12 +139,12 @@ def start(**arguments: Any) -> ExportJob:
 @_takes_arguments_of(export)
 def plan(**arguments: Any) -> ExportPlan:
     """
-    Show what ``export`` with the same arguments would do. It sends nothing and writes nothing.
+    Return what ``export`` would do with the same arguments. Sends nothing and writes nothing.
 
-    Without credentials it plans all the same, as if the hour's quota were whole.
+    It works without credentials too, and then assumes that none of the hour's quota is used.
 
     Raises:
-        PlanError: as ``export``.
+        PlanError: as for ``export``.
     """
     asked = check(**arguments, needs_credentials=False)
     if asked.credentials is not None:
@@ -162,16 +164,16 @@ def open_database(
     database: Database = "mixpanel.duckdb", *, table: str | None = None, credentials: Credentials | None = None
 ) -> ExportResult:
     """
-    Read what is in a database already: all days of a table. It sends nothing and needs no credentials.
+    Open an existing database and return a result over all days of a table. Sends nothing and needs no credentials.
 
     Args:
         database: a path, ``":memory:"`` or an open DuckDB connection.
-        table: the table of events; needed only where the database has several.
-        credentials: for ``retry()``; without, those of the environment at that moment.
+        table: the events table; required only if the database has several.
+        credentials: the service account for ``retry()``; default: the environment's at the time of that call.
 
     Raises:
-        DatabaseError: there is no database, or another process holds it.
-        TableError: it has no such table of events, or several to choose from.
+        DatabaseError: there is no database, or another process has it open.
+        TableError: it has no such events table, or has several and ``table`` is not given.
     """
     if table is not None:
         check_table_name(table)

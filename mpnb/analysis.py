@@ -5,14 +5,15 @@ Funnels, retention and segmentation in SQL, over any relation of events.
     mpnb.analysis.funnel(events, ["Sign Up", "Purchase"], timedelta(days=7))
 
 ``events`` is a relation with the columns ``event_name``, ``time`` and ``distinct_id``: ``result.events``,
-``result.deduplicated()`` or ``result.event([…])``, filtered as needed. What is given back is a relation, too: it runs
-at each read, and ``.df()`` of it draws a chart. Rows whose user is null or empty belong to nobody, and are left out.
+``result.deduplicated()`` or ``result.event([…])``, filtered as needed. The functions return relations too, which run at
+each read; their ``.df()`` can be plotted. Rows whose user is null or empty are left out.
 
-A name that ``events`` has no event of counts as zero, with a warning that names the closest. Where ``events`` is as a
-result gave it, and its whole table has no event of that name, it is an error, as it is for ``result.event()``.
+An event name that does not occur in ``events`` counts as zero, with a warning that suggests the closest name. If
+``events`` comes unchanged from a result and the name does not occur in the whole table either, it is an error, as for
+``result.event()``.
 
-Rows whose ``time`` cannot be are left out: null, or further than a day off the days of the result that gave ``events``;
-for any other relation, before 1970 or after 2099. ``result.check()`` counts them.
+Rows with an implausible ``time`` are left out: null, or more than a day outside the days of the result that ``events``
+comes from; for any other relation, before 1970 or after 2099. ``result.check()`` counts them.
 """
 
 from __future__ import annotations
@@ -56,23 +57,23 @@ def funnel(
     """
     Count the users who went through some steps in order.
 
-    A user reaches a step if, from some event of the first step, each further one follows its predecessor, at the same
-    second or later, and within ``window`` of the first. A step that names the same event as one before it needs a later
-    one, so that no event counts twice.
+    A user reaches a step if, starting at some event of the first step, each further step follows the one before, in the
+    same second or later, and within ``window`` of the first. If two steps name the same event, the later step needs a
+    later event, so that no event counts twice.
 
     Args:
-        steps: two or more: names of events, or ``(name, condition)``, such as ``("Purchase", "amount > 10")``.
-        window: from the first step to the last, both ends included; more than 0.
-        user: the column to count by.
+        steps: two or more event names, or pairs ``(name, condition)`` such as ``("Purchase", "amount > 10")``.
+        window: the longest time from the first step to the last, inclusive; more than 0.
+        user: the column that identifies users.
 
     Returns:
-        One row a step: ``step`` (from 1), ``event_name``, ``users``, ``of_first`` and ``of_previous`` (shares, null
-        where there is nobody to share), ``median_seconds`` (from the first step, of users by the first of their ways
-        that got as far as any).
+        One row per step: ``step`` (from 1), ``event_name``, ``users``, ``of_first`` and ``of_previous`` (shares, null
+        if there are no users to divide by), ``median_seconds`` (from the first step; of a user's attempts, the earliest
+        that got furthest counts).
 
     Raises:
-        PlanError: there are fewer than two steps, the window is no ``timedelta`` above 0, a column is missing, the
-            table has no event of a name, or a condition cannot be read.
+        PlanError: there are fewer than two steps, the window is not a ``timedelta`` above 0, a column is missing, the
+            table has no event of a name, or a condition is not valid SQL.
     """
     _check_relation(events)
     pairs = [_pair(step) for step in steps] if isinstance(steps, Iterable) and not isinstance(steps, str) else []
@@ -125,24 +126,24 @@ def retention(
     events: DuckDBPyRelation, first: Step, again: Step, *, unit: str = "week", user: str = "distinct_id"
 ) -> DuckDBPyRelation:
     """
-    Count, by when users did something for the first time, how many did something again later.
+    Count how many users came back, by the time of their first event.
 
-    Users belong to the cohort of the calendar ``unit`` of their ``first`` event in ``events``. They are retained in
-    period *n* if they did ``again`` *n* units later by the calendar, and not before that first event; after it, where
-    both are the same event. Weeks begin on Monday.
+    A user's cohort is the calendar ``unit`` of the user's earliest ``first`` event in ``events``. The user is retained
+    in period *n* with an ``again`` event *n* calendar units later, not before that first event; if both are the same
+    event, after it. Weeks begin on Monday.
 
     Args:
-        first, again: names of events, or ``(name, condition)``.
+        first, again: event names, or pairs ``(name, condition)``.
         unit: ``"hour"``, ``"day"``, ``"week"`` or ``"month"``, of ``time``.
-        user: the column to count by.
+        user: the column that identifies users.
 
     Returns:
-        One row a cohort and period up to the last event of all: ``cohort`` (TIMESTAMP, when it begins), ``size``,
+        One row per cohort and period up to the last event of all: ``cohort`` (TIMESTAMP, when it begins), ``size``,
         ``period`` (from 0), ``users``, ``share``.
 
     Raises:
-        PlanError: the unit is another, a column is missing, the table has no event of a name, or a condition cannot
-            be read.
+        PlanError: the unit is none of these, a column is missing, the table has no event of a name, or a condition is
+            not valid SQL.
     """
     _check_relation(events)
     _check_unit(unit)
@@ -180,20 +181,20 @@ def segmentation(
     Count events and users over time, by the values of a column.
 
     Args:
-        event: the name of an event, or ``(name, condition)``; all events if not given, for which ``events`` needs no
+        event: an event name, or a pair ``(name, condition)``; default: all events, for which ``events`` needs no
             column ``event_name``.
-        by: what to split by: a column, a property of raw events by its name, such as ``"$os"``, or an expression of
-            SQL; null is a segment like any other.
+        by: what to split by: a column, a property of raw events such as ``"$os"``, or an SQL expression; null is a
+            segment like any other.
         unit: ``"hour"``, ``"day"``, ``"week"`` or ``"month"``, of ``time``.
-        user: the column to count users by. Events of nobody count as events, not as users.
+        user: the column that identifies users. Events without a user count as events only.
 
     Returns:
-        One row a unit from the first event to the last, and segment: ``period`` (TIMESTAMP, when it begins),
-        ``segment`` (only with ``by``), ``events``, ``users``; zeros where there were none.
+        One row per unit, from the first event to the last, and per segment: ``period`` (TIMESTAMP, when it begins),
+        ``segment`` (only with ``by``), ``events``, ``users``; zeros if there were none.
 
     Raises:
-        PlanError: the unit is another, there is no such column or property, the table has no event of that name, or
-            a condition or expression cannot be read.
+        PlanError: the unit is none of these, there is no such column or property, the table has no event of that name,
+            or a condition or expression is not valid SQL.
     """
     _check_relation(events)
     _check_unit(unit)
@@ -225,7 +226,7 @@ def segmentation(
 
 
 def _query(events: DuckDBPyRelation, query: str, frame: FrameType | None = None) -> DuckDBPyRelation:
-    """Run a query over events by the name ``mpnb_events``. What a user wrote in it finds the variables of a frame."""
+    """Run a query over events, named ``mpnb_events``. SQL from the user in it may name the variables of a frame."""
     variables = variables_in(query, frame) if frame else {}
     try:
         relation = called_with(variables, events.query, "mpnb_events", query)
@@ -282,7 +283,7 @@ def _people(events: DuckDBPyRelation, user: str) -> str:
 
 
 def _usable(events: DuckDBPyRelation) -> str:
-    """Return the condition for rows whose time can be: one that is far off would make a row for every unit between."""
+    """Return the condition for rows with a plausible time: one far off would add a row for every unit in between."""
     origin = origin_of(events)
     days = origin.days() if origin else None
     first, end = (days[0] - SLACK, days[1] + SLACK + timedelta(days=1)) if days else EVER
@@ -290,7 +291,7 @@ def _usable(events: DuckDBPyRelation) -> str:
 
 
 def _segment(events: DuckDBPyRelation, by: object, frame: FrameType) -> str:
-    """Return what to split by as SQL, so that no two of its values are taken for one."""
+    """Return what to split by as SQL, compared exactly, so that no two values count as one."""
     if not isinstance(by, str) or not is_text(by):
         raise PlanError(f"by is a column, a property or an expression of SQL, not {brief(by)}")
     split = _column_or_expression(events, by, frame)
@@ -299,7 +300,7 @@ def _segment(events: DuckDBPyRelation, by: object, frame: FrameType) -> str:
 
 
 def _column_or_expression(events: DuckDBPyRelation, by: str, frame: FrameType) -> str:
-    """Return a column before a property, and that before an expression."""
+    """Return a name as a column if there is one, else as a property, else as an SQL expression."""
     if by in events.columns:
         return quoted(by)
     value = f"properties->>{literal('/' + by.replace('~', '~0').replace('/', '~1'))}"
@@ -334,7 +335,7 @@ def _check_relation(events: object) -> None:
 
 
 def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
-    """See that a relation has the columns that are needed, and events of some names."""
+    """Check that a relation has the required columns, and events of some names."""
     for name in ("time", user, *(["event_name"] if names else [])):
         if not isinstance(name, str) or name not in events.columns:
             raise PlanError(
@@ -346,7 +347,7 @@ def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
 
 
 def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
-    """Raise for names that the table behind a relation lacks, where it is known; warn of those the relation lacks."""
+    """Raise for names that the relation's table lacks, if that is known; warn of names that only the relation lacks."""
     origin = origin_of(events)
     if origin is not None:
         lacking = origin.lacking(names)

@@ -1,4 +1,4 @@
-"""What callers hold: a running export, its result, and the errors that carry one."""
+"""What the public calls return and raise: a job, a result, and the errors that carry a result."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ExportError(_WithResult):
 
 
 class ExportCancelled(_WithResult):
-    """The job was cancelled. ``result`` holds what had landed until then."""
+    """The job was cancelled. ``result`` has the batches that were written before."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryOptions:
-    """Hold what ``retry()`` takes in place of what the call said, ``None`` for as it was."""
+    """The options of ``retry()``, which override those of the original call; ``None`` keeps the original."""
 
     workers: int | None = None
     on_batch: OnBatch | None = None
@@ -47,7 +47,7 @@ class RetryOptions:
     spool: Spool | None = None
 
     def given(self) -> dict[str, Any]:
-        """Return those that are given, by name."""
+        """Return the options that were given, by name."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -60,21 +60,21 @@ class ExportResult(Answers):
     """
     The result of an export: its events, its failures, and ``retry()``.
 
-    ``mpnb.export()``, ``job.result()``, ``retry()`` and ``mpnb.open()`` return one. It keeps the database open, and its
-    file locked against other processes, until ``close()``; used in a ``with`` block, it is closed at the end of it.
+    Returned by ``mpnb.export()``, ``job.result()``, ``retry()`` and ``mpnb.open()``. It keeps the database open, and
+    its file locked against other processes, until ``close()`` or the end of a ``with`` block.
 
-    Relations are DuckDB's own, run again at each read, and combine with each other; reading one never disturbs
-    another. Any thread may call any method and read any relation, except those that ``sql()`` made in a thread that
-    uses ``con``.
+    Its relations are DuckDB relations. Each read runs the query again; relations can be combined with each other, and
+    reading one does not affect another. Any thread may call any method and read any relation, except those that
+    ``sql()`` made in a thread that uses ``con``.
 
     Attributes:
         table: name of the events table.
         from_date, to_date: the days that were asked for, both inclusive; ``None`` for the whole ledger.
-        successful_batches, failed_batches, cancelled_batches, skipped_batches: batches of this call, by how they
-            ended; empty ones are successful.
+        successful_batches, failed_batches, cancelled_batches, skipped_batches: number of batches of this call, by how
+            they ended; empty ones are successful.
         fetched_rows: events that this call added.
-        rejected_lines: lines that this call put into ``rejected`` because they are no events.
-        bytes: received by this call, compressed, all attempts.
+        rejected_lines: lines that this call put into ``rejected`` because they are not events.
+        bytes: compressed bytes received by this call, over all attempts.
         duration_seconds: from the start of this call to its end.
     """
 
@@ -104,18 +104,18 @@ class ExportResult(Answers):
         spool: Spool | None = None,
     ) -> ExportResult:
         """
-        Fetch the batches of ``failures`` again, and only those. It blocks as ``mpnb.export()`` does.
+        Fetch the batches in ``failures`` again, and only those. Blocks like ``mpnb.export()``.
 
         Args:
-            workers, on_batch, credentials, quota, spool: in place of those of the call that made this result; for
-                ``mpnb.open()``, in place of the defaults of ``mpnb.export()``.
+            workers, on_batch, credentials, quota, spool: override those of the call that made this result; for a
+                result of ``mpnb.open()``, the defaults are those of ``mpnb.export()``.
 
         Returns:
-            A result over the same days. Where nothing failed, it is made without a request.
+            A result over the same days. If nothing had failed, no request is sent.
 
         Raises:
-            ExportError: none of the batches came through this time either.
-            PlanError: an option cannot work, such as credentials that are missing.
+            ExportError: all of the batches failed again.
+            PlanError: an option is invalid, or credentials are missing.
             ClosedError: this result was closed.
         """
         result: ExportResult = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), False)
@@ -131,20 +131,21 @@ class ExportResult(Answers):
         spool: Spool | None = None,
     ) -> ExportJob:
         """
-        Do what ``retry()`` does in the background and return at once, as ``mpnb.start()`` does.
+        Start ``retry()`` in the background and return at once, like ``mpnb.start()``.
 
-        Options and errors are those of ``retry()``, but that ``ExportError`` comes from ``job.result()``.
+        It takes the options of ``retry()`` and raises the same errors, except ``ExportError``, which ``job.result()``
+        raises.
         """
         job: ExportJob = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), True)
         return job
 
     def raise_for_failures(self) -> None:
-        """Raise ``ExportError``, which carries this result, where ``has_failures``."""
+        """Raise ``ExportError``, which carries this result, if ``has_failures``."""
         if self.has_failures:
             raise ExportError(failed_line(self), self)
 
     def __enter__(self) -> ExportResult:
-        """Return itself, to be closed at the end of the block."""
+        """Return the result itself; it is closed at the end of the block."""
         return self
 
     def __exit__(
@@ -154,7 +155,7 @@ class ExportResult(Answers):
         self.close()
 
     def __repr__(self) -> str:
-        """Return a few lines of text: days, counts, and what is missing."""
+        """Return a few lines of text: the days, the counts, and what is missing."""
         return summary.text(summary_of(self))
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
@@ -166,7 +167,7 @@ class ExportResult(Answers):
 
 
 def summary_of(result: ExportResult) -> summary.Summary:
-    """Return what a display shows. Works after ``close()`` as well, then without what only the database knows."""
+    """Return the contents of a result's display. After ``close()``, it lacks what only the database knows."""
     return summary.gather(
         result._reader,
         result._outcome,
@@ -177,13 +178,13 @@ def summary_of(result: ExportResult) -> summary.Summary:
 
 
 def failed_line(result: ExportResult, halted_by: Failure | None = None) -> str:
-    """Return one sentence on which batches failed, and what to do."""
+    """Return a sentence on the batches that failed, and what to do."""
     return sentences.failed(result._reader, result._outcome, result._call, halted_by)
 
 
 def stopped_line(result: ExportResult, *, closing: bool = False) -> str:
     """
-    Return one sentence on what a cancelled export left.
+    Return a sentence on what a cancelled export left undone.
 
     Args:
         closing: whether the database is about to be closed.
@@ -192,21 +193,21 @@ def stopped_line(result: ExportResult, *, closing: bool = False) -> str:
 
 
 def call_it(result: ExportResult, name: str) -> None:
-    """Remember the variable that holds a result, for the calls that its displays suggest."""
+    """Set the name of the variable that holds a result, which its displays use in the calls that they suggest."""
     result._call = name
 
 
 def reader_of(result: ExportResult) -> Reader:
-    """Return what a result reads by."""
+    """Return the reader of a result."""
     return result._reader
 
 
 class ExportJob:
     """
-    An export that runs in the background, as ``mpnb.start()`` returns it.
+    An export that runs in the background, returned by ``mpnb.start()``.
 
     Any thread may call any method. ``await job`` is ``job.result()`` without blocking the event loop. The interpreter
-    does not end before the job does.
+    does not exit before the job has ended.
     """
 
     def __init__(self, run: Run[ExportResult]) -> None:
@@ -215,55 +216,57 @@ class ExportJob:
 
     def result(self, timeout: float | None = None) -> ExportResult:
         """
-        Wait for the end and give the result.
+        Wait for the end and return the result.
 
         Args:
             timeout: seconds, 0 or more; ``None`` for as long as it takes.
 
         Raises:
-            PlanError: ``timeout`` is no such number.
-            TimeoutError: it has not ended by then; it goes on.
-            ClosedError: this process was forked from the one that runs it.
-            ExportCancelled: it was cancelled; the exception carries the result.
+            PlanError: ``timeout`` is not a number of 0 or more.
+            TimeoutError: the export has not ended by then; it continues.
+            ClosedError: this process was forked from the one that runs the export.
+            ExportCancelled: the export was cancelled; the exception carries the result.
             ExportError: no batch is done, empty or skipped; the exception carries the result.
         """
         return self._judged(self.outcome(timeout))
 
     def outcome(self, timeout: float | None = None) -> ExportResult:
         """
-        Wait for the end and return the result, however it ended: it raises neither of ``result()``'s last two.
+        Wait for the end and return the result, also of an export that failed or was cancelled.
+
+        Like ``result()``, but without ``ExportCancelled`` and ``ExportError``.
 
         Args:
             timeout: seconds, 0 or more; ``None`` for as long as it takes.
 
         Raises:
-            PlanError: ``timeout`` is no such number.
-            TimeoutError: it has not ended by then; it goes on.
-            ClosedError: this process was forked from the one that runs it.
+            PlanError: ``timeout`` is not a number of 0 or more.
+            TimeoutError: the export has not ended by then; it continues.
+            ClosedError: this process was forked from the one that runs the export.
         """
         return self._run.outcome(timeout)
 
     def cancel(self) -> None:
         """
-        Stop it: it ends within two seconds. Batches that are done stay, the others are ``cancelled``.
+        Stop the export within two seconds. Batches that are done stay, the others become ``cancelled``.
 
-        Returns at once; ``result()`` then raises ``ExportCancelled``. After the end it does nothing.
+        Returns at once; ``result()`` then raises ``ExportCancelled``. Does nothing once the export has ended.
 
         Raises:
-            ClosedError: this process was forked from the one that runs it.
+            ClosedError: this process was forked from the one that runs the export.
         """
         self._run.cancel()
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Whether the export has ended, successfully or not."""
         return self._run.done()
 
     def cancelled(self) -> bool:
-        """Return whether it was cancelled before its end."""
+        """Whether the export was cancelled before its end."""
         return self._run.engine.cancelled
 
     def progress(self) -> JobProgress:
-        """Return the state of the whole, as it is now."""
+        """Return the state of the export as a whole, as it is now."""
         return self._run.board.progress()
 
     def batches(self, *, clock: bool = True) -> list[BatchProgress]:
@@ -271,13 +274,13 @@ class ExportJob:
         Return the state of each batch, as it is now.
 
         Args:
-            clock: whether ``seconds`` of those under way run to now; else to their last change, which costs less.
+            clock: whether ``seconds`` of unfinished batches run up to now; else to their last change, which is cheaper.
         """
         return self._run.board.cells(clock=clock)
 
     @property
     def version(self) -> int:
-        """How often its batches have changed: while it is the same, nothing is new."""
+        """How many changes its batches have had; an equal number means that nothing has changed."""
         return self._run.board.version
 
     @property
@@ -287,13 +290,13 @@ class ExportJob:
 
     def panel(self) -> Any:
         """
-        Show its batches live in a notebook, and at its end what stays: the same as ``mpnb.panel(job)``.
+        Show the batches live in a notebook, and a static summary once the job has ended. Same as ``mpnb.panel(job)``.
 
-        As many panels as one likes, and they agree. ``job.panel().grid`` is the anywidget alone, for hosts that know
-        only those, such as marimo.
+        A job can have any number of panels, which show the same. ``job.panel().grid`` is the anywidget alone, for hosts
+        that show only anywidgets, such as marimo.
 
         Raises:
-            RuntimeError: nothing here shows widgets.
+            RuntimeError: there is no front end that shows widgets.
         """
         return panel_of(self)
 
@@ -303,7 +306,7 @@ class ExportJob:
         return self._judged(result)
 
     def __repr__(self) -> str:
-        """Return how far it is."""
+        """Return the export's progress as text."""
         p = self.progress()
         state = "cancelled" if p.finished and self.cancelled() else "done" if p.finished else "running"
         return f"<ExportJob {state}: {p.ended:,} of {p.total:,} batches, {p.rows:,} events>"

@@ -1,4 +1,4 @@
-"""Who asks Mixpanel, for which project, and where: a service account and its region."""
+"""Credentials for Mixpanel: a service account, its project and the region of the project's data."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 @dataclass(frozen=True, slots=True, init=False)
 class Credentials:
     """
-    Name a service account of a Mixpanel project.
+    A service account of a Mixpanel project.
+
+    White space around any of the values is removed, since pasted text often has some.
 
     Args:
         username: name of the service account, ``"….mp-service-account"``.
-        secret: its secret. Never part of a repr. Blanks around it are left out, as around all the others: none has any,
-            and what is pasted often does.
+        secret: secret of the service account. Never part of a repr.
         project_id: number of the project, as text or integer.
-        region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data lives.
-        base_url: scheme and host that stand in for the region's, for proxies and the sandbox.
-            Plain ``http`` is for loopback only.
+        region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data is stored.
+        base_url: scheme and host to use instead of the region's, for proxies and the sandbox.
+            Plain ``http`` is allowed for loopback only.
 
     Raises:
-        CredentialsError: a part is empty, or cannot be meant.
+        CredentialsError: a value is empty or invalid.
 
     Service accounts: https://developer.mixpanel.com/reference/service-accounts
     """
@@ -71,16 +72,17 @@ class Credentials:
 
     @property
     def host(self) -> str:
-        """Return the scheme and host that requests go to, without a slash at the end."""
+        """Return the scheme and host that requests go to, without a trailing slash."""
         return (self.base_url or HOSTS[self.region]).rstrip("/")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Credentials:
         """
-        Read ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and if set ``MP_REGION`` and ``MP_API_BASE_URL``.
+        Return credentials from ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID`` and, if set, ``MP_REGION`` and
+        ``MP_API_BASE_URL``.
 
         Raises:
-            CredentialsError: one of the first three is missing; the message names each.
+            CredentialsError: one of the first three is missing; the message names each of them.
         """
         if environ is not None and not isinstance(environ, Mapping):
             kind = type(environ).__name__
@@ -102,7 +104,7 @@ class Credentials:
 
 
 def forms_of(username: str, secret: str) -> list[str]:
-    """Return the forms in which a text from outside may say a secret back."""
+    """Return the encoded forms in which a server's text may repeat a secret."""
     both = f"{username}:{secret}".encode()
     raw = secret.encode()
     encoded = [encode(each).decode().rstrip("=") for each in (raw, both) for encode in (b64encode, urlsafe_b64encode)]
@@ -114,13 +116,13 @@ def forms_of(username: str, secret: str) -> list[str]:
 
 
 def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Name the variables that credentials need and the environment does not have."""
+    """Return the names of the variables that credentials need and the environment lacks."""
     env = os.environ if environ is None else environ
     return [name for name in REQUIRED_VARIABLES if not _word(env, name)]
 
 
 def _arguments(environ: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what the environment says of each argument of ``Credentials``."""
+    """Return the arguments of ``Credentials`` that the environment sets."""
     env = os.environ if environ is None else environ
     username, secret, project_id = (_word(env, name) for name in REQUIRED_VARIABLES)
     return {
@@ -138,7 +140,7 @@ def _word(env: Mapping[str, Any], name: str) -> str:
 
 
 def _fault_of(credentials: Credentials) -> str:
-    """Return what is wrong with credentials, nothing where they are sound. It raises nothing: its frame has them."""
+    """Return what is wrong with credentials, or nothing. Never raises: a traceback would show the frame's secrets."""
     for name in ("username", "secret"):
         value = getattr(credentials, name)
         if not isinstance(value, str):
@@ -162,7 +164,7 @@ def _stripped(value: Any) -> Any:
 
 
 def _no_secret(value: object) -> str:
-    """Show a value, but no long text: who mixes up the order of the arguments passes the secret as another one."""
+    """Return a value for a message, but hide long text: it may be a secret passed as the wrong argument."""
     is_long = isinstance(value, str) and len(value) > 16
     return f"a text of {len(str(value)):,} characters" if is_long else brief(value)
 

@@ -1,4 +1,4 @@
-"""How often a project may be queried."""
+"""The quota of a project: how often it may be queried."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpnb._base.scalars import whole_number
 @dataclass(frozen=True, slots=True)
 class Quota:
     """
-    State how often a project may be queried.
+    The limits on requests to a project.
 
     Args:
         per_hour: requests started in any 3,600 seconds, 1 or more.
@@ -18,9 +18,9 @@ class Quota:
         concurrent: requests in flight at once, 1 or more.
 
     Raises:
-        PlanError: one of them is no whole number of at least 1.
+        PlanError: one of them is not a whole number of at least 1.
 
-    The defaults are Mixpanel's for the raw export API; pass others only for a project that was granted more:
+    The defaults are Mixpanel's for the raw export API. Pass others only for a project to which Mixpanel granted more:
     https://developer.mixpanel.com/reference/raw-event-export#rate-limits
     """
 

@@ -1,4 +1,4 @@
-"""Options of an export that are objects of their own."""
+"""Options of an export that are classes of their own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MAX_LATE_DAYS = 36_500
 @dataclass(frozen=True, slots=True)
 class Spool:
     """
-    Where downloaded bodies wait to be written, and how many bytes of them at most.
+    The folder and the size limit for downloads that wait to be written.
 
     Args:
-        folder: on this machine, made where it is missing; ``~`` is the home folder. ``None`` is the database's own
-            folder, or the system's temporary one for a database in memory.
-        max_bytes: 1 or more; one batch may go over it, so that a batch larger than the budget still passes.
-            ``None`` is half of the free disk, at most 10 GB.
+        folder: a folder on this machine, created if missing; ``~`` is the home folder. ``None`` is the database's own
+            folder, or the system's temporary folder for a database in memory.
+        max_bytes: the limit in bytes, 1 or more. One batch at a time may exceed it, so that a larger batch can still be
+            fetched. ``None`` is half of the free disk space, at most 10 GB.
 
     Raises:
-        PlanError: one of them cannot be meant.
+        PlanError: one of them is invalid.
     """
 
     folder: str | os.PathLike[str] | None = None
@@ -42,5 +42,5 @@ class Spool:
 
     @staticmethod
     def path_of(folder: str | os.PathLike[str]) -> Path:
-        """Return the folder as it is now, wherever the process goes meanwhile. Raises ``PlanError``."""
+        """Return the folder as an absolute path, fixed before any change of directory. Raises ``PlanError``."""
         return local_path(folder, "folder", "pass a folder of this machine's own").absolute()

@@ -1,4 +1,4 @@
-"""From a range of days to batches: what to fetch, what is there already, and what of the quota it takes."""
+"""From a range of days to batches: what to fetch, what is in the table already, and how much quota it takes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mpnb._planning.dates import _days, _days_in
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
     """
-    Show what an export would do. Nothing was sent to make it.
+    What an export would do. Making a plan sends nothing.
 
     Attributes:
-        from_date, to_date: the range, both inclusive, after it was cut at today.
-        batches: what would be fetched, in date order.
-        held: the ledger's batches that overlap the range and would be left as they are.
-        days_held: the days of the range that are in the table and would not be fetched.
-        days_provisional: those of them that are fetched once more when their late days are over.
-        widened: days outside the range, or outside what it needs, that are fetched again
-            because a batch of the ledger is replaced whole.
-        quota_left: requests that the rolling hour still has.
-        per_hour: requests that an hour has.
+        from_date, to_date: the range, both inclusive, not after today.
+        batches: the batches that would be fetched, in date order.
+        held: batches of the ledger that overlap the range and would be kept.
+        days_held: days of the range that are in the table and would not be fetched.
+        days_provisional: those of them that will be fetched once more when their late days are over.
+        widened: days outside the range, or not needed, that would be fetched again because a batch of the ledger is
+            replaced as a whole.
+        quota_left: requests that are left in the rolling hour.
+        per_hour: requests that the quota allows per hour.
     """
 
     from_date: date
@@ -42,12 +42,12 @@ class ExportPlan:
 
     @property
     def requests(self) -> int:
-        """Count the requests that it takes when none has to be repeated."""
+        """Return the number of requests, if none has to be repeated."""
         return len(self.batches)
 
     @property
     def hours_waiting(self) -> int:
-        """Count the full hours that the quota makes it wait, 0 where it fits what is left."""
+        """Return the full hours of waiting for the quota; 0 if the requests fit the rest of this hour."""
         over = self.requests - self.quota_left
         return 0 if over <= 0 else -(-over // self.per_hour)
 
@@ -80,7 +80,7 @@ class ExportPlan:
         return lines + [("note", note) for note in self.notes]
 
     def __str__(self) -> str:
-        """Return it as a few lines."""
+        """Return the plan as a few lines of text."""
         return "\n".join(f"{name:<9} {text}" for name, text in self._lines())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
@@ -109,8 +109,8 @@ def make_plan(
 
     Args:
         held: the table's batches in the ledger, which do not overlap each other.
-        unmet: first and last days of what failed or was cancelled and has not come since.
-        quota_left, per_hour: requests that are left of the rolling hour, and that it has in all.
+        unmet: first and last days of batches that failed or were cancelled and have not been fetched since.
+        quota_left, per_hour: requests that are left in the rolling hour, and requests per hour.
     """
 
     failed = {day for day in _days_in(unmet) if from_date <= day <= to_date}
@@ -153,15 +153,15 @@ def make_plan(
 
 def plan_again(unmet: Sequence[tuple[date, date]], held: Sequence[HeldBatch]) -> tuple[list[Batch], list[HeldBatch]]:
     """
-    Plan what failed once more, each range of days by itself.
+    Plan another attempt at what failed, each range of days by itself.
 
     Args:
-        unmet: first and last days of what failed and has not come since, in date order, apart from each other. What
-            the ledger has of these days was to be replaced.
+        unmet: first and last days of batches that failed and have not been fetched since, in date order, without
+            overlaps. Batches of the ledger with these days will be replaced.
         held: as for ``make_plan``.
 
     Returns:
-        The batches to fetch, and the held ones that stay.
+        The batches to fetch, and the held ones to keep.
     """
     longest = max(((last - first).days + 1 for first, last in unmet), default=1)
     failed = _days_in(unmet)
@@ -170,14 +170,14 @@ def plan_again(unmet: Sequence[tuple[date, date]], held: Sequence[HeldBatch]) ->
 
 def smallest_chunk(count_requests: Iterable[tuple[int, int]], quota_left: int) -> int:
     """
-    Pick the smallest chunk whose requests fit.
+    Return the smallest chunk whose requests fit the quota.
 
     Args:
-        count_requests: pairs of chunk length in days and the requests that it takes, shortest first.
+        count_requests: pairs of chunk length in days and number of requests, shortest first.
         quota_left: requests that are left.
 
     Returns:
-        The first chunk length that fits, or the last one where none does.
+        The first chunk length that fits, or the last one if none does.
     """
     chunk = MAX_CHUNK_DAYS
     for chunk, requests in count_requests:  # noqa: B007 (the last one is the answer where none fits)

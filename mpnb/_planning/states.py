@@ -1,4 +1,4 @@
-"""The states of a batch and of an export, as callbacks and displays get them."""
+"""The states of a batch and of an export, for callbacks and displays."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ ENDED = frozenset(STATUSES[4:])
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
     """
-    Show one batch at one moment: what ``on_batch`` gets at every change of state.
+    One batch at one moment. ``on_batch`` is called with one at every change of state.
 
     Attributes:
-        index: place of the batch, from 0, in date order (batches that were split off come last).
+        index: position of the batch, from 0, in date order (parts of a split batch come last).
         total: number of batches of the export, skipped ones included.
         from_date, to_date: first and last day, both inclusive.
         status: ``queued``, ``waiting`` (for the quota or after a fault), ``fetching``, ``writing``, ``done``,
             ``empty``, ``skipped`` (in the table already), ``failed`` or ``cancelled``.
         rows: events in the table, 0 until ``done``.
-        bytes: received in this attempt, compressed.
+        bytes: compressed bytes received in this attempt.
         attempt: 0 before the first request, then 1–4.
-        error: what went wrong last, or ``None``.
-        until: seconds since the epoch at which a ``waiting`` ends, ``None`` where that is not known.
-        http_status: of the last answer, or ``None``.
-        kind: of a batch that failed or was cancelled, as in ``result.failures``, else ``None``.
-        hint: what to do about it, one sentence, else empty.
-        rejected: lines that are not events.
+        error: the latest error, or ``None``.
+        until: end of a ``waiting`` in seconds since the epoch, ``None`` if unknown.
+        http_status: HTTP status of the latest answer, or ``None``.
+        kind: kind of failure if it failed or was cancelled, as in ``result.failures``, else ``None``.
+        hint: what to do about the failure, one sentence, else empty.
+        rejected: number of lines that are not events.
         seconds: from the batch's first request to its end, or to now.
     """
 
@@ -53,16 +53,16 @@ class BatchProgress:
 @dataclass(frozen=True, slots=True)
 class JobProgress:
     """
-    Show a whole export at one moment.
+    A whole export at one moment.
 
     Attributes:
-        total: batches, skipped ones included.
-        counts: batches by status; a status without batches is left out.
+        total: number of batches, skipped ones included.
+        counts: number of batches by status; a status without batches is left out.
         rows: events written by this call.
-        bytes: received, compressed, all attempts.
-        elapsed: seconds since the start, to the end where it has ended.
-        in_flight: batches whose request is under way.
-        waiting_until: seconds since the epoch at which the first waiting batch goes on, or ``None``.
+        bytes: compressed bytes received, over all attempts.
+        elapsed: seconds from the start to now, or to the end.
+        in_flight: batches whose request is being sent or answered.
+        waiting_until: when the first waiting batch will continue, in seconds since the epoch, or ``None``.
         finished: whether every batch has ended.
     """
 
@@ -77,12 +77,12 @@ class JobProgress:
 
     @property
     def ended(self) -> int:
-        """Count the batches that have ended, well or not."""
+        """Return the number of batches that have ended, successfully or not."""
         return sum(n for status, n in self.counts.items() if status in ENDED)
 
     @property
     def seconds_left(self) -> float | None:
-        """Guess the time left from the batches that ended, ``None`` until that means something."""
+        """Return an estimate of the seconds left, from the batches that ended; ``None`` while too few have."""
         ended = sum(self.counts.get(status, 0) for status in ("done", "empty", "failed"))
         left = self.total - self.ended
         if self.finished or ended < 3 or not left:
@@ -92,7 +92,7 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Sum up what one call did. All zero for ``mpnb.open()``."""
+    """What one call did. All zero for ``mpnb.open()``."""
 
     successful_batches: int = 0
     failed_batches: int = 0
@@ -105,7 +105,7 @@ class Outcome:
 
 
 def outcome_of(counts: dict[str, int], *, rows: int, rejected: int, size: int, seconds: float) -> Outcome:
-    """Sum up a call from its batches by status."""
+    """Return the outcome of a call, from its number of batches by status."""
     return Outcome(
         successful_batches=counts.get("done", 0) + counts.get("empty", 0),
         failed_batches=counts.get("failed", 0),

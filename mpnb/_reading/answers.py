@@ -1,4 +1,4 @@
-"""What a table answers: counts, relations over some of its days, frames, checks."""
+"""The methods by which a result reads its table: counts, relations over some of its days, frames, checks."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 class Answers:
     """
-    The events of some days of a table, and what is asked of them.
+    The events of some days of a table, and the methods that read them.
 
-    Relations are DuckDB's own, run again at each read, and combine with each other; reading one never disturbs
-    another. Any thread may call any method and read any relation, except those that ``sql()`` made in a thread that
-    uses ``con``.
+    Its relations are DuckDB relations. Each read runs the query again; relations can be combined with each other, and
+    reading one does not affect another. Any thread may call any method and read any relation, except those that
+    ``sql()`` made in a thread that uses ``con``.
 
     Attributes:
         table: name of the events table.
-        from_date, to_date: the days that were asked for, both inclusive; ``None`` for all that the table has.
+        from_date, to_date: the days that were asked for, both inclusive; ``None`` for all days of the table.
     """
 
     def __init__(self, reader: Reader, *, late_days: int, unmet: int) -> None:
@@ -62,32 +62,32 @@ class Answers:
 
     @property
     def total_rows(self) -> int:
-        """Count the ``events``, those that were there before included."""
+        """Return the number of ``events``, including those that were in the table before."""
         return self._known("total", lambda _: f"SELECT count(*) FROM ({self._selection.events})")
 
     @property
     def rows_outside(self) -> int:
         """
-        Count the rows that ``events`` leaves out of ``batches``.
+        Return the number of rows in ``batches`` that ``events`` leaves out.
 
-        A batch is fetched whole, also where days were asked for that are not all of its own. Of such a batch
-        ``events`` has the rows whose ``time`` falls on the days that were asked for, and not those without a ``time``.
+        A batch is fetched as a whole, even if only some of its days were asked for. From such a batch, ``events`` has
+        the rows whose ``time`` falls on the days that were asked for, and none without a ``time``.
         """
         return self._known("outside", lambda _: f"SELECT count(*) FROM ({self._selection.outside})")
 
     @property
     def has_failures(self) -> bool:
         """
-        Whether a day is missing that this call asked for: its batch failed or was cancelled, and no other brought it.
+        Whether a day of this call is missing: its batch failed or was cancelled, and no other batch brought it.
 
-        Those that it was to fetch again, such as all by ``mode="refresh"``, are missing until they came again, though
-        the table has what it had before. Of ``mpnb.open()``, days are missing that failed and have not come since.
+        Days to be fetched again, such as all days with ``mode="refresh"``, count as missing until they are, although
+        the table keeps their old rows. For ``mpnb.open()``, days are missing that failed and were not fetched since.
         """
         return self._known("unmet", lambda cursor: f"SELECT count(*) FROM ({self._unmet(cursor)})") > 0
 
     @property
     def failed_date_ranges(self) -> list[tuple[date, date]]:
-        """Return first and last day, both inclusive, of the days that are missing, by failed batch, in date order."""
+        """Return the missing days as ``(first, last)``, both inclusive, by failed batch, in date order."""
         with self._store.reading() as cursor:
             return self._selection.unmet_ranges(cursor)
 
@@ -98,13 +98,14 @@ class Answers:
         """
         Return the events of the days that were asked for, as they were exported, duplicates included.
 
-        They are all rows of the batches that have no other days, whatever their ``time``: it may lie outside the day in
-        projects older than 2023. Of batches that have other days as well, which the table had before, they are the rows
-        whose ``time`` falls on the days that were asked for; ``rows_outside`` counts the others.
+        From batches with no other days, these are all rows, whatever their ``time``: in projects older than 2023 it may
+        lie outside the batch's days. From batches with other days as well, which the table had before, these are the
+        rows whose ``time`` falls on the days that were asked for; ``rows_outside`` counts the others.
 
         Columns: ``event_name``, ``time`` (TIMESTAMP, as exported), ``distinct_id``, ``device_id``, ``user_id``,
-        ``insert_id`` (VARCHAR, null where the event has none), ``properties`` (JSON, all of them), ``batch_id``.
-        In ``properties``, integers have any length; of a decimal the nearest double is kept, in its shortest form.
+        ``insert_id`` (VARCHAR, null if the event has none), ``properties`` (JSON, all of them), ``batch_id``.
+        In ``properties``, integers can have any length; a decimal is stored as the nearest double, in its shortest
+        form.
 
         Raises:
             ClosedError: the result was closed.
@@ -114,7 +115,7 @@ class Answers:
     @property
     def failures(self) -> DuckDBPyRelation:
         """
-        Return one row a batch that failed or was cancelled, in date order, while a day of it is missing.
+        Return one row per failed or cancelled batch of which a day is missing, in date order.
 
         Columns: ``from_date``, ``to_date``, ``status``, ``kind`` (``rate_limit``, ``timeout``, ``connection``,
         ``truncated``, ``http``, ``decode``, ``write``, ``auth``, ``cancelled``), ``http_status``, ``message``,
@@ -129,7 +130,7 @@ class Answers:
     @property
     def batches(self) -> DuckDBPyRelation:
         """
-        Return the ledger's rows of all batches with a day that was asked for, whole, in date order.
+        Return the ledger rows of all batches with a day that was asked for, in date order.
 
         Raises:
             ClosedError: the result was closed.
@@ -139,11 +140,11 @@ class Answers:
     @property
     def rejected(self) -> DuckDBPyRelation:
         """
-        Return the lines of ``batches`` that are no events, whole, in order. They have no ``time`` to go by.
+        Return the lines of ``batches`` that are not events, unchanged, in order. They cannot be selected by ``time``.
 
         Columns: ``from_date``, ``to_date``, ``line_number`` (from 1, in the body of the batch), ``reason``, ``line``
-        (BLOB), ``in_events`` (true where the line is an event all the same, with keys that the table has no column
-        for), ``batch_id``.
+        (BLOB), ``in_events`` (true if the line is an event in ``events`` too, but has keys without a column there),
+        ``batch_id``.
 
         Raises:
             ClosedError: the result was closed.
@@ -165,9 +166,9 @@ class Answers:
 
     def duplicates(self) -> DuckDBPyRelation:
         """
-        Count what ``deduplicated()`` leaves out: one row an event name, most duplicates first.
+        Return how many rows ``deduplicated()`` leaves out: one row per event name, most duplicates first.
 
-        Columns: ``event_name``, ``events`` (as exported), ``duplicates`` (of these, left out).
+        Columns: ``event_name``, ``events`` (as exported), ``duplicates`` (left out of these).
 
         Raises:
             ClosedError: the result was closed.
@@ -176,9 +177,9 @@ class Answers:
 
     def event_names(self) -> DuckDBPyRelation:
         """
-        Return one row an event name, most frequent first.
+        Return one row per event name, most frequent first.
 
-        Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``; null and ``""`` are nobody),
+        Columns: ``event_name``, ``events``, ``users`` (distinct ``distinct_id``; null and ``""`` do not count),
         ``first``, ``last`` (of ``time``).
 
         Raises:
@@ -190,22 +191,22 @@ class Answers:
         """
         Return the events with two more columns: ``utc_time`` and ``local_time``, both TIMESTAMP.
 
-        ``time`` stays as it is. Both are null where ``time`` is missing, or lies out of the years 1 to 9999.
+        ``time`` stays as it is. Both columns are null if ``time`` is missing or outside the years 1 to 9999.
 
-        ``time`` is UTC in projects made since 2023, and the project's own wall clock in older ones; Mixpanel's answer
-        does not say which. What says it is when events arrived, ``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``,
-        which is
-        UTC in both: where that is off by whole quarter-hours, or is missing, this asks for ``project_timezone``, as
-        ``check()`` finds it under ``time offset``. The hour that a wall clock shows twice in autumn cannot be told
-        apart.
+        ``time`` is UTC in projects created since 2023, and the project's local time in older ones; Mixpanel's answer
+        does not say which. The time at which events arrived (``$mp_api_timestamp_ms`` or ``mp_processing_time_ms``) is
+        UTC in both. If ``time`` differs from it by whole quarter-hours, or if it is missing, ``project_timezone`` is
+        required; ``check()`` shows the finding under ``time offset``. The hour that local time repeats in autumn is
+        ambiguous.
 
         Args:
-            zone: whose wall clock ``local_time`` shows, such as ``"Europe/Berlin"``.
-            project_timezone: of a project made before 2023; ``"UTC"`` for a newer one, without a look at the data.
+            zone: the zone of ``local_time``, such as ``"Europe/Berlin"``.
+            project_timezone: the zone of a project created before 2023; ``"UTC"`` for a newer one, which skips the
+                check of the data.
 
         Raises:
-            PlanError: there is no such zone; or no ``project_timezone`` is given, and ``time`` looks like a wall clock
-                or does not show what it is.
+            PlanError: there is no such zone; or ``project_timezone`` is not given, and ``time`` looks like local time
+                or it is unknown what it is.
             ClosedError: the result was closed.
         """
         return rules.local_time(self._reader, zone, project_timezone=project_timezone)
@@ -221,27 +222,26 @@ class Answers:
         """
         Return the events of one name, or of several, with a typed column for each property.
 
-        Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one a property, typed by all
-        values that the table has of it: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (where all are
-        date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (where all have the same
-        shape), else JSON, which holds anything. No value is rounded, cut or made null; a JSON null is NULL, as is a
-        property that an event lacks. ``catalog()`` tells which column holds which property: names that differ only by
-        case, or are taken, get a number.
+        Columns: ``time``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id``, then one per property. Its type
+        fits all values of the property in the table: BOOLEAN, BIGINT, HUGEINT (to 38 digits), DOUBLE, TIMESTAMP (if all
+        are date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (if all have the same
+        shape), else JSON, which holds anything. No value is rounded, truncated or made null; a JSON null is NULL, as is
+        a property that an event lacks. Property names that differ only in case, or are taken, get a number appended;
+        ``catalog()`` shows the column of each property.
 
-        The first call makes a table of it in the database, in the schema ``mpnb_typed``; later calls add and replace
-        what exports changed. While an export runs on the events, or where the database cannot be written, the relation
-        reads
-        JSON instead: the same rows, slower.
+        The first call creates a table for the event in the database, in the schema ``mpnb_typed``; later calls update
+        it with what exports have changed. While an export is writing the events, or if the database is read-only, the
+        relation reads JSON instead: the same rows, more slowly.
 
-        The relation has the rows of the batches that the result has at this moment. Once one of them was fetched again,
-        reading it raises; call ``event()`` again.
+        The relation has the rows of the batches that the result has at this moment. Once one of them is fetched again,
+        reading the relation raises; call ``event()`` again.
 
         Args:
-            name: of the event; several, as a list, set, array or Series, give all their rows, ``event_name`` first,
-                with the columns of all, by property.
-            columns: names of properties or columns to have besides the first five; all if not given.
+            name: the event name; several, as a list, set, array or Series, return the rows of all, with ``event_name``
+                first and the columns of all, one per property.
+            columns: names of properties or columns to return besides the first five; default: all.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Raises:
             PlanError: there is no such event or column.
@@ -251,21 +251,21 @@ class Answers:
 
     def catalog(self, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
         """
-        Return one row a property of an event: the most frequent events first, properties in the order of ``event()``.
+        Return one row per property of an event: the most frequent events first, properties in the order of ``event()``.
 
-        Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, by all values
-        that the table has), ``share`` (of the result's events that have it, nulls included), ``nulls`` (how many of
+        Columns: ``event_name``, ``property``, ``column_name`` (in ``event()``), ``type`` (of the column, for all values
+        in the table), ``share`` (of the result's events that have the property, nulls included), ``nulls`` (how many of
         them are a JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON,
-        lists and structs), ``examples`` (a list of texts, the most frequent ones), ``drift`` (for JSON columns, why no
-        other type holds it), ``repeated`` (how many events have the key twice or more: the column has the first value,
+        lists and structs), ``examples`` (a list of texts, the most frequent values), ``drift`` (for JSON columns, why
+        no other type fits), ``repeated`` (how many events have the key twice or more: the column has the first value,
         ``properties`` all).
 
-        It is worked out now, and makes every event's table as ``event()`` does: the first time, about as long as it
-        takes to read all JSON three times.
+        The catalog is computed at once, and creates every event's table as ``event()`` does. The first call takes about
+        as long as reading all JSON three times.
 
         Args:
-            events: a name, or several; all if not given.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            events: one event name, or several; default: all.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Raises:
             PlanError: there is no such event.
@@ -275,10 +275,10 @@ class Answers:
 
     def forget_typed(self) -> None:
         """
-        Drop the typed tables of this table's events. They are made anew when they are asked for.
+        Drop the typed tables of this table's events. ``event()`` creates them again when they are needed.
 
         Raises:
-            TableError: an export runs on these events.
+            TableError: an export is writing these events.
             DatabaseError: the database cannot be written.
             ClosedError: the result was closed.
         """
@@ -287,10 +287,11 @@ class Answers:
     @property
     def con(self) -> DuckDBPyConnection:
         """
-        Return a connection for your own SQL, in each thread always the same one. It is closed with the result.
+        A connection for your own SQL, one per thread. It is closed with the result.
 
-        Once a thread has it, its ``sql()`` runs there, too, and sees its temporary tables and settings. As DuckDB has
-        it, what is half read of a connection is in the way of its next query, or with DuckDB 1.5 ends there.
+        Once a thread has used it, ``sql()`` in that thread runs on it too, and sees its temporary tables and settings.
+        As always with DuckDB, a result that is only half read blocks the connection's next query, or with DuckDB 1.5 is
+        cut off by it.
 
         Raises:
             ClosedError: the result was closed.
@@ -302,14 +303,14 @@ class Answers:
 
     def sql(self, query: str) -> DuckDBPyRelation:
         """
-        Run SQL on the database and return a relation. The tables have the names that they were exported to.
+        Run SQL on the database and return a relation. Tables have the names that they were given at export.
 
-        The caller's variables can be named like tables, as for ``duckdb.sql``: pandas and polars frames, Arrow tables,
+        SQL can name the caller's variables like tables, as in ``duckdb.sql``: pandas and polars frames, Arrow tables,
         and relations of this result. Statements that do more than read run once, at the call, on ``con``.
 
         Raises:
             ClosedError: the result was closed.
-            duckdb.Error: the query is at fault.
+            duckdb.Error: the SQL is invalid.
         """
         return sql_with(self, query, variables_in(query, sys._getframe(1)))
 
@@ -324,18 +325,19 @@ class Answers:
         materialize: bool = True,
     ) -> pandas.DataFrame:
         """
-        Return events as a pandas DataFrame. It holds them all in memory.
+        Return events as a pandas DataFrame, all in memory.
 
-        Integers and booleans with nulls have pandas' nullable types. HUGEINT is Python's own integers where they need
-        more than 64 bits; DuckDB's ``relation.df()`` rounds them. Lists and structs are Python's own, JSON is text.
+        Integers and booleans with nulls get pandas' nullable types. HUGEINT becomes Python integers if some need more
+        than 64 bits (DuckDB's ``relation.df()`` rounds them). Lists and structs become Python objects, JSON becomes
+        text.
 
         Args:
-            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
-                not given.
-            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
-                they are typed as those of several names are.
+            events: one or several event names, for typed events as of ``event()``; or any relation; default: all events
+                as exported.
+            columns: names of properties or columns to return besides the first five; default: all. Without ``events``,
+                they are typed as those of ``event()`` with several names.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Raises:
             PlanError: there is no such event or column.
@@ -353,15 +355,15 @@ class Answers:
         materialize: bool = True,
     ) -> polars.DataFrame:
         """
-        Return events as a polars DataFrame, HUGEINT as ``Int128``. It holds them all in memory.
+        Return events as a polars DataFrame, all in memory, with HUGEINT as ``Int128``.
 
         Args:
-            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
-                not given.
-            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
-                they are typed as those of several names are.
+            events: one or several event names, for typed events as of ``event()``; or any relation; default: all events
+                as exported.
+            columns: names of properties or columns to return besides the first five; default: all. Without ``events``,
+                they are typed as those of ``event()`` with several names.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Raises:
             PlanError: there is no such event or column.
@@ -379,18 +381,18 @@ class Answers:
         materialize: bool = True,
     ) -> pyarrow.Table:
         """
-        Return events as an Arrow table. It holds them all in memory.
+        Return events as an Arrow table, all in memory.
 
         Args:
-            events: a name or several for typed events, as ``event()`` gives them; any relation; all, as exported, if
-                not given.
-            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
-                they are typed as those of several names are.
+            events: one or several event names, for typed events as of ``event()``; or any relation; default: all events
+                as exported.
+            columns: names of properties or columns to return besides the first five; default: all. Without ``events``,
+                they are typed as those of ``event()`` with several names.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Returns:
-            HUGEINT as ``decimal128(38, 0)``, JSON as text, all else as DuckDB gives it.
+            A table with HUGEINT as ``decimal128(38, 0)``, JSON as text, and all other types as DuckDB returns them.
 
         Raises:
             PlanError: there is no such event or column.
@@ -410,21 +412,21 @@ class Answers:
         materialize: bool = True,
     ) -> Path:
         """
-        Write events as Parquet files into a folder, which pandas, polars and DuckDB read back equal.
+        Write events as Parquet files into a folder. pandas, polars and DuckDB read the same values from them.
 
         Args:
-            folder: a new or empty one on this machine; ``~`` is the home folder. A new one, and all files in it, can be
-                read by their owner alone.
-            events: a name or several for typed events, as ``event()`` gives them; all, as exported, if not given.
-            partition_by: columns, of which no file has more than one combination of values. They are in the files, not
-                in the names of folders: there, no two readers agree on their types.
-            columns: names of properties or columns to have besides the first five; all if not given. Of all events,
-                they are typed as those of several names are.
+            folder: a new or empty folder on this machine; ``~`` is the home folder. A new folder and all files in it
+                are readable by their owner only.
+            events: one or several event names, for typed events as of ``event()``; default: all events as exported.
+            partition_by: columns by which rows are divided, with one file per combination of values. The values are in
+                the files, not in folder names, whose types each reader guesses in its own way.
+            columns: names of properties or columns to return besides the first five; default: all. Without ``events``,
+                they are typed as those of ``event()`` with several names.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does.
-            materialize: false writes nothing: what no table has yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
 
         Returns:
-            The folder. HUGEINT is ``DECIMAL(38, 0)`` there, JSON is text.
+            The path of the folder. In the files, HUGEINT is ``DECIMAL(38, 0)`` and JSON is text.
 
         Raises:
             PlanError: there is no such event or column, or the folder is not empty.
@@ -434,25 +436,25 @@ class Answers:
         return frames.to_parquet(self._reader, folder, events, partition_by=partition_by, options=options)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Stream the events to whatever reads Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
+        """Stream the events to any reader of Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
         return self.events.to_arrow_reader().__arrow_c_stream__(requested_schema)
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def check(self, *, late_days: int | None = None) -> Check:
         """
-        Check the table against its ledger: days, duplicates, rejected lines, counts, times. It reads all events.
+        Check the table against its ledger: days, duplicates, rejected lines, counts, times. Reads all events.
 
         Args:
-            late_days: for how many days after a day events of it may still arrive: days asked for sooner are
-                provisional. Without it, as many as the call said that made this result, 5 for ``mpnb.open()``.
+            late_days: for how many days after a day its events may still arrive; days that were requested earlier than
+                that are provisional. Default: the value of the call that made this result, or 5 for ``mpnb.open()``.
 
         Returns:
-            The report: its text shows by itself, ``.relation`` has one row a check, ``.ok`` says whether no check
+            A report. Its repr is a short text, ``.relation`` has one row per check, and ``.ok`` is true if no check
             found a problem.
 
         Raises:
-            PlanError: ``late_days`` is no whole number of 0 or more.
+            PlanError: ``late_days`` is not a whole number of 0 or more.
             ClosedError: the result was closed.
         """
         given = self._late_days if late_days is None else late_days
@@ -465,7 +467,7 @@ class Answers:
             )
 
     def close(self) -> None:
-        """Close the database, and with it every relation. ``mpnb.open()`` reads it again, where it is a file."""
+        """Close the database and every relation. If it is a file, ``mpnb.open()`` opens it again."""
         self._store.close()
 
     # --- within ----------------------------------------------------------------------------------------------------
@@ -474,7 +476,7 @@ class Answers:
         return self._selection.unmet(ended_exports(cursor, self.table))
 
     def _known(self, name: str, query: Callable[[DuckDBPyConnection], str]) -> int:
-        """Ask for a count, or give the last answer where the result was closed since."""
+        """Return a count, or after ``close()`` the last one that was read."""
         if not self._store.closed:
             with self._store.reading() as cursor:
                 try:

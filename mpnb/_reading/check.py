@@ -1,4 +1,4 @@
-"""Whether a table is what the ledger says, and what is worth knowing about its days, duplicates and times."""
+"""Whether a table matches its ledger, and other checks of its days, duplicates and times."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in COLU
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    Return what one check found.
+    The finding of one check.
 
     Attributes:
-        name: of the check.
+        name: name of the check.
         status: ``"ok"``, ``"note"`` (worth knowing, nothing is wrong) or ``"problem"``.
-        count: how many of what the check looks for, 0 where there are none.
+        count: how many cases were found, 0 for none.
         detail: one sentence, or empty.
     """
 
@@ -42,10 +42,10 @@ class Finding:
 
 class Check:
     """
-    Report on the integrity of a table. Made by ``result.check()``, at that moment; its repr is a short text.
+    A report on the integrity of a table at one moment, made by ``result.check()``. Its repr is a short text.
 
     Attributes:
-        findings: one for each check, always the same ones in the same order: ``days held``, ``days missing``,
+        findings: one for each check, always the same checks in the same order: ``days held``, ``days missing``,
             ``days provisional``, ``days without events``, ``duplicates``, ``rejected lines``,
             ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``.
     """
@@ -56,13 +56,13 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Return whether no check found a problem."""
+        """Whether no check found a problem."""
         return all(finding.status != "problem" for finding in self.findings)
 
     @property
     def relation(self) -> DuckDBPyRelation:
         """
-        Return one row a check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
+        Return one row per check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
 
         Raises:
             ClosedError: the result was closed.
@@ -74,7 +74,7 @@ class Check:
         return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", "status", "count", "detail")')
 
     def __repr__(self) -> str:
-        """Return a line for each check."""
+        """Return one line per check."""
         return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
 
 
@@ -86,13 +86,13 @@ def check(
     relate: Callable[[str], DuckDBPyRelation],
 ) -> Check:
     """
-    Check a table against its ledger. It reads every event once or twice.
+    Check a table against its ledger. Reads every event once or twice.
 
     Args:
-        cursor: of the calling thread.
+        cursor: a cursor of the calling thread.
         selection: what the result covers.
-        late_days: for how long after a day events of it may still arrive.
-        relate: makes a relation of a query.
+        late_days: for how many days after a day its events may still arrive.
+        relate: makes a relation from a query.
     """
     table, mine, days = selection.table, selection.batches(), selection.days
     now = utc_now()
@@ -142,7 +142,7 @@ def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: Cale
 
 
 def _without_events(cursor: DuckDBPyConnection, events: str, mine: str, asked: tuple[date, date] | None) -> Finding:
-    """Look for days without events in batches that have some: an answer that is whole can still lack a day."""
+    """Look for days without events in batches that have some: even a whole answer can lack a day."""
     first, last = asked or (date.max, date.min)
     rows = run(
         cursor,
@@ -181,7 +181,7 @@ def _rejected(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
 
 
 def _ledger(cursor: DuckDBPyConnection, table: str, every: str, mine: str) -> Finding:
-    """Compare the counts, of rows and of rejected lines, of every batch on either side."""
+    """Compare the numbers of rows and of rejected lines of every batch with those in the ledger."""
     own, held = of_table(table), f"status IN {HELD}"
     others = f"SELECT batch_id FROM {LEDGER} WHERE {own} AND {held} AND NOT ({mine})"
     differing = run(
@@ -208,12 +208,12 @@ def _ledger(cursor: DuckDBPyConnection, table: str, every: str, mine: str) -> Fi
 
 
 def _usable(now: datetime) -> str:
-    """Return the condition for a ``time`` that can be meant: since 1970, and not after tomorrow."""
+    """Return the condition for a plausible ``time``: since 1970, and not after tomorrow."""
     return f"time >= TIMESTAMP '1970-01-01' AND time <= TIMESTAMP '{now + DAY}'"
 
 
 def _unusable(cursor: DuckDBPyConnection, events: str, now: datetime) -> Finding:
-    """Look for events that no analysis by time has, or has in the wrong place."""
+    """Look for events that an analysis by time leaves out or puts in the wrong place."""
     [(missing, out)] = run(
         cursor,
         f"SELECT count(*) FILTER (time IS NULL), count(*) FILTER (NOT ({_usable(now)})) FROM {events}",
@@ -253,7 +253,7 @@ def _between(first: date, last: date) -> list[date]:
 
 
 def _ranges(days: list[date]) -> str:
-    """Write days in order as ranges, the first few of them."""
+    """Return sorted days as ranges in words, the first few of them."""
     return in_words(ranges_of(Batch(day, day) for day in days))
 
 

@@ -1,4 +1,4 @@
-"""``drop``: a table of events, and all that is known of it, deleted at once."""
+"""``drop``: delete an events table with everything that mpnb stores about it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from mpnb._storing.running import entering, registration, running
 
 def drop(table: str, *, database: Database = "mixpanel.duckdb") -> int:
     """
-    Delete a table of events with all that is known of it, so that the next export into it starts anew.
+    Delete an events table with everything that mpnb stores about it, so that the next export into it starts fresh.
 
-    Its batches in the ledger, its rejected lines and its typed tables go with it, in one transaction. The file does not
-    get smaller; what comes next takes the room.
+    Its batches in the ledger, its rejected lines and its typed tables are deleted in the same transaction. The file
+    does not shrink, but its free space is reused.
 
     Args:
-        table: the name of the table.
+        table: name of the events table.
         database: a path, or an open DuckDB connection.
 
     Returns:
-        How many events it had.
+        The number of events that it had.
 
     Raises:
-        TableError: there is no such table of events, an export into it is running, or a table of that name is none that
-            an export made.
-        DatabaseError: there is no database, another process holds it, or it cannot be written.
+        TableError: there is no such events table, an export into it is running, or the table of that name was not made
+            by an export.
+        DatabaseError: there is no database, another process has it open, or it cannot be written.
     """
     asked = check_table_name(table)
     with contextlib.closing(Store(database, create=False)) as store:

@@ -1,4 +1,4 @@
-"""The way in: ``serve()``, and the handle on the running server that it returns."""
+"""``serve()``, and the handle on the running server that it returns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mpnb.sandbox._server import Server, World
 
 class Sandbox:
     """
-    Stand in for Mixpanel's raw export API. Made by ``serve()``; a context manager that closes itself.
+    A running local server that behaves like Mixpanel's raw export API. Made by ``serve()``; a context manager.
 
     Any thread may call any method.
     """
@@ -44,7 +44,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Return scheme, host and port."""
+        """Return the server's address: scheme, host and port."""
         return self.credentials.host
 
     @property
@@ -54,38 +54,38 @@ class Sandbox:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """Return the record of the requests so far, in the order in which they came."""
+        """Return the requests so far, in the order of arrival."""
         with self._world.lock:
             return tuple(entry.frozen() for entry in self._world.entries)
 
     @property
     def injected(self) -> Counter[str]:
-        """Count, by kind, the faults that struck so far."""
+        """Return the number of faults that requests got so far, by kind."""
         return self._world.faults.injected
 
     def lines(self, day: date) -> tuple[bytes, ...]:
-        """Return the lines of a day, without newlines, as served when no filter and no fault interferes."""
+        """Return the lines of a day, without newlines, as served without a filter and without a fault."""
         return self._world.days.lines(checked_day("day", day))
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
-        """Return the lines that the latest ``"bad_lines"`` fault put among a day's; none before it struck."""
+        """Return the lines that the latest ``"bad_lines"`` fault inserted into a day; none before that."""
         return self._world.faults.bad_lines(checked_day("day", day))
 
     def count(self, from_date: date, to_date: date) -> int:
-        """Tell how many lines the days of a range have, both ends included."""
+        """Return the number of lines of a range of days, both ends included."""
         first, last = checked_day("from_date", from_date), checked_day("to_date", to_date)
         return sum(self._world.days.count(day) for day in days_between(first, last))
 
     def add_fault(self, fault: Fault) -> None:
-        """Add a fault behind those that are there. Raises ``PlanError`` for anything else."""
+        """Add a fault after the existing ones. Raises ``PlanError`` for anything but a ``Fault``."""
         self._world.faults.add(fault)
 
     def clear_faults(self) -> None:
-        """Forget all faults that have not struck yet."""
+        """Remove all faults. Those that requests got already stay in ``injected``."""
         self._world.faults.clear()
 
     def close(self) -> None:
-        """End all connections, and leave no thread and no socket. Safe to call again."""
+        """Close the server with all connections, sockets and threads. Safe to call again."""
         if not self._world.closing.is_set():
             self._server.stop(self._thread)
 
@@ -118,30 +118,30 @@ def serve(
     legacy_timezone: str | None = None,
 ) -> Sandbox:
     """
-    Serve made-up events on loopback, as Mixpanel serves a project's.
+    Start a local server with made-up events that behaves like Mixpanel's raw export API.
 
     Args:
         seed: any whole number; the same seed makes the same bytes of a day.
         events_per_day: events on an average day, 0 or more; weekends have fewer.
-        today: the last day that may be asked for; ``None`` for today, in UTC or in ``legacy_timezone``.
-        quota: how often it may be asked, enforced with 429s as Mixpanel's limits are; ``None`` for no limits.
-        retry_after: whether its 429s carry Retry-After, in ``"seconds"`` or as an HTTP ``"date"``.
+        today: the last day that may be requested; ``None`` for today, in UTC or in ``legacy_timezone``.
+        quota: limits on requests, enforced with 429s like Mixpanel's; ``None`` for no limits.
+        retry_after: the form of Retry-After in 429s, ``"seconds"`` or an HTTP ``"date"``; ``None`` for none.
         latency: seconds before the first byte of an export, 0 or more.
-        bytes_per_second: pace of each connection's body, more than 0; ``None`` for as fast as it goes.
-        gzip_members: gzip members that a body is divided into, 1 or more.
+        bytes_per_second: speed of each connection's body, more than 0; ``None`` for no limit.
+        gzip_members: number of gzip members in a body, 1 or more.
         faults: what goes wrong, and when.
-        lines: gives the exact JSON lines of a day, without newlines, or ``None`` to leave the day to the sandbox.
-            Called in the threads of connections, anew for each request.
+        lines: a function that returns the exact JSON lines of a day, without newlines, or ``None`` to let the sandbox
+            make them up. Called in the threads of connections, again for each request.
         port: TCP port on 127.0.0.1; 0 for any free one.
         project_id: number of the project; ``None`` for one that no other server has.
-        legacy_timezone: IANA zone that ``time`` and the days are in, as in projects made before 2023; ``None`` for UTC.
+        legacy_timezone: IANA zone of ``time`` and of the days, as in projects created before 2023; ``None`` for UTC.
 
     Returns:
         The running server. Use it in a ``with`` statement, or call its ``close()``.
 
     Raises:
-        PlanError: an argument is out of its range or of another type, or there is no such zone.
-        OSError: the port is taken.
+        PlanError: an argument is out of range or of the wrong type, or there is no such zone.
+        OSError: the port is in use.
     """
     seed = whole_number("seed", seed, -(2**63), 2**63)
     events_per_day = whole_number("events_per_day", events_per_day, 0, 10**7)

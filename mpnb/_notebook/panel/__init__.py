@@ -1,15 +1,15 @@
 """
-The control panel and the live grid. What is here imports the widgets only when it is called.
+The control panel and the live grid. The widgets are imported only when a function here is called.
 
-    _frontend   is there a kernel, and how to show and to swap an output
+    _frontend   whether there is a kernel; show an output and replace it
     _feed       from the state of batches to bytes, counters and words
     _grid       the anywidget (grid.js, grid.css)
-    _pump       the one thread that touches widgets
+    _pump       the one thread that updates widgets
     _live       a running export with its grid: job.panel(), mpnb.export() in a notebook
-    _form       the fields, and the call that they stand for
+    _form       the fields, and their values as arguments of a call
     _login      the anywidget that asks for credentials (login.js)
     _control    the control panel: mpnb.panel()
-    _static     what stays in the notebook
+    _static     the output that stays in the notebook
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from mpnb._showing.live import Progress, register
 
 def panel(job: ExportJob | None = None, **options: Any) -> Any:
     """
-    Show the control panel: choose, see what it will take, start, watch each batch, stop, retry.
+    Show the control panel, a form to plan, start, watch, stop and retry an export.
 
-    It never blocks the kernel. ``panel.job`` is the export that runs or ran, ``panel.result`` what it brought.
+    It never blocks the kernel. ``panel.job`` is the current or latest export, ``panel.result`` its result.
 
     Args:
-        job: shows the batches of this one instead, live, and at its end what stays. As many panels as one likes, and
-            they agree; ``.grid`` of it is the anywidget alone, for hosts that know only those.
-        options: arguments of ``mpnb.start()``, which fill the form in: ``from_date``, ``to_date``, ``events``,
-            ``where``, ``database``, ``table``, ``workers``, ``chunk_days`` and ``mode``; the others are passed on.
+        job: if given, show the batches of this job instead, live, and a static summary once it has ended. A job can
+            have any number of panels, which show the same. The panel's ``.grid`` is the anywidget alone, for hosts that
+            show only anywidgets.
+        options: arguments of ``mpnb.start()``. ``from_date``, ``to_date``, ``events``, ``where``, ``database``,
+            ``table``, ``workers``, ``chunk_days`` and ``mode`` fill in the form; the others are passed on.
 
     Raises:
-        TypeError: there is no such argument; the message names the closest.
-        PlanError: an argument cannot work that the form has no field for, or cannot show; the others show beside their
-            fields what is wrong with them.
+        TypeError: there is no such argument; the message suggests the closest one.
+        PlanError: an argument is invalid that the form has no field for, or cannot show. Other invalid arguments are
+            explained next to their fields.
     """
     if job is not None:
         return WIDGETS.panel(job)
