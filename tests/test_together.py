@@ -18,7 +18,7 @@ from mpnb._storing import writer as _writer
 from mpnb._storing.destination import Landed
 from mpnb._storing.table import Table
 from mpnb.sandbox import BAD_LINES, Fault, serve
-from tests._helpers import until
+from tests._helpers import event, until
 
 QUOTA = mpnb.Quota(per_hour=10**6, per_second=1000)
 
@@ -72,6 +72,24 @@ def test_each_of_the_batches_that_are_written_together_has_its_own_rows(groups: 
                 served = Counter(json.loads(line)["properties"].get("$insert_id") for line in mp.lines(day))
                 assert ids.total() == rows
                 assert ids == served if day not in odd else ids >= served
+
+
+def test_no_more_is_written_at_once_than_a_stop_may_drop(groups: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that wait are taken until they have so many lines, and the others after them."""
+    monkeypatch.setattr(_writer, "TOGETHER_LINES", 60)
+    with serve(lines=lambda day: [event(n=n, time=(day - date(1970, 1, 1)).days * 86400) for n in range(50)]) as mp:
+        result = mpnb.export(
+            "2026-01-01",
+            "2026-01-15",
+            chunk_days=1,
+            database=":memory:",
+            credentials=mp.credentials,
+            quota=QUOTA,
+            on_batch=lambda _: None,
+        )
+        with result:
+            assert result.total_rows == 15 * 50
+    assert groups[0] == max(groups) == 2
 
 
 def test_after_a_line_to_be_looked_at_each_batch_is_written_by_itself(groups: list[int]) -> None:
