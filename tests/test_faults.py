@@ -412,6 +412,18 @@ def test_today_that_has_not_begun_over_there_fails_by_itself(sandbox, export) ->
     assert "time zone" in result.failures.select("hint").fetchall()[0][0]
 
 
+def test_days_that_wait_for_one_that_fails_give_their_room_back(sandbox, export, start, tmp_path) -> None:
+    """What has arrived of a batch that stays as it was is dropped from the spool: others wait for the room."""
+    mp = sandbox()
+    export(mp, day(1), day(3), chunk_days=3)
+    mp.add_fault(Fault("too_large", times=None))
+    mp.add_fault(Fault("status", status=400, day=day(2), times=None))
+    job = start(mp, day(1), day(5), chunk_days=3, mode="refresh", workers=1, spool=mpnb.Spool(tmp_path / "spool", 1))
+    with job.result(30) as result:
+        assert result.failed_date_ranges == [(day(n), day(n)) for n in (1, 2, 3)]
+        assert result.total_rows == mp.count(day(1), day(5))
+
+
 # --- redirects and secrets ------------------------------------------------------------------------------------------
 
 
