@@ -65,6 +65,7 @@ _OWNERS: tuple[Any, ...] = (
 OWNERS = {owner.__name__: owner for owner in _OWNERS}
 # To let go of the spool and of the table are last resorts, of which the first leaves a folder for the next process.
 LEFT_OUT = {(_spool.SpoolFolder, "close"), (_spool, "_delete"), (_table.Table, "leave")}
+LEFT_OUT |= {(_run.Run, "abandon"), (_run.Run, "_coordinate")}  # the same, and a thread's first step
 OURS = ("mpnb-writer", "mpnb-worker", "mpnb-coordinator", "mpnb-callbacks")
 SECONDS = 30.0
 

@@ -332,7 +332,7 @@ def test_a_marker_that_is_divided_is_seen(tmp_path: Path, cut: int, zip_it: bool
         verifier = _verify.Verifier(gzip=zip_it)
         for part in parts:
             verifier.feed(zipped(part) if zip_it else part)
-        list(blocks(SimpleNamespace(path=path, body=verifier.finish(), batch_id=1)))  # type: ignore[arg-type]
+        list(blocks(SimpleNamespace(path=path, body=verifier.finish(), task=SimpleNamespace(batch_id=1))))  # type: ignore[arg-type]
 
     with pytest.raises(BodyError) as error:
         judge()
@@ -484,7 +484,7 @@ def test_every_gzip_header_that_is_right_is_read(tables, flags: int, second: boo
     table = tables()
     path = table.folder / "1.jsonl"
     path.write_bytes(data)
-    file = SimpleNamespace(path=path, body=verifier.finish(), batch_id=1)
+    file = SimpleNamespace(path=path, body=verifier.finish(), task=SimpleNamespace(batch_id=1))
     rows = len(table.by_files([file]) or ()) or table.by_lines(file)[0]
     assert rows == 50
     query = "SELECT count(DISTINCT properties->>'n') FROM events"

@@ -30,6 +30,10 @@ class Callbacks:
         """Let ``dispatch`` return: no more changes follow. Any thread may call it."""
         self._queue.put(None)
 
+    def is_empty(self) -> bool:
+        """Return whether no change waits for ``dispatch``. Any thread may call it."""
+        return self._queue.empty()
+
     def dispatch(self, timeout: float | None = None) -> bool:
         """
         Wait for changes and call ``on_batch`` with each.

@@ -216,8 +216,8 @@ def _launch(
                 run.start()
             except RuntimeError as error:
                 raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
+        run.begin()
         undo.pop_all()
-    run.begin()
     return ExportJob(run)
 
 
@@ -309,7 +309,7 @@ def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> Ex
             job = _launch(asked, open_store, callbacks, in_background=False, **more)
         show.begin(job)
         ticked = 0.0
-        while callbacks.dispatch(TICK_SECONDS):
+        while callbacks.dispatch(TICK_SECONDS) and not (job.done() and callbacks.is_empty()):
             # Changes come by the thousand where batches are small: the screen need not follow each.
             if (now := time.monotonic()) >= ticked + TICK_SECONDS:
                 ticked = now

@@ -16,6 +16,8 @@ from mpnb._exporting.engine import Engine
 from mpnb._storing.database import Store
 
 R = TypeVar("R")
+# Between two looks at whether it has ended.
+LOOK_SECONDS = 1.0
 
 
 class Run(Generic[R]):
@@ -98,7 +100,8 @@ class Run(Generic[R]):
             self._future.set_exception(error)
 
     def _dispatch_all(self) -> None:
-        while self._callbacks.dispatch():
+        # It ends by a word of the coordinator's; where that could not be said, by a look.
+        while self._callbacks.dispatch(LOOK_SECONDS) and not (self.done() and self._callbacks.is_empty()):
             pass
 
     def outcome(self, timeout: float | None = None) -> R:

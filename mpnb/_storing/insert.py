@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -23,7 +23,7 @@ BLOCK_BYTES = 8 << 20
 BLOCK_LINES = 20_000
 # The longest line that DuckDB takes: above what the verifier lets through.
 MAX_OBJECT = 16 << 20
-# Files up to this size are read as one, up to that size together: each by itself would cost DuckDB some milliseconds,
+# Files up to this size are joined to one, up to that size together: each by itself would cost DuckDB some milliseconds,
 # and larger ones are not worth a copy.
 SMALL_BYTES = 4 << 20
 JOINED_BYTES = 64 << 20
@@ -33,13 +33,15 @@ MAX_BRACKETS = 5_000
 
 # Both are JSON: the type shows in the first character.
 _IS_RECORD = "starts_with(head, '\"') AND starts_with(body, '{')"
-_READ = f"""read_json($path, format = 'newline_delimited', records = true, compression = $compression,
-    auto_detect = true, sample_size = 1, maximum_object_size = {MAX_OBJECT}, maximum_depth ="""
 
 
 # What DuckDB's own reader leaves out around a line, and at the beginning of a file.
 _TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
     chr(9) || chr(10) || chr(11) || chr(12) || chr(13) || ' ')"""
+
+
+# Inserts some files into a table, and returns how many rows they gave.
+Way = Callable[[DuckDBPyConnection, str, Resource, Sequence[Fetched]], int]
 
 
 class NotAllRecords(Exception):
@@ -57,8 +59,7 @@ def insert_files(cursor: DuckDBPyConnection, table: str, resource: Resource, fil
     try:
         if not all(_is_as_verified(file) for file in files):
             raise NotAllRecords
-        for some in _read_together(files):
-            way = _insert_file if len(some) == 1 else _insert_joined
+        for way, some in _ways(files):
             rows = way(cursor, table, resource, some)
             # No file gives more rows than it has lines: where the sums are equal, so is each.
             if rows != sum(file.body.lines for file in some):
@@ -75,41 +76,55 @@ def _is_as_verified(file: Fetched) -> bool:
     return file.path.stat().st_size == (file.body.size if file.body.gzip else file.body.json_size)
 
 
-def _read_together(files: Sequence[Fetched]) -> Iterator[list[Fetched]]:
-    some: list[Fetched] = []
+def _ways(files: Sequence[Fetched]) -> Iterator[tuple[Way, list[Fetched]]]:
+    """Divide files into those that are read side by side, and those that are joined to one before."""
+    small = [file for file in files if not file.body.gzip and file.body.json_size <= SMALL_BYTES]
+    if len(small) == 1:
+        small = []
+    large = [file for file in files if file not in small]
+    if large:
+        yield _insert_side_by_side, large
+    joined: list[Fetched] = []
     size = 0
-    for file in files:
-        is_small = not file.body.gzip and file.body.json_size <= SMALL_BYTES
-        weight = file.body.json_size if is_small else JOINED_BYTES
-        if some and size + weight > JOINED_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(file)
-        size += weight
-    if some:
-        yield some
+    for file in small:
+        if joined and size + file.body.json_size > JOINED_BYTES:
+            yield _insert_joined, joined
+            joined, size = [], 0
+        joined.append(file)
+        size += file.body.json_size
+    if joined:
+        yield _insert_joined, joined
 
 
-def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
-    [file] = files
-    with _opened(file) as lines:
-        first = lines.readline()
-    if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
-        raise NotAllRecords
-    compression = "gzip" if file.body.gzip else "uncompressed"
-    values = {"path": str(file.path), "compression": compression, "batch_id": file.task.batch_id}
+def _insert_side_by_side(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
+    """Insert files in one statement that reads each by itself: one each would leave row groups that are not full."""
     head, body = resource.keys
-    # DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or a
-    # key twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB raises,
-    # too; and so it does where the first line has "Event" for "event", which other queries would take for the same.
-    # With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2 does in all
-    # files of a list but the first; read_ndjson_objects, which keeps them, parses each line once more to take it apart,
-    # and takes 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
-    lines = f"""SELECT *, $batch_id AS batch_id FROM (
-        SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
-        FROM {_READ} 1) UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
-    [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
+    values: dict[str, object] = {}
+    parts = []
+    for n, file in enumerate(files):
+        with _opened(file) as lines:
+            first = lines.readline()
+        if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
+            raise NotAllRecords
+        compression = "gzip" if file.body.gzip else "uncompressed"
+        values |= {f"path{n}": str(file.path), f"compression{n}": compression, f"batch_id{n}": file.task.batch_id}
+        # DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or
+        # a key twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB
+        # raises, too; and so it does where the first line has "Event" for "event", which other queries would take for
+        # the same. With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2
+        # does in all files of a list but the first; read_ndjson_objects, which keeps them, parses each line once more
+        # to take it apart, and takes 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
+        parts.append(f"""SELECT *, $batch_id{n} AS batch_id FROM (
+            SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
+            FROM {_read(n, depth=1)} UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)""")
+    [(rows,)] = run(cursor, _insertion(table, resource, " UNION ALL ".join(parts)), values)
     return int(rows)
+
+
+def _read(n: int, *, depth: int) -> str:
+    """Return the call that reads the nth file, whose path and compression are parameters."""
+    return f"""read_json($path{n}, format = 'newline_delimited', records = true, compression = $compression{n},
+        auto_detect = true, sample_size = 1, maximum_object_size = {MAX_OBJECT}, maximum_depth = {depth})"""
 
 
 def _column(name: str) -> str:
@@ -121,7 +136,7 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, f
     """Insert plain files together; each line has the id of its batch."""
     head, body = resource.keys
     lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
-        FROM {_READ} 2)"""
+        FROM {_read(0, depth=2)}"""
     # Names the columns: it is no record, and leaves no row.
     first = json.dumps({"line": dict.fromkeys(resource.keys), "batch_id": 0})
     path = files[0].path.with_name("joined")
@@ -139,7 +154,7 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, f
                         last = block
                 joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
                 joined.write(end + b"\n")
-        values = {"path": str(path), "compression": "uncompressed"}
+        values = {"path0": str(path), "compression0": "uncompressed"}
         [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
         return int(rows)
     finally:
