@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from mpnb import analysis
 from mpnb._api import export, plan, start
-from mpnb._api import open_database as open  # noqa: F401 (left out of __all__, see below)
+from mpnb._api import open as open  # for type checkers: it is left out of __all__, see below
 from mpnb._errors import ClosedError, CredentialsError, DatabaseError, MpnbError, PlanError, TableError
 from mpnb._exporting.handles import ExportCancelled, ExportError, ExportJob, ExportResult
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._notebook.panel import panel
-from mpnb._planning.batches import Batch, split_date_range
+from mpnb._planning.batches import Batch, HeldBatch, split_date_range
 from mpnb._planning.options import Spool
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import BatchProgress, JobProgress
-from mpnb._reading.check import Check
+from mpnb._reading.check import Check, Finding
 from mpnb._reading.drop import drop
 from mpnb._version import __version__
 
@@ -43,6 +43,8 @@ __all__ = [
     "ExportJob",
     "ExportPlan",
     "ExportResult",
+    "Finding",
+    "HeldBatch",
     "JobProgress",
     "MpnbError",
     "PlanError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -13,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from duckdb import DuckDBPyConnection
 
-from mpnb._exporting.handles import ExportJob, ExportResult
+from mpnb._exporting.handles import ExportJob, ExportResult, make_result
 from mpnb._exporting.launch import (
     Known,
     bring_up_to_date,
@@ -29,7 +30,7 @@ from mpnb._fetching.route import route_to
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode
-from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
+from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, TABLE, WORKERS, Spool
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import Database, OnBatch, check, check_helpers, check_table_name
 from mpnb._planning.states import Outcome
@@ -58,6 +59,7 @@ def _takes_arguments_of(model: Callable[P, object]) -> Callable[[Callable[..., R
             return function(**bound.arguments)
 
         returned = function.__annotations__["return"]
+        del call.__wrapped__  # type: ignore[attr-defined]  # whose signature pdoc would show
         call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         call.__annotations__ = {**model.__annotations__, "return": returned}
         return call
@@ -71,8 +73,8 @@ def export(
     *,
     events: str | Iterable[str] | None = None,
     where: str | None = None,
-    database: Database = "mixpanel.duckdb",
-    table: str = "events",
+    database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
+    table: str = TABLE,
     workers: int = WORKERS,
     chunk_days: int | Literal["auto"] = CHUNK_DAYS,
     mode: Mode = "resume",
@@ -160,8 +162,11 @@ def plan(**arguments: Any) -> ExportPlan:
             return plan_of(asked, known, limiter)
 
 
-def open_database(
-    database: Database = "mixpanel.duckdb", *, table: str | None = None, credentials: Credentials | None = None
+def open(
+    database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
+    *,
+    table: str | None = None,
+    credentials: Credentials | None = None,
 ) -> ExportResult:
     """
     Open an existing database and return a result over all days of a table. Sends nothing and needs no credentials.
@@ -183,7 +188,7 @@ def open_database(
         bring_up_to_date(store)
         with store.reading() as cursor:
             name = ledger.table_named(cursor, table, store.label)
-        return ExportResult(
+        return make_result(
             Reader(store, Selection(name)),
             Outcome(),
             lambda result, options, background: retry_export(

@@ -15,25 +15,48 @@ The errors of mpnb, one tree:
 
 from __future__ import annotations
 
+from mpnb._message import Message
+
 
 class MpnbError(Exception):
     """Base class of all errors that mpnb raises on purpose."""
 
+    def __init__(self, *parts: object) -> None:
+        super().__init__(Message(*parts))
+
 
 class PlanError(MpnbError, ValueError):
-    """An argument is invalid. Raised before the first request."""
+    """
+    An argument is invalid. Raised before the first request.
+
+    Attributes:
+        argument: the name of the argument at fault, such as ``"workers"``; ``None`` where it is none.
+    """
+
+    argument: str | None = None
+
+    def __init__(self, *parts: object, argument: str | None = None) -> None:
+        super().__init__(*parts)
+        if (name := argument or Message(*parts).subject) is not None:
+            self.argument = name
 
 
 class CredentialsError(PlanError):
     """Credentials are missing or invalid. Raised before the first request."""
 
+    argument: str | None = "credentials"
+
 
 class DatabaseError(PlanError):
     """The database cannot be opened or written. Raised before the first request."""
 
+    argument: str | None = "database"
+
 
 class TableError(PlanError):
     """The table was not made by mpnb, is in use, or holds events of another source. Raised before the first request."""
+
+    argument: str | None = "table"
 
 
 class ClosedError(MpnbError):

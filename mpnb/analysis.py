@@ -31,11 +31,12 @@ from duckdb import DuckDBPyRelation
 from mpnb._base.names import closest
 from mpnb._base.origin import origin_of
 from mpnb._base.relation import called_with, variables_in
-from mpnb._base.scalars import brief, is_text
+from mpnb._base.scalars import brief, either, is_text
 from mpnb._base.sql import exact, interruptible, literal, quoted
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 
 UNITS = ("hour", "day", "week", "month")
 
@@ -78,7 +79,7 @@ def funnel(
     _check_relation(events)
     pairs = [_pair(step) for step in steps] if isinstance(steps, Iterable) and not isinstance(steps, str) else []
     if len(pairs) < 2:
-        raise PlanError("a funnel has two steps or more")
+        raise PlanError("a funnel has two steps or more", argument="steps")
     microseconds = _microseconds(window)
     _check(events, user, [name for name, _ in pairs])
     people = _people(events, user)
@@ -263,9 +264,11 @@ def _microseconds(window: object) -> int:
         given = given.item()
     if not isinstance(given, timedelta):
         days = given if isinstance(given, int) and 0 < given < 10_000 else 7
-        raise PlanError(f"window is a timedelta, such as timedelta(days={days:d}), not {brief(window)}")
+        raise PlanError(
+            Argument("window"), f" must be a timedelta, such as timedelta(days={days:d}), not {brief(window)}"
+        )
     if given <= timedelta(0):
-        raise PlanError(f"window is more than 0, not {given}")
+        raise PlanError(Argument("window"), f" must be more than 0, not {given}")
     return given // timedelta(microseconds=1)
 
 
@@ -293,7 +296,7 @@ def _usable(events: DuckDBPyRelation) -> str:
 def _segment(events: DuckDBPyRelation, by: object, frame: FrameType) -> str:
     """Return what to split by as SQL, compared exactly, so that no two values count as one."""
     if not isinstance(by, str) or not is_text(by):
-        raise PlanError(f"by is a column, a property or an expression of SQL, not {brief(by)}")
+        raise PlanError(Argument("by"), f" must be a column, a property or an expression of SQL, not {brief(by)}")
     split = _column_or_expression(events, by, frame)
     kind = _query(events, f"SELECT {split} FROM mpnb_events", frame).types[0]
     return exact(f"({split})") if kind == "VARCHAR" else split
@@ -331,7 +334,9 @@ def _occurs(events: DuckDBPyRelation, value: str) -> bool:
 
 def _check_relation(events: object) -> None:
     if not isinstance(events, DuckDBPyRelation):
-        raise PlanError(f"events is a relation, such as result.events or result.event([…]), not {brief(events)}")
+        raise PlanError(
+            Argument("events"), f" must be a relation, such as result.events or result.event([…]), not {brief(events)}"
+        )
 
 
 def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
@@ -368,4 +373,4 @@ def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
 
 def _check_unit(unit: str) -> None:
     if not isinstance(unit, str) or unit not in UNITS:
-        raise PlanError(f"unit is one of {', '.join(map(repr, UNITS))}, not {brief(unit)}")
+        raise PlanError(Argument("unit"), f" must be {either(UNITS)}, not {brief(unit)}")

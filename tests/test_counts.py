@@ -685,13 +685,13 @@ def test_names_come_in_whatever_gives_some(sandbox, export, of: Any) -> None:
 def test_what_gives_no_names_is_refused(sandbox, export, wrong: Any) -> None:
     """Whatever it is, and wherever it is passed: before anything is asked of anybody."""
     mp = sandbox()
-    with pytest.raises(mpnb.PlanError, match="events is a list of names of events, or None for all, "):
+    with pytest.raises(mpnb.PlanError, match="events must be a list of names of events, or None for all, "):
         export(mp, events=wrong)
     assert not mp.requests
     result = export(mp)
     for read in (result.event, result.catalog, result.df):
         with pytest.raises(
-            mpnb.PlanError, match=r"events is a list of names|name is the name of an event, or a list of"
+            mpnb.PlanError, match=r"events must be a list of names|name must be the name of an event, or a list of"
         ):
             read(wrong)
 

@@ -343,9 +343,9 @@ def test_a_file_may_be_called_like_a_url(sandbox, export, tmp_path, monkeypatch)
 @pytest.mark.parametrize("folder", [5, "", " ", "a\0b", b"x"])
 def test_what_is_no_path_is_refused(sandbox, export, folder: Any) -> None:
     """A folder is a path, and nothing else is made one."""
-    with pytest.raises(mpnb.PlanError, match="folder is a path, not"):
+    with pytest.raises(mpnb.PlanError, match="folder must be a path, not"):
         mpnb.Spool(folder)
-    with pytest.raises(mpnb.PlanError, match="folder is a path, not"):
+    with pytest.raises(mpnb.PlanError, match="folder must be a path, not"):
         export(sandbox(), database=":memory:").to_parquet(folder)
 
 

@@ -78,14 +78,14 @@ def test_a_moment_at_midnight_is_a_day(value: Any) -> None:
 )  # fmt: skip
 def test_any_other_moment_is_no_day(value: Any) -> None:
     """Midnight elsewhere is none in UTC; the message has the day to pass."""
-    with pytest.raises(mpnb.PlanError, match="to_date is a day, not a moment: pass '2026-01-02'"):
+    with pytest.raises(mpnb.PlanError, match="to_date must be a day, not a moment: pass '2026-01-02'"):
         parse_date(value, name="to_date", now=NOW)
 
 
 @pytest.mark.parametrize("value", [pandas.NaT, numpy.datetime64("NaT")], ids=repr)
 def test_no_time_is_no_day(value: Any) -> None:
     """What a frame has where a date is missing is refused, as ``None`` is."""
-    with pytest.raises(mpnb.PlanError, match=r"to_date is a date, .* not .*NaT"):
+    with pytest.raises(mpnb.PlanError, match=r"to_date must be a date, .* not .*NaT"):
         parse_date(value, name="to_date", now=NOW)
 
 
@@ -115,11 +115,11 @@ def test_numbers_and_days_of_a_frame_are_taken_wherever_python_s_are(sandbox, tm
 @pytest.mark.parametrize("value", [numpy.bool_(True), numpy.float64(7), numpy.array([7]), "7"], ids=repr)
 def test_what_is_no_whole_number_of_numpy_s_is_refused(value: Any) -> None:
     """As Python's own bools, floats and lists are."""
-    with pytest.raises(mpnb.PlanError, match="chunk_days is a whole number"):
+    with pytest.raises(mpnb.PlanError, match="chunk_days must be a whole number"):
         mpnb.split_date_range(day(1), day(2), value)
-    with pytest.raises(ValueError, match="per_hour is a whole number"):
+    with pytest.raises(ValueError, match="per_hour must be a whole number"):
         mpnb.Quota(per_hour=value)
-    with pytest.raises(mpnb.PlanError, match="max_bytes is a whole number"):
+    with pytest.raises(mpnb.PlanError, match="max_bytes must be a whole number"):
         mpnb.Spool(max_bytes=value)
 
 
@@ -158,7 +158,7 @@ def test_chunks_have_no_gaps_and_no_overlaps(first: date, length: int, chunk: in
 @pytest.mark.parametrize("chunk", [0, -1, 101, 1.0, True, "7", None])
 def test_a_chunk_has_1_to_100_days(chunk: object) -> None:
     """Nothing else is taken for a number of days."""
-    with pytest.raises(mpnb.PlanError, match="chunk_days is a whole number from 1 to 100"):
+    with pytest.raises(mpnb.PlanError, match="chunk_days must be a whole number from 1 to 100"):
         mpnb.split_date_range(day(1), day(2), chunk)  # type: ignore[arg-type]
 
 
@@ -367,40 +367,40 @@ def test_a_to_date_after_today_is_cut_with_a_warning(database: Path) -> None:
 # --- arguments -----------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"from_date": "soon"}, mpnb.PlanError, "from_date is a date, 'YYYY-MM-DD'"),
-    ({"to_date": None}, mpnb.PlanError, "to_date is a date"),
+    ({"from_date": "soon"}, mpnb.PlanError, "from_date must be a date, 'YYYY-MM-DD'"),
+    ({"to_date": None}, mpnb.PlanError, "to_date must be a date"),
     ({"from_date": "0001-01-01"}, mpnb.PlanError, "from_date 0001-01-01 is before 2009, when Mixpanel began"),
     ({"from_date": "9999 days ago"}, mpnb.PlanError, "before 2009, when Mixpanel began: it has no earlier events"),
     ({"from_date": "2026-01-09"}, mpnb.PlanError, "from_date 2026-01-09 is after to_date 2026-01-03"),
     ({"from_date": "2999-01-01", "to_date": "2999-01-02"}, mpnb.PlanError, "from_date 2999-01-01 is after today"),
-    ({"workers": 0}, mpnb.PlanError, "workers is a whole number from 1 to 100, not 0"),
-    ({"workers": 101}, mpnb.PlanError, "workers is a whole number from 1 to 100, not 101"),
-    ({"workers": "10"}, mpnb.PlanError, "workers is a whole number from 1 to 100, not '10'"),
-    ({"workers": True}, mpnb.PlanError, "workers is a whole number from 1 to 100, not True"),
-    ({"chunk_days": 0}, mpnb.PlanError, "chunk_days is a whole number from 1 to 100, not 0"),
-    ({"chunk_days": 101}, mpnb.PlanError, "chunk_days is a whole number from 1 to 100, not 101"),
-    ({"chunk_days": "Auto"}, mpnb.PlanError, "chunk_days is a whole number from 1 to 100, not 'Auto'"),
-    ({"late_days": -1}, mpnb.PlanError, "late_days is a whole number from 0"),
-    ({"mode": "append"}, mpnb.PlanError, "mode is one of 'resume', 'refresh', 'new', not 'append'"),
-    ({"on_batch": 5}, mpnb.PlanError, "on_batch is a function of a BatchProgress, not 5"),
-    ({"quota": 60}, mpnb.PlanError, "quota is an mpnb.Quota, not 60"),
-    ({"spool": "/tmp"}, mpnb.PlanError, "spool is an mpnb.Spool, not '/tmp'"),
-    ({"where": " "}, mpnb.PlanError, "where is a filter expression"),
-    ({"where": 5}, mpnb.PlanError, "where is a filter expression"),
-    ({"events": []}, mpnb.PlanError, "events is a list of names"),
-    ({"events": ["a", ""]}, mpnb.PlanError, "events is a list of names"),
-    ({"events": ["a", 5]}, mpnb.PlanError, "events is a list of names"),
-    ({"events": 5}, mpnb.PlanError, "events is a list of names"),
-    ({"table": ""}, mpnb.TableError, "table is the name of a table"),
-    ({"table": 5}, mpnb.TableError, "table is the name of a table"),
-    ({"table": "a\0b"}, mpnb.TableError, "table is the name of a table"),
+    ({"workers": 0}, mpnb.PlanError, "workers must be a whole number from 1 to 100, not 0"),
+    ({"workers": 101}, mpnb.PlanError, "workers must be a whole number from 1 to 100, not 101"),
+    ({"workers": "10"}, mpnb.PlanError, "workers must be a whole number from 1 to 100, not '10'"),
+    ({"workers": True}, mpnb.PlanError, "workers must be a whole number from 1 to 100, not True"),
+    ({"chunk_days": 0}, mpnb.PlanError, "chunk_days must be a whole number from 1 to 100, or 'auto', not 0"),
+    ({"chunk_days": 101}, mpnb.PlanError, "chunk_days must be a whole number from 1 to 100, or 'auto', not 101"),
+    ({"chunk_days": "Auto"}, mpnb.PlanError, "chunk_days must be a whole number from 1 to 100, or 'auto', not 'Auto'"),
+    ({"late_days": -1}, mpnb.PlanError, "late_days must be a whole number from 0"),
+    ({"mode": "append"}, mpnb.PlanError, "mode must be 'resume', 'refresh' or 'new', not 'append'"),
+    ({"on_batch": 5}, mpnb.PlanError, "on_batch must be a function of a BatchProgress, not 5"),
+    ({"quota": 60}, mpnb.PlanError, "quota must be an mpnb.Quota, not 60"),
+    ({"spool": "/tmp"}, mpnb.PlanError, "spool must be an mpnb.Spool, not '/tmp'"),
+    ({"where": " "}, mpnb.PlanError, "where must be a filter expression"),
+    ({"where": 5}, mpnb.PlanError, "where must be a filter expression"),
+    ({"events": []}, mpnb.PlanError, "events must be a list of names"),
+    ({"events": ["a", ""]}, mpnb.PlanError, "events must be a list of names"),
+    ({"events": ["a", 5]}, mpnb.PlanError, "events must be a list of names"),
+    ({"events": 5}, mpnb.PlanError, "events must be a list of names"),
+    ({"table": ""}, mpnb.TableError, "table must be the name of a table"),
+    ({"table": 5}, mpnb.TableError, "table must be the name of a table"),
+    ({"table": "a\0b"}, mpnb.TableError, "table must be the name of a table"),
     ({"table": "MPNB_batches"}, mpnb.TableError, "names that begin with mpnb_ are mpnb's own"),
-    ({"database": ""}, mpnb.DatabaseError, "database is a path, ':memory:' or a DuckDB connection"),
-    ({"database": 5}, mpnb.DatabaseError, "database is a path, ':memory:' or a DuckDB connection"),
-    ({"database": "a\0b"}, mpnb.DatabaseError, "database is a path, ':memory:' or a DuckDB connection"),
-    ({"database": b"x"}, mpnb.DatabaseError, "database is a path, ':memory:' or a DuckDB connection"),
-    ({"database": None}, mpnb.DatabaseError, "database is a path, ':memory:' or a DuckDB connection"),
-    ({"credentials": "secret"}, mpnb.CredentialsError, "credentials is an mpnb.Credentials"),
+    ({"database": ""}, mpnb.DatabaseError, "database must be a path, ':memory:' or a DuckDB connection"),
+    ({"database": 5}, mpnb.DatabaseError, "database must be a path, ':memory:' or a DuckDB connection"),
+    ({"database": "a\0b"}, mpnb.DatabaseError, "database must be a path, ':memory:' or a DuckDB connection"),
+    ({"database": b"x"}, mpnb.DatabaseError, "database must be a path, ':memory:' or a DuckDB connection"),
+    ({"database": None}, mpnb.DatabaseError, "database must be a path, ':memory:' or a DuckDB connection"),
+    ({"credentials": "secret"}, mpnb.CredentialsError, "credentials must be an mpnb.Credentials"),
 ]
 
 
@@ -433,6 +433,6 @@ def test_without_credentials_the_message_names_what_is_missing(
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
 def test_a_spool_has_room_for_a_byte_at_least(value: object) -> None:
-    """A budget is a whole number of bytes."""
-    with pytest.raises(mpnb.PlanError, match="max_bytes is a whole number"):
+    """A budget must be a whole number of bytes."""
+    with pytest.raises(mpnb.PlanError, match="max_bytes must be a whole number"):
         mpnb.Spool(max_bytes=value)  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "mpnb"
 
 # From the ground up; rooms of one line may not import each other.
 ROOMS = (
-    ("_errors", "_version"),
+    ("_message", "_version"),
+    ("_errors",),
     ("_base",),
     ("_mixpanel",),
     ("analysis", "sandbox"),

@@ -107,7 +107,7 @@ def test_a_quota_is_of_whole_numbers(name: str) -> None:
     """Of at least 1, however many."""
     refused = try_all(lambda value: mpnb.Quota(**{name: value}))
     assert set(ODD) - refused.keys() == {"31 digits", "5001 digits"}
-    assert {text.split(", not ")[0] for text in refused.values()} == {f"{name} is a whole number of at least 1"}
+    assert {text.split(", not ")[0] for text in refused.values()} == {f"{name} must be a whole number of at least 1"}
 
 
 def test_a_spool_is_a_folder_and_a_whole_number() -> None:

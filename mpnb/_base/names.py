@@ -8,13 +8,14 @@ from functools import partial
 
 from mpnb._base.scalars import brief, each_of, is_text
 from mpnb._errors import PlanError
+from mpnb._message import Argument, Message
 
-# What names of events are as an argument, for messages.
-EVENTS = "events is a list of names of events, or None for all"
-NAME = "name is the name of an event, or a list of them"
+# What names of events must be as an argument, for messages.
+EVENTS = Message(Argument("events"), " must be a list of names of events, or None for all")
+NAME = Message(Argument("name"), " must be the name of an event, or a list of them")
 
 
-def event_names(given: object, wanted: str) -> list[str]:
+def event_names(given: object, wanted: Message) -> list[str]:
     """
     Return names as a list: from one name, or from a list, set, generator, array or Series of names.
 
@@ -26,10 +27,10 @@ def event_names(given: object, wanted: str) -> list[str]:
     """
     names = [given] if isinstance(given, str) else each_of(given)
     if not names:
-        raise PlanError(f"{wanted}, not {brief(given)}")
+        raise PlanError(wanted, f", not {brief(given)}")
     for name in names:
         if not isinstance(name, str) or not is_text(name):
-            raise PlanError(f"{wanted}, and {brief(name)} is no name")
+            raise PlanError(wanted, f", and {brief(name)} is no name")
     return list(dict.fromkeys(map(str, names)))
 
 

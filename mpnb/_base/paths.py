@@ -11,6 +11,7 @@ from pathlib import Path
 from mpnb._base.scalars import brief, is_text
 from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 
 # What DuckDB, or whoever else opens files by URL, would look for elsewhere. One letter is a drive.
 _ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)
@@ -39,22 +40,23 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
     Raises:
         PlanError: it is no path, that of something elsewhere, or one that the system refuses.
     """
+    named = Argument(name)
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text.strip() or "\0" in text or not is_text(text):
-        raise error(f"{name} is {what}, not {brief(value)}")
+        raise error(named, f" must be {what}, not {brief(value)}")
     if text.lower().startswith("file:"):
-        raise error(f"{name} {brief(text)} is a URL: pass the path alone, {brief(_FILE.sub('', text))}")
+        raise error(named, f" {brief(text)} is a URL: pass the path alone, {brief(_FILE.sub('', text))}")
     if found := _ELSEWHERE.match(text):
         called_so = "" if found[0].endswith(("//", ":memory:")) else f"; what is called so here is {brief('./' + text)}"
-        raise error(f"{name} {brief(text)} is nothing on this machine: {advice}{called_so}")
+        raise error(named, f" {brief(text)} is nothing on this machine: {advice}{called_so}")
     try:
         path = Path(text).expanduser()
         os.stat(path)
     except OSError as why:
         if why.errno in (errno.ENAMETOOLONG, errno.EACCES):  # else it may be made there
-            raise error(f"{name} {brief(text)} cannot be used: {why.strerror}") from None
+            raise error(named, f" {brief(text)} cannot be used: {why.strerror}") from None
     except RuntimeError:
-        raise error(f"{name} {brief(text)}: there is no such home folder, pass the whole path") from None
+        raise error(named, f" {brief(text)}: there is no such home folder, pass the whole path") from None
     return path
 
 

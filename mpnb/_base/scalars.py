@@ -12,6 +12,7 @@ from typing import Any
 
 from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
@@ -27,12 +28,24 @@ def brief(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Return a whole number from ``least`` to ``most``, both included. Raises ``PlanError`` for anything else."""
+def either(values: Iterable[str]) -> str:
+    """Return what is to choose from: ``'us', 'eu' or 'in'``."""
+    *others, last = map(repr, values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def whole_number(name: str, value: object, least: int, most: int | None = None, *, otherwise: str = "") -> int:
+    """
+    Return a whole number from ``least`` to ``most``, both included. Raises ``PlanError`` for anything else.
+
+    Args:
+        name: of the argument.
+        otherwise: what else the argument may be, for the message.
+    """
     number = as_int(value)
     if number is None or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
-        raise PlanError(f"{name} is a whole number {bounds}, not {brief(value)}")
+        raise PlanError(Argument(name), f" must be a whole number {bounds}{otherwise}, not {brief(value)}")
     return number
 
 
@@ -40,7 +53,7 @@ def check_flags(**flags: object) -> None:
     """Raise ``PlanError`` unless each value is True or False (numpy's too). The text ``"no"`` would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-            raise PlanError(f"{name} is True or False, not {brief(value)}")
+            raise PlanError(Argument(name), f" must be True or False, not {brief(value)}")
 
 
 def real_number(name: str, value: object, least: float, most: float) -> float:
@@ -50,7 +63,7 @@ def real_number(name: str, value: object, least: float, most: float) -> float:
     except OverflowError:
         number = math.inf
     if not least <= number <= most:
-        raise PlanError(f"{name} is a number from {least:,} to {most:,}, not {brief(value)}")
+        raise PlanError(Argument(name), f" must be a number from {least:,} to {most:,}, not {brief(value)}")
     return number
 
 
@@ -58,7 +71,7 @@ def listed(name: str, value: object) -> list[str]:
     """Return column names as a list, however they are passed. Raises ``PlanError`` if one is not a name."""
     names = each_of(value)
     if names is None or not all(isinstance(each, str) and is_text(each) for each in names):
-        raise PlanError(f"{name} is a list of names, not {brief(value)}")
+        raise PlanError(Argument(name), f" must be a list of names, not {brief(value)}")
     return list(map(str, names))
 
 

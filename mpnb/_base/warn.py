@@ -21,4 +21,4 @@ def warn(text: str) -> None:
         if name.startswith(CALLERS) or not (name == "mpnb" or name.startswith("mpnb.") or name == "contextlib"):
             break
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
-    warnings.warn(text, UserWarning, stacklevel=level + 1)
+    warnings.warn(UserWarning(text), stacklevel=level + 1)

@@ -12,13 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from mpnb import _api as api
-from mpnb._api import open_database
+from mpnb._api import open as open_database
 from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
+from mpnb._command.options import in_shell
 from mpnb._command.text import result_text
 from mpnb._errors import PlanError
 from mpnb._exporting.handles import ExportError, ExportResult
+from mpnb._message import Argument, said
+from mpnb._planning.options import DATABASE
+from mpnb._planning.plan import text as plan_text
 from mpnb._reading.drop import drop
 from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox
@@ -132,23 +136,23 @@ def _run(words: list[str]) -> int:
     try:
         return command(options, words)
     except PlanError as error:
-        _say(options.name, _options.in_shell_words(str(error)))
+        _say(options.name, said(error, in_shell))
         return NOTHING
     except KeyboardInterrupt as stop:
-        _say(options.name, _options.in_shell_words(str(stop)) or "interrupted")
+        _say(options.name, said(stop, in_shell) or "interrupted")
         return INTERRUPTED
 
 
 def _export(options: argparse.Namespace, words: list[str]) -> int:
     arguments = _options.export_arguments(options)
     if arguments.get("database") == ":memory:":
-        raise PlanError("--database is a file: what is in memory ends with the command")
+        raise PlanError(Argument("database"), " must be a file: what is in memory ends with the command")
     try:
         result = api.export(**arguments)
     except ExportError as error:
         with error.result as result:
             print(result_text(result, _again(result, options, words)))
-        _say(options.name, _options.in_shell_words(str(error)))
+        _say(options.name, said(error, in_shell))
         return NOTHING
     with result:
         print(result_text(result, _again(result, options, words)))
@@ -169,7 +173,7 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
         plan = api.plan(**_options.export_arguments(options))
-    print(_options.in_shell_words(str(plan)))
+    print(plan_text(plan, in_shell))
     return DONE
 
 
@@ -223,9 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     drop = command("drop", _drop, "delete a table of events, with all that is known of it", epilog=DROP_EXAMPLES)
     drop.add_argument("table", metavar="TABLE", help="the table of events")
-    drop.add_argument(
-        "--database", metavar="FILE", default="mixpanel.duckdb", help="the DuckDB file (default: mixpanel.duckdb)"
-    )
+    drop.add_argument("--database", metavar="FILE", default=DATABASE, help=f"the DuckDB file (default: {DATABASE})")
     drop.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is there to answer")
     demo = command("demo", _demonstrate, "export made-up events, with faults on the way, without an account")
     one = demo.add_mutually_exclusive_group()
@@ -251,4 +253,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _say("mpnb", _options.in_shell_words(str(message)))
+    _say("mpnb", said(message, in_shell))

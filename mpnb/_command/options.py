@@ -12,9 +12,11 @@ from typing import Any
 from mpnb._api import export
 from mpnb._base.scalars import brief
 from mpnb._errors import PlanError
+from mpnb._message import Phrase, Word
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import Spool
 from mpnb._planning.request import MODES
+from mpnb._storing.database import REJECTED
 
 # Options that are not an argument of export() themselves, by the argument that is made of them.
 PARTS: dict[str, tuple[type[Quota] | type[Spool], dict[str, str]]] = {
@@ -25,13 +27,22 @@ PARAMETERS = inspect.signature(export).parameters
 # The days are no options, and a callback or a secret cannot be one.
 NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials"})
 
-# Where a command takes credentials from, by their parts.
-VARIABLES = {
-    "username": "MP_USERNAME",
-    "secret": "MP_SECRET",  # pragma: allowlist secret
-    "project_id": "MP_PROJECT_ID",
-    "region": "MP_REGION",
-    "base_url": "MP_API_BASE_URL",
+# What is typed for each argument, and said for each phrase.
+OPTIONS = {
+    **{name: f"--{name.replace('_', '-')}" for name in PARAMETERS if name not in NOT_OPTIONS and name not in PARTS},
+    **{part: f"--{name.replace('_', '-')}" for _, parts in PARTS.values() for name, part in parts.items()},
+    "from_date": "FROM",
+    "to_date": "TO",
+}
+PHRASES = {
+    "the same call": "the same command",
+    "this call": "this command",
+    "export": "mpnb export",
+    "pass credentials": "",
+    "or region": "",
+    "spool": "--spool-folder FOLDER",
+    "rejected": f"the table {REJECTED}",
+    "the rest": "",  # it stands below
 }
 
 
@@ -51,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         options = [name for action in self._actions for name in action.option_strings]
         close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
         if word.startswith("-"):
-            self.error(f"{word} is no option" + (f", the closest is {close[0]}" if close else ""))
+            self.error(f"unknown option {word}" + (f"; did you mean {close[0]}?" if close else ""))
         self.error(f"{word} is out of place: words that are no options come together, before them")
 
 
@@ -138,32 +149,15 @@ def parse_range(words: Sequence[str]) -> tuple[str, str]:
     if match := re.fullmatch(f"({day}) ({day})", text, re.IGNORECASE):
         return match[1], match[2]
     asked = f", not {brief(text)}" if text else ""
-    raise PlanError(f"days are FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
+    raise PlanError(f"days must be FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
 
 
-def in_shell_words(text: str) -> str:
-    """Put what a message says of arguments of ``export`` in terms of options, so that it can be typed."""
-    every = [*(name for name in PARAMETERS if name not in NOT_OPTIONS), *PARTS["quota"][1]]
-    names, joined = "|".join(every), "|".join(name for name in every if "_" in name)
-    text = text.replace("from_date", "FROM").replace("to_date", "TO").replace("the same call", "the same command")
-    text = text.replace(", or pass credentials=mpnb.Credentials(username, secret, project_id)", "")
-    text = text.replace("; result.failures lists the rest", "").replace("max_bytes is", "--spool-bytes is")
-    text = text.replace("result.rejected holds", "the table mpnb_rejected holds")
-    text = text.replace("spool=mpnb.Spool(folder)", "--spool-folder FOLDER")
-    text = re.sub(rf"^({'|'.join(VARIABLES)})(?= )", lambda m: VARIABLES[m[1]], text)
-    text = re.sub(rf"\b({names})='(\w*)'(?: or '(\w*)')?", _typed_value, text)
-    text = re.sub(rf"\b({names})=", lambda m: _option(m[1]), text)
-    # A name that is a word of its own is meant as one, but where a complaint begins with it.
-    return re.sub(rf"\b(?:{joined})\b|^(?:{names})(?= is )", lambda m: _option(m[0]), text)
-
-
-def _typed_value(match: re.Match[str]) -> str:
-    name, value, other = match.groups()
-    return f"{_option(name)} {value}" + (f" or {other}" if other else "")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def in_shell(word: Word) -> str:
+    """Name an argument as it is typed in a shell, and what to do next in the terms of a command."""
+    if isinstance(word, Phrase):
+        return PHRASES.get(word.key, word.python)
+    option = OPTIONS.get(word.name, word.name)
+    return f"{option} {word.value}" if word.value else option
 
 
 def _chunk_days(text: str) -> int | str:

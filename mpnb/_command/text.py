@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mpnb._command.options import in_shell_words
+from mpnb._command.options import in_shell
 from mpnb._exporting.handles import ExportResult, summary_of
+from mpnb._message import said
 from mpnb._showing import summary as display
 
 # Below it, folding the last column makes a ribbon that nobody can read.
@@ -24,8 +25,8 @@ def result_text(result: ExportResult, retry: str) -> str:
         retry: the command that fetches what failed.
     """
     summary = summary_of(result)
-    facts = tuple((name, in_shell_words(value)) for name, value in summary.facts)
-    kinds = tuple((kind, count, in_shell_words(hint)) for kind, count, hint in summary.kinds)
+    facts = tuple((name, said(value, in_shell)) for name, value in summary.facts)
+    kinds = tuple((kind, count, said(hint, in_shell)) for kind, count, hint in summary.kinds)
     parts = [display.text(replace(summary, facts=facts, kinds=kinds, retry=retry))]
     if summary.failures:
         parts.append(failure_table(result))

@@ -10,6 +10,7 @@ from typing import Any
 from mpnb._base.warn import warn
 from mpnb._errors import MpnbError
 from mpnb._exporting.run import Run
+from mpnb._message import SAME_CALL, Message
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import Failure
 from mpnb._mixpanel.quota import Quota
@@ -22,18 +23,20 @@ from mpnb._showing import sentences, summary
 from mpnb._showing.live import panel_of
 
 
-class _WithResult(MpnbError):
-    def __init__(self, message: str, result: ExportResult) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class ExportError(_WithResult):
+class ExportError(MpnbError):
     """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
 
+    def __init__(self, message: str, result: ExportResult) -> None:
+        super().__init__(message)
+        self.result: ExportResult = result
 
-class ExportCancelled(_WithResult):
+
+class ExportCancelled(MpnbError):
     """The job was cancelled. ``result`` has the batches that were written before."""
+
+    def __init__(self, message: str, result: ExportResult) -> None:
+        super().__init__(message)
+        self.result: ExportResult = result
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ class ExportResult(Answers):
     """
     The result of an export: its events, its failures, and ``retry()``.
 
+    ``events`` and ``failures`` are relations, ``event("Purchase")`` has a column for each property, ``df()``, ``pl()``
+    and ``arrow()`` make frames, ``sql()`` runs any query, ``check()`` tells whether all is there.
+
     Returned by ``mpnb.export()``, ``job.result()``, ``retry()`` and ``mpnb.open()``. It keeps the database open, and
     its file locked against other processes, until ``close()`` or the end of a ``with`` block.
 
@@ -78,21 +84,24 @@ class ExportResult(Answers):
         duration_seconds: from the start of this call to its end.
     """
 
-    def __init__(
-        self, reader: Reader, outcome: Outcome, retry: Retry, *, call: str, late_days: int = LATE_DAYS
-    ) -> None:
-        super().__init__(reader, late_days=late_days, unmet=outcome.failed_batches + outcome.cancelled_batches)
+    def __init__(self) -> None:
+        """Raise ``TypeError``: calls return one."""
+        raise TypeError("mpnb.export() returns an ExportResult, mpnb.open() one of what is there already")
+
+    def _hold(self, reader: Reader, outcome: Outcome, retry: Retry, *, call: str, late_days: int) -> ExportResult:
+        self._read_by(reader, late_days=late_days, unmet=outcome.failed_batches + outcome.cancelled_batches)
         self._outcome = outcome
         self._retry = retry
         self._call = call
-        self.successful_batches = outcome.successful_batches
-        self.failed_batches = outcome.failed_batches
-        self.cancelled_batches = outcome.cancelled_batches
-        self.skipped_batches = outcome.skipped_batches
-        self.fetched_rows = outcome.fetched_rows
-        self.rejected_lines = outcome.rejected_lines
-        self.duration_seconds = outcome.duration_seconds
-        self.bytes = outcome.bytes
+        self.successful_batches: int = outcome.successful_batches
+        self.failed_batches: int = outcome.failed_batches
+        self.cancelled_batches: int = outcome.cancelled_batches
+        self.skipped_batches: int = outcome.skipped_batches
+        self.fetched_rows: int = outcome.fetched_rows
+        self.rejected_lines: int = outcome.rejected_lines
+        self.duration_seconds: float = outcome.duration_seconds
+        self.bytes: int = outcome.bytes
+        return self
 
     def retry(
         self,
@@ -163,6 +172,21 @@ class ExportResult(Answers):
         return {"text/plain": summary.text(shown), "text/html": summary.html(shown)}
 
 
+# --- made where an export begins or ends, or a database is opened ---------------------------------------------------
+
+
+def make_result(
+    reader: Reader, outcome: Outcome, retry: Retry, *, call: str, late_days: int = LATE_DAYS
+) -> ExportResult:
+    """Return the result of what became of an export."""
+    return ExportResult.__new__(ExportResult)._hold(reader, outcome, retry, call=call, late_days=late_days)
+
+
+def make_job(run: Run[ExportResult]) -> ExportJob:
+    """Return what callers hold of an export that runs."""
+    return ExportJob.__new__(ExportJob)._hold(run)
+
+
 # --- for the faces: what they show of a result, and how they name it -------------------------------------------------
 
 
@@ -210,9 +234,14 @@ class ExportJob:
     does not exit before the job has ended.
     """
 
-    def __init__(self, run: Run[ExportResult]) -> None:
+    def __init__(self) -> None:
+        """Raise ``TypeError``: a call returns one."""
+        raise TypeError("mpnb.start() returns an ExportJob")
+
+    def _hold(self, run: Run[ExportResult]) -> ExportJob:
         self._run = run
         self._heard = False  # whether it was said which names of events brought nothing
+        return self
 
     def result(self, timeout: float | None = None) -> ExportResult:
         """
@@ -315,8 +344,12 @@ class ExportJob:
         engine = self._run.engine
         if engine.lost_destination:
             raise ExportError(
-                f"the database failed in mid-export, and cannot be read now: {engine.lost_destination}. What had "
-                "landed is in the file: when the disk is well again, the same call goes on from there",
+                Message(
+                    f"the database failed in mid-export, and cannot be read now: {engine.lost_destination}. What had ",
+                    "landed is in the file: when the disk is well again, ",
+                    SAME_CALL,
+                    " goes on from there",
+                ),
                 result,
             )
         if engine.cancelled and result.cancelled_batches:

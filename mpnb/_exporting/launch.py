@@ -24,15 +24,25 @@ from mpnb._errors import PlanError, TableError
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.engine import Engine
-from mpnb._exporting.handles import ExportJob, ExportResult, RetryOptions, reader_of, stopped_line
+from mpnb._exporting.handles import (
+    ExportJob,
+    ExportResult,
+    RetryOptions,
+    make_job,
+    make_result,
+    reader_of,
+    stopped_line,
+)
 from mpnb._exporting.interrupt import interrupts_later
 from mpnb._exporting.run import Run
 from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for
 from mpnb._fetching.route import route_to
 from mpnb._fetching.spool import SpoolFolder
+from mpnb._message import Argument
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.export_api import COLUMNS
+from mpnb._mixpanel.failures import SPOOL_ELSEWHERE
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
 from mpnb._planning.batches import Batch, Calendar, HeldBatch, losses, overlapping, ranges_of
@@ -106,8 +116,14 @@ def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: K
     rows = sum(h.rows for h in known.held)
     if asked.mode == "new" and rows:
         raise TableError(
-            f"table {asked.table!r} has {rows:,} events, and mode='new' wants an empty one: "
-            "pass another table=, or mode='resume' or 'refresh'"
+            f"table {asked.table!r} has {rows:,} events, and ",
+            Argument("mode", "new"),
+            " wants an empty one: pass another ",
+            Argument("table", ""),
+            ", or ",
+            Argument("mode", "resume"),
+            " or ",
+            Argument("mode", "refresh"),
         )
 
 
@@ -218,7 +234,7 @@ def _launch(
                 raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
         run.begin()
         undo.pop_all()
-    return ExportJob(run)
+    return make_job(run)
 
 
 def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
@@ -227,7 +243,7 @@ def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
         return SpoolFolder(asked.spool, beside, export_id)
     except OSError as error:
         raise PlanError(
-            f"the spool folder cannot be made: {safe_text(str(error))}: pass spool=mpnb.Spool(folder)"
+            f"the spool folder cannot be made: {safe_text(str(error))}: pass ", SPOOL_ELSEWHERE, argument="spool"
         ) from None
 
 
@@ -274,7 +290,7 @@ def _result(asked: Asked, reader: Reader, board: BatchBoard) -> ExportResult:
     """Return the result of a finished export."""
     p = board.progress()
     rejected = sum(cell.rejected for cell in board.cells())
-    return ExportResult(
+    return make_result(
         reader,
         outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
         partial(retry_export, asked),

@@ -14,7 +14,7 @@ from mpnb._base.text import safe_text
 from mpnb._fetching.route import Route
 from mpnb._fetching.wire import Wire
 from mpnb._mixpanel.credentials import HOSTS
-from mpnb._mixpanel.failures import Failure, failure
+from mpnb._mixpanel.failures import TOO_MANY_FILES, Failure, failure
 
 ADDRESS_HINT = "Check MP_API_BASE_URL, or base_url of the credentials, then retry."
 MIXPANEL = {urlsplit(url).hostname for url in HOSTS.values()}
@@ -74,8 +74,7 @@ def _connecting(cause: BaseException, wire: Wire, route: Route) -> Failure:
         hint = "Let this Python through the firewall, then retry."
         return failure("connection", f"this machine does not let Python connect to {who}", hint=hint)
     if number in (errno.EMFILE, errno.ENFILE):
-        hint = "Raise the limit of open files (ulimit -n), or pass fewer workers=, then retry."
-        return failure("connection", f"no connection to {who}: too many files are open", hint=hint)
+        return failure("connection", f"no connection to {who}: too many files are open", hint=TOO_MANY_FILES)
     return _otherwise(cause, wire, route)
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
-from mpnb._base.scalars import as_int, brief, is_text
+from mpnb._base.scalars import as_int, brief, either, is_text
 from mpnb._base.text import safe_text
 from mpnb._errors import CredentialsError
+from mpnb._message import Argument, Message, Phrase, Word, said
 
 # Hosts per region: https://developer.mixpanel.com/reference/raw-event-export
 HOSTS = {
@@ -23,6 +24,13 @@ HOSTS = {
     "in": "https://data-in.mixpanel.com",
 }
 REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
+# Where the environment has what the arguments are.
+VARIABLES = {
+    **dict(zip(("username", "secret", "project_id"), REQUIRED_VARIABLES, strict=True)),
+    "region": "MP_REGION",
+    "base_url": "MP_API_BASE_URL",
+}
+PASS_THEM = Phrase("pass credentials", ", or pass credentials=mpnb.Credentials(username, secret, project_id)")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -82,25 +90,23 @@ class Credentials:
         ``MP_API_BASE_URL``.
 
         Raises:
-            CredentialsError: one of the first three is missing; the message names each of them.
+            CredentialsError: one of the first three is missing, or one is invalid; the message names each of them.
         """
         if environ is not None and not isinstance(environ, Mapping):
             kind = type(environ).__name__
             del environ
-            raise CredentialsError(f"environ is a mapping such as os.environ, not a {kind}")
-        missing, fault = missing_variables(environ), ""
+            raise CredentialsError(Argument("environ"), f" must be a mapping such as os.environ, not a {kind}")
+        missing, fault, argument = missing_variables(environ), "", None
         if not missing:
             try:
                 return cls(**_arguments(environ))
             except CredentialsError as error:
-                fault = str(error)
+                fault, argument = said(error, _by_variable), error.argument
         # Raised here, with the environment gone from this frame: a traceback may show the variables of every frame.
         del environ
-        raise CredentialsError(
-            fault
-            or f"no credentials: set {', '.join(missing)} in the environment, or pass "
-            "credentials=mpnb.Credentials(username, secret, project_id)"
-        )
+        if fault:
+            raise CredentialsError(fault, argument=argument)
+        raise CredentialsError(f"no credentials: set {', '.join(missing)} in the environment", PASS_THEM)
 
 
 def forms_of(username: str, secret: str) -> list[str]:
@@ -139,24 +145,32 @@ def _word(env: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _fault_of(credentials: Credentials) -> str:
-    """Return what is wrong with credentials, or nothing. Never raises: a traceback would show the frame's secrets."""
+def _by_variable(word: Word) -> str:
+    """Name an argument by the variable that it came from."""
+    return VARIABLES.get(word.name, word.name) if isinstance(word, Argument) else str(word)
+
+
+def _fault_of(credentials: Credentials) -> Message | None:
+    """Return what is wrong with credentials, or ``None``. Never raises: a traceback would show the frame's secrets."""
     for name in ("username", "secret"):
         value = getattr(credentials, name)
         if not isinstance(value, str):
-            return f"{name} is a text, not {'None' if value is None else f'a {type(value).__name__}'}"
+            kind = "None" if value is None else f"a {type(value).__name__}"
+            return Message(Argument(name), f" must be a text, not {kind}")
         if not value:
-            return f"{name} is empty"
+            return Message(Argument(name), " is empty")
         # A control character would end the header, or fold into it.
         if re.search(r"[\x00-\x1f\x7f]", value) or not is_text(value):
-            return f"{name} holds a line break or another character that none has: copy it once more"
+            return Message(Argument(name), " holds a line break or another character that none has: copy it once more")
     if ":" in credentials.username:
-        return "username holds a colon, which HTTP Basic cannot carry"
-    if not isinstance(credentials.project_id, str) or not re.fullmatch("[0-9]{1,20}", credentials.project_id):
-        return f"project_id is the number of the project, not {_no_secret(credentials.project_id)}"
-    if not isinstance(credentials.region, str) or credentials.region not in HOSTS:
-        return f"region is {', '.join(map(repr, HOSTS))}, not {_no_secret(credentials.region)}"
-    return _fault_of_base_url(credentials.base_url) if credentials.base_url is not None else ""
+        return Message(Argument("username"), " holds a colon, which HTTP Basic cannot carry")
+    project_id, region, base_url = credentials.project_id, credentials.region, credentials.base_url
+    if not isinstance(project_id, str) or not re.fullmatch("[0-9]{1,20}", project_id):
+        return Message(Argument("project_id"), f" must be the number of the project, not {_no_secret(project_id)}")
+    if not isinstance(region, str) or region not in HOSTS:
+        return Message(Argument("region"), f" must be {either(HOSTS)}, not {_no_secret(region)}")
+    wrong = _fault_of_base_url(base_url) if base_url is not None else ""
+    return Message(Argument("base_url"), wrong) if wrong else None
 
 
 def _stripped(value: Any) -> Any:
@@ -171,17 +185,17 @@ def _no_secret(value: object) -> str:
 
 def _fault_of_base_url(url: object) -> str:
     if not isinstance(url, str):
-        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
+        return f" must be a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
     if "@" in url:  # before any message that quotes it
-        return "base_url must not hold a user name or password"
+        return " must not hold a user name or password"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        return f"base_url {brief(url)} is no address: {safe_text(str(error))}"
+        return f" {brief(url)} is no address: {safe_text(str(error))}"
     is_more = parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url)
     if parts.scheme not in ("http", "https") or not host or is_more or not is_text(url):
-        return f"base_url is a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
+        return f" must be a scheme and a host such as 'https://data.mixpanel.com', not {brief(url)}"
     if parts.scheme == "http" and host not in LOOPBACK:
-        return f"base_url {brief(url)} would send the secret in clear: plain http is for loopback only"
+        return f" {brief(url)} would send the secret in clear: plain http is for loopback only"
     return ""

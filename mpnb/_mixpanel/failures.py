@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mpnb._base.text import safe_text
+from mpnb._message import Argument, Message, Phrase, Word
 
 KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
 
@@ -60,11 +61,48 @@ class Failure:
         return replace(self, message=safe_text(self.message, secrets))
 
 
+# Hints that name arguments, by what a ledger keeps of them, so that each face can say them in its own words.
+_hints: dict[str, Message] = {}
+
+
+def hint_of(*parts: str | Word) -> Message:
+    """Make a hint that stays known."""
+    made = Message(*parts)
+    return _hints.setdefault(made, made)
+
+
+def known_hint(text: str) -> str:
+    """Return a hint as it was made, by its text, which a ledger of another version may have in other words."""
+    return _hints.get(text, text)
+
+
+FEWER_DAYS = Argument("chunk_days")
+SPOOL_ELSEWHERE = Phrase("spool", "spool=mpnb.Spool(folder)")
+OTHER_REGION = hint_of(
+    "The project lives in another region: set MP_REGION",
+    Phrase("or region", " (or region= of the credentials)"),
+    " to us, eu or in.",
+)
+TOO_LARGE_DAY = hint_of(
+    "A single day is too large to export: ask for fewer events with ",
+    Argument("events", ""),
+    " or ",
+    Argument("where", ""),
+    ".",
+)
+CHECK_WHERE = hint_of("Check the ", Argument("where", ""), " expression.")
+TOO_MANY_FILES = hint_of(
+    "Raise the limit of open files (ulimit -n), or pass fewer ", Argument("workers", ""), ", then retry."
+)
+FREE_SPOOL_DISK = hint_of("Free some disk, or pass ", SPOOL_ELSEWHERE, " on another, then retry.")
+
 HINTS = {
     "rate_limit": "Mixpanel's quota is spent, perhaps by a colleague: retry in an hour.",
-    "timeout": "Mixpanel did not answer in time: retry, with a smaller chunk_days if it happens again.",
+    "timeout": hint_of("Mixpanel did not answer in time: retry, with a smaller ", FEWER_DAYS, " if it happens again."),
     "connection": "The connection broke: check the network, then retry.",
-    "truncated": "The answer was cut short and none of it was kept: retry, with a smaller chunk_days if it goes on.",
+    "truncated": hint_of(
+        "The answer was cut short and none of it was kept: retry, with a smaller ", FEWER_DAYS, " if it goes on."
+    ),
     "http": "Mixpanel refused the request: its message says why.",
     "decode": "The answer was damaged on its way and none of it was kept: retry.",
     "write": "The batch could not be written: mend what the message says, then retry.",
@@ -126,8 +164,7 @@ def from_answer(
         wait, over = _seconds(retry_after, now), _queries_over(lower)
         return failure("rate_limit", message, http_status=status, wait=wait, queries_over=over)
     if status == 400 and "invalid project id for cluster" in lower:
-        hint = "The project lives in another region: set MP_REGION (or region= of the credentials) to us, eu or in."
-        return failure("auth", message, http_status=status, retryable=False, hits_all=True, hint=hint)
+        return failure("auth", message, http_status=status, retryable=False, hits_all=True, hint=OTHER_REGION)
     if status in (401, 403) or (status == 400 and "authenticate" in lower):
         return failure("auth", message, http_status=status, retryable=False, hits_all=True)
     if status == 402:
@@ -137,14 +174,13 @@ def from_answer(
         hint = "The address has no export API: check MP_REGION and MP_API_BASE_URL."
         return failure("http", message, http_status=status, retryable=False, hits_all=True, hint=hint)
     if status == 413 or (status == 400 and "too large" in lower):
-        hint = "A single day is too large to export: ask for fewer events with events= or where=."
-        return failure("http", message, http_status=status, retryable=False, hint=hint, too_large=True)
+        return failure("http", message, http_status=status, retryable=False, hint=TOO_LARGE_DAY, too_large=True)
     if status == 400 and "later than today" in lower:
         hint = "The day has not begun in the project's time zone: retry later."
         return failure("http", message, http_status=status, hint=hint, retryable=False, too_large=asks_for_today)
     if status == 400:
         about_filter = where is not None and _speaks_of(where, message)
-        hint = "Check the where= expression." if about_filter else HINTS["http"]
+        hint = CHECK_WHERE if about_filter else HINTS["http"]
         return failure("http", message, http_status=status, retryable=False, hits_all=about_filter, hint=hint)
     if status in (407, 511):
         hint = "Something in between wants a login: sign in to the network, or name its proxy (HTTPS_PROXY)."
@@ -174,12 +210,11 @@ def _status_meant(message: str, body: bytes) -> int | None:
 def from_os_error(error: OSError) -> Failure:
     """Return the failure for a spool file that cannot be written. The next batch would fail alike."""
     hints = {
-        errno.EMFILE: "Raise the limit of open files (ulimit -n), or pass fewer workers=, then retry.",
+        errno.EMFILE: TOO_MANY_FILES,
         errno.ENOENT: "The spool folder was deleted meanwhile: retry, which makes it anew.",
     }
-    usual = "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry."
     message = safe_text(f"the spool file cannot be written: {error}")
-    hint = hints.get(error.errno or 0, usual)
+    hint = hints.get(error.errno or 0, FREE_SPOOL_DISK)
     return failure("write", message, retryable=False, hits_all=True, hint=hint)
 
 

@@ -10,7 +10,9 @@ from typing import Literal
 from mpnb._base import text
 from mpnb._base.scalars import whole_number
 from mpnb._errors import PlanError
+from mpnb._message import Argument, Message
 from mpnb._planning.dates import DAY, _days, _days_in, _midnight_after, in_words, parse_date
+from mpnb._planning.options import CHUNK_DAYS
 
 Mode = Literal["resume", "refresh", "new"]
 MAX_CHUNK_DAYS = 100
@@ -132,12 +134,14 @@ class Calendar:
         return self._end_of(day) + timedelta(days=self.late_days)
 
 
-def check_chunk_days(chunk_days: object) -> int:
+def check_chunk_days(chunk_days: object, *, otherwise: str = "") -> int:
     """Return a whole number from 1 to 100. Raises ``PlanError`` for anything else."""
-    return whole_number("chunk_days", chunk_days, 1, MAX_CHUNK_DAYS)
+    return whole_number("chunk_days", chunk_days, 1, MAX_CHUNK_DAYS, otherwise=otherwise)
 
 
-def split_date_range(from_date: date | str, to_date: date | str, chunk_days: int = 7) -> list[tuple[date, date]]:
+def split_date_range(
+    from_date: date | str, to_date: date | str, chunk_days: int = CHUNK_DAYS
+) -> list[tuple[date, date]]:
     """
     Split a range of days into chunks without gaps or overlaps.
 
@@ -154,7 +158,7 @@ def split_date_range(from_date: date | str, to_date: date | str, chunk_days: int
     chunk_days = check_chunk_days(chunk_days)
     first, last = parse_date(from_date, name="from_date"), parse_date(to_date, name="to_date")
     if first > last:
-        raise PlanError(f"from_date {first} is after to_date {last}")
+        raise PlanError(Argument("from_date"), f" {first} is after ", Argument("to_date"), f" {last}")
     step = timedelta(days=chunk_days)
     count = -(-((last - first).days + 1) // chunk_days)
     starts = [first + step * i for i in range(count)]
@@ -217,7 +221,7 @@ def losses(
     table: str, batches: Iterable[Batch], kept: Iterable[HeldBatch], gone: Iterable[HeldBatch]
 ) -> tuple[str, ...]:
     """Return sentences on vanished rows: of batches that are fetched again, and of batches that are kept."""
-    found = []
+    found: list[str] = []
     if again := overlapping(gone, batches):
         found.append(
             f"table {table!r} has no row left of {sum(h.lost for h in again):,} that were exported for "
@@ -225,8 +229,12 @@ def losses(
         )
     if fewer := [h for h in kept if h.lost > 0]:
         found.append(
-            f"table {table!r} has {sum(h.lost for h in fewer):,} rows fewer than were exported for "
-            f"{in_words(ranges_of(fewer))}: they stay gone, unless mode='refresh' fetches these days again"
+            Message(
+                f"table {table!r} has {sum(h.lost for h in fewer):,} rows fewer than were exported for "
+                f"{in_words(ranges_of(fewer))}: they stay gone, unless ",
+                Argument("mode", "refresh"),
+                " fetches these days again",
+            )
         )
     return tuple(found)
 

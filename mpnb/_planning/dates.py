@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from mpnb._base.clock import today
 from mpnb._base.scalars import as_day, as_moment, brief
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 
 DAY = timedelta(days=1)
 SHOWN_RANGES = 8
@@ -28,7 +29,7 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
     if (day := as_day(value)) is not None:
         return day
     if (moment := as_moment(value)) is not None:
-        raise PlanError(f"{name} is a day, not a moment: pass {moment.date().isoformat()!r}")
+        raise PlanError(Argument(name), f" must be a day, not a moment: pass {moment.date().isoformat()!r}")
     now = now or today()
     if isinstance(value, str):
         text = value.strip().lower()
@@ -42,8 +43,10 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
             try:
                 return date.fromisoformat(text)
             except ValueError as error:
-                raise PlanError(f"{name} {value!r} is no day of the calendar: {error}") from None
-    raise PlanError(f"{name} is a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {brief(value)}")
+                raise PlanError(Argument(name), f" {value!r} is no day of the calendar: {error}") from None
+    raise PlanError(
+        Argument(name), f" must be a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {brief(value)}"
+    )
 
 
 def in_words(ranges: Sequence[tuple[date, date]]) -> str:

@@ -9,7 +9,10 @@ from pathlib import Path
 from mpnb._base.paths import local_path
 from mpnb._base.scalars import whole_number
 
-# The defaults of an export: requests at once, days a batch, days after a day in which its events may still arrive.
+# The defaults of an export: where its events go, requests at once, days a batch, days after a day in which its events
+# may still arrive.
+DATABASE = "mixpanel.duckdb"
+TABLE = "events"
 WORKERS = 10
 CHUNK_DAYS = 7
 LATE_DAYS = 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
+from mpnb._message import Argument, Face, Message, said
 from mpnb._planning.batches import MAX_CHUNK_DAYS, Batch, Calendar, HeldBatch, Mode, _has, make_batches
 from mpnb._planning.dates import _days, _days_in
 
@@ -51,44 +52,49 @@ class ExportPlan:
         over = self.requests - self.quota_left
         return 0 if over <= 0 else -(-over // self.per_hour)
 
-    def _lines(self) -> list[tuple[str, str]]:
-        sizes = sorted({batch.days for batch in self.batches}, reverse=True)
-        shape = f" of {sizes[0]} days" if sizes and sizes[0] > 1 else " of 1 day" if sizes else ""
-        if len(sizes) > 1:
-            shape += f" (the shortest {sizes[-1]})"
-        total = (self.to_date - self.from_date).days + 1
-        lines = [
-            ("range", f"{self.from_date} – {self.to_date}, {total:,} day{'s'[: total != 1]}"),
-            ("batches", f"{len(self.batches):,}{shape}"),
-            ("requests", f"{self.requests:,} of {self.quota_left:,} left this hour"),
-        ]
-        if self.hours_waiting:
-            hours = self.hours_waiting
-            left = f"{self.requests:,}, and none is left this hour" if not self.quota_left else lines[-1][1]
-            fewer = "; a larger chunk_days, or chunk_days='auto', takes fewer" if sizes[0] < MAX_CHUNK_DAYS else ""
-            lines[-1] = (
-                "requests",
-                f"{left}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}{fewer}",
-            )
-        if self.days_held:
-            lines.append(("held", f"{len(self.days_held):,} of these days are in the table and are not fetched again"))
-        if self.days_provisional:
-            count = len(self.days_provisional)
-            lines.append(("late", f"{count:,} of those held may lack late events, and are fetched once more later"))
-        if self.widened:
-            lines.append(("widened", f"{len(self.widened):,} more days are fetched, since a batch is replaced whole"))
-        return lines + [("note", note) for note in self.notes]
-
     def __str__(self) -> str:
         """Return the plan as a few lines of text."""
-        return "\n".join(f"{name:<9} {text}" for name, text in self._lines())
+        return text(self, str)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         rows = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._lines()
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(line)}</td></tr>"
+            for name, line in _lines(self)
         )
         return {"text/plain": str(self), "text/html": f"<table>{rows}</table>"}
+
+
+def text(plan: ExportPlan, face: Face) -> str:
+    """Return the plan as a few lines of text, in the words of a face."""
+    return "\n".join(f"{name:<9} {said(line, face)}" for name, line in _lines(plan))
+
+
+def _lines(plan: ExportPlan) -> list[tuple[str, str]]:
+    sizes = sorted({batch.days for batch in plan.batches}, reverse=True)
+    shape = f" of {sizes[0]} days" if sizes and sizes[0] > 1 else " of 1 day" if sizes else ""
+    if len(sizes) > 1:
+        shape += f" (the shortest {sizes[-1]})"
+    total = (plan.to_date - plan.from_date).days + 1
+    lines = [
+        ("range", f"{plan.from_date} – {plan.to_date}, {total:,} day{'s'[: total != 1]}"),
+        ("batches", f"{len(plan.batches):,}{shape}"),
+        ("requests", f"{plan.requests:,} of {plan.quota_left:,} left this hour"),
+    ]
+    if plan.hours_waiting:
+        hours = plan.hours_waiting
+        left = f"{plan.requests:,}, and none is left this hour" if not plan.quota_left else lines[-1][1]
+        lines[-1] = ("requests", f"{left}: it will wait for the quota, about {hours} hour{'s'[: hours != 1]}")
+        if sizes[0] < MAX_CHUNK_DAYS:
+            larger, auto = Argument("chunk_days"), Argument("chunk_days", "auto")
+            lines[-1] = ("requests", Message(lines[-1][1], "; a larger ", larger, ", or ", auto, ", takes fewer"))
+    if plan.days_held:
+        lines.append(("held", f"{len(plan.days_held):,} of these days are in the table and are not fetched again"))
+    if plan.days_provisional:
+        count = len(plan.days_provisional)
+        lines.append(("late", f"{count:,} of those held may lack late events, and are fetched once more later"))
+    if plan.widened:
+        lines.append(("widened", f"{len(plan.widened):,} more days are fetched, since a batch is replaced whole"))
+    return lines + [("note", note) for note in plan.notes]
 
 
 def make_plan(

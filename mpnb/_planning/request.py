@@ -13,10 +13,11 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import today
 from mpnb._base.names import EVENTS, event_names
-from mpnb._base.scalars import brief, is_text, whole_number
+from mpnb._base.scalars import brief, either, is_text, whole_number
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import CredentialsError, PlanError, TableError
+from mpnb._message import Argument, Message
 from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode, check_chunk_days
@@ -82,27 +83,28 @@ def check(
     first = parse_date(from_date, name="from_date", now=now)
     last = parse_date(to_date, name="to_date", now=now)
     if first > last:
-        raise PlanError(f"from_date {first} is after to_date {last}")
+        raise PlanError(Argument("from_date"), f" {first} is after ", Argument("to_date"), f" {last}")
     if first > now:
-        raise PlanError(f"from_date {first} is after today, {now} in UTC")
+        raise PlanError(Argument("from_date"), f" {first} is after today, {now} in UTC")
     if first < FIRST_DAY:
-        raise PlanError(f"from_date {first} is before {FIRST_DAY.year}, when Mixpanel began: it has no earlier events")
+        why = f"{FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
+        raise PlanError(Argument("from_date"), f" {first} is before {why}")
     notes: tuple[str, ...] = ()
     if last > now:
-        notes = (f"to_date {last} is after today: cut at {now}",)
+        notes = (Message(Argument("to_date"), f" {last} is after today: cut at {now}"),)
         warn(notes[0])
         last = now
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
     if not isinstance(chunk_days, str) or chunk_days != "auto":
-        chunk_days = check_chunk_days(chunk_days)
+        chunk_days = check_chunk_days(chunk_days, otherwise=", or 'auto'")
     late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
     check_mode(mode)
     check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
     if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
-        raise PlanError(f"where is a filter expression of Mixpanel's, not {brief(where)}")
+        raise PlanError(Argument("where"), f" must be a filter expression of Mixpanel's, not {brief(where)}")
     names = None if events is None else tuple(event_names(events, EVENTS))
     if names and not all(names):
-        raise PlanError(f"{EVENTS}, and '' is no name")
+        raise PlanError(EVENTS, ", and '' is no name")
     name = check_table_name(table)
     if credentials is None and (needs_credentials or not missing_variables()):
         credentials = Credentials.from_environment()
@@ -116,7 +118,7 @@ def check(
 def check_mode(mode: object) -> None:
     """Raise ``PlanError`` unless it is one of ``MODES``."""
     if not isinstance(mode, str) or mode not in MODES:
-        raise PlanError(f"mode is one of {', '.join(map(repr, MODES))}, not {brief(mode)}")
+        raise PlanError(Argument("mode"), f" must be {either(MODES)}, not {brief(mode)}")
 
 
 def check_helpers(
@@ -130,13 +132,14 @@ def check_helpers(
         CredentialsError: so are the credentials. The message does not show them: there may be a secret in them.
     """
     if credentials is not None and not isinstance(credentials, Credentials):
-        raise CredentialsError(f"credentials is an mpnb.Credentials, not a {type(credentials).__name__}")
+        kind = type(credentials).__name__
+        raise CredentialsError(Argument("credentials"), f" must be an mpnb.Credentials, not a {kind}")
     if on_batch is not None and not callable(on_batch):
-        raise PlanError(f"on_batch is a function of a BatchProgress, not {brief(on_batch)}")
+        raise PlanError(Argument("on_batch"), f" must be a function of a BatchProgress, not {brief(on_batch)}")
     if quota is not None and not isinstance(quota, Quota):
-        raise PlanError(f"quota is an mpnb.Quota, not {brief(quota)}")
+        raise PlanError(Argument("quota"), f" must be an mpnb.Quota, not {brief(quota)}")
     if spool is not None and not isinstance(spool, Spool):
-        raise PlanError(f"spool is an mpnb.Spool, not {brief(spool)}")
+        raise PlanError(Argument("spool"), f" must be an mpnb.Spool, not {brief(spool)}")
 
 
 # Names of events in the words for a source.
@@ -181,7 +184,7 @@ def check_table_name(table: object) -> str:
         TableError: it is empty, no text, or one of mpnb's own.
     """
     if not isinstance(table, str) or not table.strip() or "\0" in table or not is_text(table):
-        raise TableError(f"table is the name of a table, not {brief(table)}")
+        raise TableError(Argument("table"), f" must be the name of a table, not {brief(table)}")
     if table.lower().startswith("mpnb_"):
-        raise TableError(f"table {brief(table)}: names that begin with mpnb_ are mpnb's own")
+        raise TableError(Argument("table"), f" {brief(table)}: names that begin with mpnb_ are mpnb's own")
     return table

@@ -20,7 +20,6 @@ from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._reading import events, frames, rules
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
-from mpnb._reading.frames import Events
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import forget_typed
 from mpnb._storing.ledger import ended_exports
@@ -44,13 +43,13 @@ class Answers:
         from_date, to_date: the days that were asked for, both inclusive; ``None`` for all days of the table.
     """
 
-    def __init__(self, reader: Reader, *, late_days: int, unmet: int) -> None:
+    def _read_by(self, reader: Reader, *, late_days: int, unmet: int) -> None:
         self._reader = reader
         self._store = reader.store
         self._selection = reader.selection
         self._late_days = late_days
         self._own = threading.local()  # the connection of each thread, as .con
-        self.table = reader.table
+        self.table: str = reader.table
         self.from_date: date | None
         self.to_date: date | None
         self.from_date, self.to_date = reader.selection.days or (None, None)
@@ -318,7 +317,7 @@ class Answers:
 
     def df(
         self,
-        events: Events = None,
+        events: str | Iterable[str] | DuckDBPyRelation | None = None,
         *,
         columns: Iterable[str] | None = None,
         deduplicated: bool = False,
@@ -348,7 +347,7 @@ class Answers:
 
     def pl(
         self,
-        events: Events = None,
+        events: str | Iterable[str] | DuckDBPyRelation | None = None,
         *,
         columns: Iterable[str] | None = None,
         deduplicated: bool = False,
@@ -374,7 +373,7 @@ class Answers:
 
     def arrow(
         self,
-        events: Events = None,
+        events: str | Iterable[str] | DuckDBPyRelation | None = None,
         *,
         columns: Iterable[str] | None = None,
         deduplicated: bool = False,

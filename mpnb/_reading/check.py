@@ -50,9 +50,14 @@ class Check:
             ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``.
     """
 
-    def __init__(self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> None:
-        self.findings = findings
+    def __init__(self) -> None:
+        """Raise ``TypeError``: a method returns one."""
+        raise TypeError("result.check() returns a Check")
+
+    def _hold(self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> Check:
+        self.findings: tuple[Finding, ...] = findings
         self._relate = relate
+        return self
 
     @property
     def ok(self) -> bool:
@@ -108,7 +113,7 @@ def check(
         f" JOIN (SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS b"
         " USING (batch_id))"
     )
-    return Check(
+    return Check.__new__(Check)._hold(
         (
             *_days(held, days, Calendar(now, late_days, offset.lag)),
             _without_events(cursor, events, mine, days),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import duckdb
+from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import columns_of, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, TableError
 from mpnb._mixpanel.export_api import COLUMNS
-from mpnb._planning.request import Database, check_table_name
+from mpnb._planning.options import DATABASE
+from mpnb._planning.request import check_table_name
 from mpnb._reading import typed as _typed
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
@@ -18,7 +21,7 @@ from mpnb._storing.database import LEDGER, REJECTED, Store
 from mpnb._storing.running import entering, registration, running
 
 
-def drop(table: str, *, database: Database = "mixpanel.duckdb") -> int:
+def drop(table: str, *, database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> int:
     """
     Delete an events table with everything that mpnb stores about it, so that the next export into it starts fresh.
 

@@ -10,6 +10,7 @@ from mpnb._base.names import NAME, closest, event_names
 from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 from mpnb._reading.properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, merged
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import PROCESSED, Typed, typed
@@ -42,7 +43,7 @@ def event_query(
     """Return the query of ``event()``."""
     names = event_names(name, NAME)
     if isinstance(columns, str):
-        raise PlanError(f"columns is a list of names, such as [{brief(columns)}]")
+        raise PlanError(Argument("columns"), f" must be a list of names, such as [{brief(columns)}]")
     columns = None if columns is None else listed("columns", columns)
     check_flags(deduplicated=deduplicated, materialize=materialize)
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
@@ -108,5 +109,6 @@ def _wanted(columns: Sequence[Column], asked: Sequence[str] | None) -> list[Colu
     by_name = {c.name: c for c in columns} | {c.property: c for c in columns}
     for name in asked:
         if name not in by_name and name not in FIXED.values():
-            raise PlanError(f"there is no property {brief(name)}{closest(name, list(by_name))}")
+            why = f"there is no property {brief(name)}{closest(name, list(by_name))}"
+            raise PlanError(why, argument="columns")
     return [by_name[name] for name in dict.fromkeys(asked) if name in by_name]

@@ -83,7 +83,7 @@ def to_parquet(
     """Write events as Parquet files, as ``ExportResult.to_parquet()`` describes."""
     path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise PlanError(f"{shown(path)} is there and not empty: pass another folder")
+        raise PlanError(f"{shown(path)} is there and not empty: pass another folder", argument="folder")
     query = _query(reader, events, options)
     given = [] if partition_by is None else partition_by
     parts = [given] if isinstance(given, str) else listed("partition_by", given)
@@ -91,7 +91,8 @@ def to_parquet(
         relation = cursor.sql(query)
         if unknown := [name for name in parts if name not in relation.columns]:
             there = printable(", ".join(relation.columns))
-            raise PlanError(f"there is no column {brief(unknown[0])} to partition by, but {there}")
+            why = f"there is no column {brief(unknown[0])} to partition by, but {there}"
+            raise PlanError(why, argument="partition_by")
         query = f"SELECT {_stand_ins(relation)} FROM ({query})"
         by = ", ".join(map(quoted, parts))
         how = f", PARTITION_BY ({by}), WRITE_PARTITION_COLUMNS, HIVE_FILE_PATTERN false" if parts else ""

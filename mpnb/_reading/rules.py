@@ -76,10 +76,12 @@ def _check_is_utc(cursor: DuckDBPyConnection, selection: Selection) -> None:
         shares = ", ".join(f"{q / 4:+g} h off from UTC in {share:.0%}" for q, share in offset.shares if q)
         raise PlanError(
             f"time is {shares} of the events, as in projects made before 2023: pass project_timezone= as in the"
-            " project's settings, or 'UTC' if it is UTC after all"
+            " project's settings, or 'UTC' if it is UTC after all",
+            argument="project_timezone",
         )
     if not offset.is_known and any(batch.rows for batch in held):
         raise PlanError(
             f"whether time is UTC, these events do not tell: {offset.why_unknown()}. Pass project_timezone='UTC' for a"
-            " project made since 2023, for an older one the time zone of its settings"
+            " project made since 2023, for an older one the time zone of its settings",
+            argument="project_timezone",
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mpnb._base.sql import run
 from mpnb._base.text import plural
-from mpnb._mixpanel.failures import Failure
+from mpnb._message import SAME_CALL, Argument, Message, Phrase
+from mpnb._mixpanel.failures import Failure, known_hint
 from mpnb._planning.dates import in_words
 from mpnb._planning.states import Outcome
 from mpnb._reading.reader import Reader
@@ -21,7 +22,7 @@ def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | Non
     """
     store = reader.store
     if halted_by is not None:
-        return f"the export stopped, since every batch would fail: {halted_by}. {halted_by.hint}"
+        return Message(f"the export stopped, since every batch would fail: {halted_by}. ", halted_by.hint)
     if store.closed:
         count = outcome.failed_batches + outcome.cancelled_batches
         return f"{count:,} {plural(count, 'batch', 'batches')} failed; this result was closed: {store.afterwards}"
@@ -35,14 +36,16 @@ def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | Non
         unnoted = reader.selection.unnoted_ranges(cursor)
     if not rows:
         if unnoted:
-            return f"{in_words(unnoted)}: not in {store.label}; the same call again fetches what is missing"
+            return Message(f"{in_words(unnoted)}: not in {store.label}; ", SAME_CALL, " again fetches what is missing")
         return "nothing failed"
     kind, message, status, hint, most, count = rows[0]
     why = Failure(kind, message, http_status=status)
     kept = f"What landed is kept in {store.label}" if reader.has_landed() else "Nothing has landed"
-    return (
-        f"{count:,} {plural(count, 'batch', 'batches')} failed, {most:,} of them by {kind}: {why}. {hint} "
-        f"{kept}; {call}.failures lists the rest"
+    return Message(
+        f"{count:,} {plural(count, 'batch', 'batches')} failed, {most:,} of them by {kind}: {why}. ",
+        known_hint(hint),
+        f" {kept}",
+        Phrase("the rest", f"; {call}.failures lists the rest"),
     )
 
 
@@ -56,5 +59,7 @@ def stopped(reader: Reader, outcome: Outcome, *, closing: bool) -> str:
     done = outcome.successful_batches + outcome.skipped_batches
     line = f"cancelled: {done:,} of {done + outcome.failed_batches + outcome.cancelled_batches:,} batches "
     if closing and reader.store.name == MEMORY:
-        return f"{line}had landed in memory, which is gone: with database= a file, they are kept"
-    return f"{line}are in {reader.store.label}; the same call again fetches the rest"
+        return Message(
+            f"{line}had landed in memory, which is gone: with ", Argument("database", ""), " a file, they are kept"
+        )
+    return Message(f"{line}are in {reader.store.label}; ", SAME_CALL, " again fetches the rest")

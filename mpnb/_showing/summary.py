@@ -7,7 +7,8 @@ from html import escape
 
 from mpnb._base.sql import run
 from mpnb._base.text import days, duration, plural, size
-from mpnb._mixpanel.failures import HINTS
+from mpnb._message import SAME_CALL, Message, Phrase
+from mpnb._mixpanel.failures import HINTS, known_hint
 from mpnb._planning.dates import in_words
 from mpnb._planning.states import Outcome
 from mpnb._reading.reader import Reader
@@ -58,7 +59,7 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
             for kind, hint, count in run(
                 cursor, f"SELECT kind, hint, count(*) FROM ({unmet}) GROUP BY ALL ORDER BY 3 DESC, 1, 2"
             ):
-                kinds.append((kind, count, hint or HINTS.get(kind, "")))
+                kinds.append((kind, count, known_hint(hint) if hint else HINTS.get(kind, "")))
             for first, last, kind, http, message, attempts in run(
                 cursor,
                 f"SELECT from_date, to_date, kind, http_status, message, attempts FROM ({unmet})"
@@ -71,7 +72,7 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
         (outcome.failed_batches, "failed"),
         (outcome.cancelled_batches, "cancelled"),
     ]
-    facts = [("events", f"{total_rows:,} in table {reader.table!r} of {store.label}")]
+    facts: list[tuple[str, str]] = [("events", f"{total_rows:,} in table {reader.table!r} of {store.label}")]
     if selection.days:
         facts[0] = ("events", f"{facts[0][1]}, {outcome.fetched_rows:,} of them new")
         facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
@@ -81,11 +82,14 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
         facts.append(("only", source.filter_in_words()))
     facts += [("note", sentence) for sentence in reader.unheard()]
     if unnoted:
-        facts.append(("not there", f"{unnoted}: the same call again fetches what is missing"))
+        facts.append(("not there", Message(f"{unnoted}: ", SAME_CALL, " again fetches what is missing")))
     if outside := rows_outside:
         facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
     if outcome.rejected_lines:
-        facts.append(("rejected", f"{outcome.rejected_lines:,} lines are no events: {call}.rejected holds them whole"))
+        where = Phrase("rejected", f"{call}.rejected")
+        facts.append(
+            ("rejected", Message(f"{outcome.rejected_lines:,} lines are no events: ", where, " holds them whole"))
+        )
     if store.closed:
         facts.append(("closed", store.afterwards))
     count = sum(n for _, n, _ in kinds)

@@ -27,6 +27,7 @@ from mpnb._base.relation import Database
 from mpnb._base.sql import quoted, run
 from mpnb._base.text import safe_text
 from mpnb._errors import ClosedError, DatabaseError
+from mpnb._message import SAME_CALL, Argument, Message
 from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -34,7 +35,7 @@ LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
-_OTHERWISE = "pass another database=, or put back a copy of the file"
+_OTHERWISE = Message("pass another ", Argument("database", ""), ", or put back a copy of the file")
 
 # A relation keeps its cursor alive and so the database open, also when the store is gone.
 _instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.WeakKeyDictionary()
@@ -403,7 +404,9 @@ def check_path(path: Path, create: bool) -> None:
         if not path.parent.is_dir():
             raise DatabaseError(f"there is no folder {shown(path.parent)}: make it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DatabaseError(f"{name} cannot be written: mend its permissions, or pass another database=")
+        raise DatabaseError(
+            f"{name} cannot be written: change its permissions, or pass another ", Argument("database", "")
+        )
 
 
 def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | None]:
@@ -414,12 +417,12 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
         if path and is_inherited(path):
             raise DatabaseError(f"{name} was open in the process that this one was forked from: {SPAWN}")
         if path and path.exists() and (what := _what_is_no_database(path)):
-            raise DatabaseError(f"{name} cannot be opened: it is {what}: {_OTHERWISE}")
+            raise DatabaseError(f"{name} cannot be opened: it is {what}: ", _OTHERWISE)
         connection = _kept(duckdb.connect(str(path or MEMORY)) if path is None or path.exists() else _create(path))
         with contextlib.closing(connection.cursor()) as cursor:
             query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
             if path and run(cursor, query) == [(None,)]:
-                raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: {_OTHERWISE}")
+                raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: ", _OTHERWISE)
             alone = _connections(cursor) <= 2  # this one and its cursor
             return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
     except BaseException as error:
@@ -427,7 +430,7 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
         if connection is not None:
             connection.close()
         if isinstance(error, duckdb.Error | OSError):
-            raise DatabaseError(f"{name} {_why_not(str(error))}") from None
+            raise DatabaseError(f"{name} ", _why_not(str(error))) from None
         raise
 
 
@@ -454,19 +457,23 @@ def _why_not(text: str) -> str:
         is_newer = int(found[1]) > int(found[2])
         way = "pip install -U duckdb" if is_newer else "EXPORT DATABASE there, IMPORT DATABASE here"
         age = "a newer" if is_newer else "an older"
-        return f"cannot be opened: {age} DuckDB than this one, {duckdb.__version__}, wrote it: {way}, or {_OTHERWISE}"
+        wrote = f"cannot be opened: {age} DuckDB than this one, {duckdb.__version__}, wrote it: {way}, or "
+        return Message(wrote, _OTHERWISE)
     if "encrypted" in text:
-        return (
+        return Message(
             "cannot be opened: it is encrypted: ATTACH it with its ENCRYPTION_KEY on a connection of your own, USE it, "
-            "and pass the connection as database="
+            "and pass the connection as ",
+            Argument("database", ""),
         )
     if re.search(r"\bWAL\b", text):
         # What the log has is in whole transactions of whole batches, and was not in the file before.
-        return (
-            f"cannot be opened: {safe_text(text)}: put back a copy of it and of its .wal, or move the .wal away: the "
-            "file alone has all but what landed last, and the same call fetches that again"
+        return Message(
+            f"cannot be opened: {safe_text(text)}: put back a copy of it and of its .wal, or move the .wal away: the ",
+            "file alone has all but what landed last, and ",
+            SAME_CALL,
+            " fetches that again",
         )
-    return f"cannot be opened: {safe_text(text)}: {_OTHERWISE}, and of its .wal where there is one"
+    return Message(f"cannot be opened: {safe_text(text)}: ", _OTHERWISE, ", and of its .wal where there is one")
 
 
 def _create(path: Path) -> DuckDBPyConnection:

@@ -20,6 +20,7 @@ from mpnb._base.scalars import brief
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import TableError
 from mpnb._fetching.fetched import Lost, Task
+from mpnb._message import Argument, Phrase
 from mpnb._mixpanel.failures import HINTS, Failure
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.dates import DAY
@@ -59,7 +60,9 @@ def exists(cursor: DuckDBPyConnection) -> bool:
     """Whether the database has a ledger. Raises ``TableError`` if a table of its name is something else."""
     found = columns_of(cursor, LEDGER)
     if found is not None and found != list(LEDGER_COLUMNS):
-        raise TableError(f"table {LEDGER!r} has other columns than mpnb gives it: pass another database=")
+        raise TableError(
+            f"table {LEDGER!r} has other columns than mpnb gives it: pass another ", Argument("database", "")
+        )
     return found is not None
 
 
@@ -80,9 +83,11 @@ def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> st
     """
     there = tables_of(cursor) if exists(cursor) else []
     if not there:
-        raise TableError(f"{label} has no events yet: mpnb.export() brings some")
+        raise TableError(f"{label} has no events yet: ", Phrase("export", "mpnb.export()"), " brings some")
     if table is None and len(there) > 1:
-        raise TableError(f"{label} has several tables: pass table= one of {', '.join(map(repr, there))}")
+        raise TableError(
+            f"{label} has several tables: pass ", Argument("table", ""), f" one of {', '.join(map(repr, there))}"
+        )
     name = {name.lower(): name for name in there}.get((table or there[0]).lower())
     if name is None:
         raise TableError(f"{label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
@@ -114,10 +119,16 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
         if columns_of(cursor, table) is not None:
             [(rows,)] = run(cursor, f"SELECT count(*) FROM {quoted(table)}")
             if rows:
-                raise TableError(f"table {table!r} has {rows:,} rows that are not mpnb's: pass another table=")
+                found = f"table {table!r} has {rows:,} rows that are not mpnb's: pass another "
+                raise TableError(found, Argument("table", ""))
     elif not there.is_same(source) and not is_free_for(cursor, table, source):
         raise TableError(
-            f"table {table!r} holds {there}; this call asks for {source}: pass another table= or another database="
+            f"table {table!r} holds {there}; ",
+            Phrase("this call", "this call"),
+            f" asks for {source}: pass another ",
+            Argument("table", ""),
+            " or another ",
+            Argument("database", ""),
         )
 
 

@@ -18,7 +18,8 @@ from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, MpnbError, TableError
 from mpnb._fetching.fetched import Fetched, Group, Lost, Task
 from mpnb._fetching.verify import BodyError
-from mpnb._mixpanel.failures import HINTS, Failure, failure
+from mpnb._message import SAME_CALL
+from mpnb._mixpanel.failures import FEWER_DAYS, HINTS, SPOOL_ELSEWHERE, Failure, failure, hint_of
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.resource import Resource
 from mpnb._storing import ledger, tables
@@ -28,11 +29,13 @@ from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lin
 from mpnb._storing.ledger import Arrival, LedgerError
 from mpnb._storing.running import entering, registration, running
 
-FREE_DISK = "Free some disk, then run the same call again: every batch that is done is in the file."
-SPOOL_CHANGED = (
-    "Its spool file changed before it was written, and nothing of it was kept: retry, with spool=mpnb.Spool(folder) on"
-    " another disk if it happens again."
+FREE_DISK = hint_of("Free some disk, then run ", SAME_CALL, " again: every batch that is done is in the file.")
+SPOOL_CHANGED = hint_of(
+    "Its spool file changed before it was written, and nothing of it was kept: retry, with ",
+    SPOOL_ELSEWHERE,
+    " on another disk if it happens again.",
 )
+SMALLER_BATCHES = hint_of("Retry with a smaller ", FEWER_DAYS, ".")
 
 
 class Table:
@@ -240,7 +243,7 @@ class Table:
         if isinstance(error, duckdb.FatalException):
             return WriteError(failure("write", text, hits_all=True, hint=FREE_DISK))
         if isinstance(error, duckdb.OutOfMemoryException):
-            return WriteError(failure("write", text, hint="Retry with a smaller chunk_days."))
+            return WriteError(failure("write", text, hint=SMALLER_BATCHES))
         # A commit that meets a full disk comes as an error of the transaction.
         if isinstance(error, duckdb.IOException) or "Could not write file" in text:
             hint = "Free some disk or mend the folder, then retry: every batch that is done is in the file."

@@ -19,6 +19,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._errors import DatabaseError, TableError
+from mpnb._message import Argument
 from mpnb._mixpanel.export_api import COLUMNS, Columns
 from mpnb._storing.database import (
     BATCH_IDS,
@@ -49,8 +50,9 @@ def check(cursor: DuckDBPyConnection, label: str) -> None:
     found = _version(cursor)
     if found is not None and found > LAYOUT:
         raise DatabaseError(
-            f"{label} was written by a newer mpnb (layout {found}, this one knows {LAYOUT}): upgrade mpnb, "
-            "or pass another database="
+            f"{label} was written by a newer mpnb (layout {found}, this one knows {LAYOUT}): upgrade mpnb, ",
+            "or pass another ",
+            Argument("database", ""),
         )
     for name, columns in _OURS:
         _check_columns(cursor, label, name, columns)
@@ -65,7 +67,10 @@ def _check_columns(cursor: DuckDBPyConnection, label: str, name: str, columns: C
     there = columns_of(cursor, name)
     if there is not None and (there != list(columns) or _is_view(cursor, name)):
         raise TableError(
-            f"table {name!r} in {label} has other columns than mpnb gives it: pass another table=, or another database="
+            f"table {name!r} in {label} has other columns than mpnb gives it: pass another ",
+            Argument("table", ""),
+            ", or another ",
+            Argument("database", ""),
         )
 
 

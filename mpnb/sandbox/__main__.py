@@ -18,6 +18,7 @@ from typing import NoReturn
 import mpnb.sandbox
 from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
+from mpnb._message import Argument, Word, said
 from mpnb._mixpanel.quota import Quota
 from mpnb.sandbox._days import checked_day
 from mpnb.sandbox._faults import KINDS, Fault
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
     try:
         mp = _serve(options)
     except PlanError as error:
-        parser.error(re.sub(r"^\w+(?= is )", lambda name: "--" + name[0].replace("_", "-"), str(error)))
+        parser.error(said(error, _in_shell))
     except OSError as error:
         parser.error(f"port {options.port} cannot be had: {error.strerror}")
     with mp:
@@ -77,6 +78,11 @@ def environment(mp: Sandbox) -> dict[str, str]:
         "MP_PROJECT_ID": mp.project_id,
         "MP_API_BASE_URL": mp.url,
     }
+
+
+def _in_shell(word: Word) -> str:
+    """Name an argument of ``serve`` by its option."""
+    return f"--{word.name.replace('_', '-')}" if isinstance(word, Argument) else str(word)
 
 
 def _json(mp: Sandbox) -> str:

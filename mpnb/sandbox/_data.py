@@ -80,7 +80,10 @@ class MadeUp:
                     return
             except (ZoneInfoNotFoundError, ValueError, OSError):  # it looks for a file of that name
                 pass
-            raise PlanError(f"no time zone is called {brief(zone)}; their names are like 'Europe/Berlin'")
+            raise PlanError(
+                f"no time zone is called {brief(zone)}; their names are like 'Europe/Berlin'",
+                argument="legacy_timezone",
+            )
 
     def count(self, day: date) -> int:
         """Tell how many lines the day has, without making them up."""

@@ -16,6 +16,7 @@ from isal import isal_zlib
 
 from mpnb._base.scalars import as_day, brief
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 from mpnb.sandbox._data import MadeUp
 
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -163,7 +164,7 @@ def checked_day(name: str, value: object) -> date:
         with contextlib.suppress(ValueError):
             day = date.fromisoformat(value)
     if day is None:
-        raise PlanError(f"{name} is a date or 'YYYY-MM-DD', not {brief(value)}")
+        raise PlanError(Argument(name), f" must be a date or 'YYYY-MM-DD', not {brief(value)}")
     return day
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mpnb._base.scalars import as_int, brief, real_number, whole_number
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 from mpnb.sandbox._days import checked_day
 
 TRANSPORT = frozenset(
@@ -83,7 +84,7 @@ TOO_LARGE = {"request": "/api/2.0/export", "error": "your data export may be too
 def _a(what: str, is_one: Callable[[Any], bool]) -> Callable[[str, Any], Any]:
     def checked(name: str, value: Any) -> Any:
         if not is_one(value):
-            raise PlanError(f"{name} is {what}, not {brief(value)}")
+            raise PlanError(Argument(name), f" must be {what}, not {brief(value)}")
         return value
 
     return checked
@@ -110,7 +111,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 def _check_at(at: object) -> None:
     whole = as_int(at)
     if not (0 <= at <= 1 if isinstance(at, float) else whole is not None and whole >= 0):
-        raise PlanError(f"at is a share from 0.0 to 1.0 or a whole number of bytes or lines, not {brief(at)}")
+        raise PlanError(
+            Argument("at"), f" must be a share from 0.0 to 1.0 or a whole number of bytes or lines, not {brief(at)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +154,13 @@ class Fault:
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in KINDS:
             close = difflib.get_close_matches(brief(self.kind), sorted(KINDS), n=1, cutoff=0.0)
-            raise PlanError(f"no fault is called {brief(self.kind)}; the closest is {close[0]!r}")
+            raise PlanError(f"no fault is called {brief(self.kind)}; the closest is {close[0]!r}", argument="kind")
         for name, checked in _CHECKS.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, checked(name, value))
         _check_at(self.at)
         if self.kind == "status" and self.status is None:
-            raise PlanError("the fault 'status' wants status=200–599")
+            raise PlanError("the fault 'status' wants status=200–599", argument="status")
 
     def offset(self, total: int) -> int:
         """Tell how many of ``total`` bytes or lines come before the fault."""

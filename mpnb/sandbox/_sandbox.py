@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from mpnb._base import clock as _clock
 from mpnb._base.scalars import brief, real_number, whole_number
 from mpnb._errors import PlanError
+from mpnb._message import Argument
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb.sandbox._data import MadeUp
@@ -151,15 +152,15 @@ def serve(
     if bytes_per_second is not None:
         bytes_per_second = real_number("bytes_per_second", bytes_per_second, 0.001, 10**15)
     if retry_after is not None and (not isinstance(retry_after, str) or retry_after not in ("seconds", "date")):
-        raise PlanError(f"retry_after is None, 'seconds' or 'date', not {brief(retry_after)}")
+        raise PlanError(Argument("retry_after"), f" must be None, 'seconds' or 'date', not {brief(retry_after)}")
     if quota is not None and not isinstance(quota, Quota):
-        raise PlanError(f"quota is an mpnb.Quota, or None for no limits, not {brief(quota)}")
+        raise PlanError(Argument("quota"), f" must be an mpnb.Quota, or None for no limits, not {brief(quota)}")
     if lines is not None and not callable(lines):
-        raise PlanError(f"lines is a function of a day, not {brief(lines)}")
+        raise PlanError(Argument("lines"), f" must be a function of a day, not {brief(lines)}")
     last_day = None if today is None else checked_day("today", today)
     made_up = MadeUp(seed, events_per_day, legacy_timezone)
     if not isinstance(faults, Iterable):
-        raise PlanError(f"faults are Faults in a list, not {brief(faults)}")
+        raise PlanError(Argument("faults"), f" must be Faults in a list, not {brief(faults)}")
     book = FaultBook(faults)
     server = Server(port)
     # Twelve digits, so that it is never taken for a real project's seven.

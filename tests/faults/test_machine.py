@@ -135,7 +135,7 @@ def test_a_read_only_database_is_named_before_the_first_request(server: Sandbox,
     count = len(server.requests)
     answer = answer_of(asked(server, path, FIRST, LAST, obey=True))
     assert answer["error"] == "DatabaseError"
-    assert "mend its permissions" in answer["message"]
+    assert "change its permissions" in answer["message"]
     assert len(server.requests) == count
     path.chmod(0o600)
     assert_resumes(server, path, 2)

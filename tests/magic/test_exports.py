@@ -104,9 +104,9 @@ def test_what_export_warns_of_is_one_line(shell: Shell, mp: Sandbox, monkeypatch
     """Without the path of a module of mpnb's; what anything else warns of meanwhile shows as it always does."""
     check = check_chunk_days
 
-    def check_and_warn(days: object) -> None:
+    def check_and_warn(days: object, **more: str) -> int:
         warnings.warn("of something else", UserWarning, stacklevel=1)
-        check(days)
+        return check(days, **more)
 
     monkeypatch.setattr(request, "check_chunk_days", check_and_warn)
     tomorrow = today() + timedelta(days=1)

@@ -14,7 +14,8 @@ import pytest
 import mpnb
 from mpnb._base.clock import today
 from mpnb._notebook.panel._code import code_of
-from mpnb._notebook.panel._form import Form, place_of, planned, preset_range
+from mpnb._notebook.panel._form import Form, planned, preset_range
+from mpnb._notebook.panel._labels import place_of
 from tests._odd import try_all
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret
@@ -78,19 +79,19 @@ def test_a_range_that_ends_after_today_is_cut_without_a_warning() -> None:
         ({"last": None}, {"dates": "choose the last day"}),
         (
             {"first": date(202, 1, 1)},
-            {"dates": "first day 0202-01-01 is before 2009, when Mixpanel began"},
+            {"dates": "First day 0202-01-01 is before 2009, when Mixpanel began"},
         ),
-        ({"last": date(2025, 1, 1)}, {"dates": "first day 2026-01-01 is after last day 2025-01-01"}),
-        ({"workers": "ten"}, {"workers": "a whole number from 1 to 100, not 'ten'"}),
-        ({"chunk_days": ""}, {"chunk_days": "a whole number from 1 to 100, or auto, not ''"}),
-        ({"database": ""}, {"database": "database is a path, ':memory:' or a DuckDB connection, not ''"}),
+        ({"last": date(2025, 1, 1)}, {"dates": "First day 2026-01-01 is after Last day 2025-01-01"}),
+        ({"workers": "ten"}, {"workers": "Workers must be a whole number from 1 to 100, not 'ten'"}),
+        ({"chunk_days": ""}, {"chunk_days": "Days a batch must be a whole number from 1 to 100, or 'auto', not ''"}),
+        ({"database": ""}, {"database": "Database must be a path, ':memory:' or a DuckDB connection, not ''"}),
         (
             {"first": None, "workers": "0", "chunk_days": "soon", "table": "mpnb_x"},
             {
                 "dates": "choose the first day",
-                "workers": "a whole number from 1 to 100, not 0",
-                "chunk_days": "a whole number from 1 to 100, or auto, not 'soon'",
-                "table": "table 'mpnb_x': names that begin with mpnb_ are mpnb's own",
+                "workers": "Workers must be a whole number from 1 to 100, not 0",
+                "chunk_days": "Days a batch must be a whole number from 1 to 100, or 'auto', not 'soon'",
+                "table": "Table 'mpnb_x': names that begin with mpnb_ are mpnb's own",
             },
         ),
     ],

@@ -31,9 +31,8 @@ from datetime import date, timedelta
 from mpnb._storing import tables as layout
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
-from mpnb._exporting.handles import ExportJob
+from mpnb._exporting import handles
 from mpnb._planning.plan import Batch
-from mpnb._exporting.handles import ExportResult
 from mpnb._exporting.run import Run
 from mpnb._planning.states import outcome_of
 from mpnb._reading.reader import Reader
@@ -63,11 +62,11 @@ class Paced:
 
 def make_result():
     outcome = outcome_of({"done": COUNT}, rows=0, rejected=0, size=0, seconds=SECONDS)
-    return ExportResult(Reader(store, Selection("events", (days[0], days[-1]))), outcome, None, call="result")
+    return handles.make_result(Reader(store, Selection("events", (days[0], days[-1]))), outcome, None, call="result")
 
 run = Run(engine=Paced(), board=board, callbacks=Callbacks(None), store=store, make_result=make_result,
           on_end=lambda: None, in_background=False)
-job = ExportJob(run)
+job = handles.make_job(run)
 run.start()
 run.begin()
 job.panel()

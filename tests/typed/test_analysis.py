@@ -186,7 +186,7 @@ def test_a_relation_without_names_of_events_is_refused(con: Any) -> None:
         segmentation(events, "A")
     with pytest.raises(mpnb.PlanError, match="two steps"):
         funnel(relation(con, []), ["A"], timedelta(days=1))
-    with pytest.raises(mpnb.PlanError, match="unit is one of"):
+    with pytest.raises(mpnb.PlanError, match="unit must be 'hour', 'day', 'week' or 'month', not"):
         retention(relation(con, []), "A", "B", unit="year")
 
 
@@ -285,7 +285,7 @@ def test_a_column_or_property_that_is_not_there_is_an_error(result: mpnb.ExportR
         segmentation(result.event("Purchase"), by="amonut")
     with pytest.raises(mpnb.PlanError, match="no column or property 'a b c d e f g', and as SQL it cannot be read"):
         segmentation(result.events, by="a b c d e f g")
-    with pytest.raises(mpnb.PlanError, match="by is a column, a property or an expression of SQL, not 5"):
+    with pytest.raises(mpnb.PlanError, match="by must be a column, a property or an expression of SQL, not 5"):
         segmentation(result.events, by=5)  # type: ignore[arg-type]
     for condition in ("amount > 0", "$os = 'iOS'", "amount >"):
         with pytest.raises(mpnb.PlanError, match=r"cannot be read as SQL .* properties->>'/its name'"):
@@ -306,9 +306,9 @@ def test_a_window_is_a_time_delta(result: mpnb.ExportResult, window: Any) -> Non
 )
 def test_what_is_no_time_delta_is_refused(result: mpnb.ExportResult, window: Any, such_as: str) -> None:
     """With what to type."""
-    with pytest.raises(mpnb.PlanError, match=re.escape(f"window is a timedelta, such as {such_as}")):
+    with pytest.raises(mpnb.PlanError, match=re.escape(f"window must be a timedelta, such as {such_as}")):
         funnel(result.events, ["Purchase", "Sign Up"], window)
-    with pytest.raises(mpnb.PlanError, match="window is more than 0"):
+    with pytest.raises(mpnb.PlanError, match="window must be more than 0"):
         funnel(result.events, ["Purchase", "Sign Up"], timedelta(0))
 
 

@@ -20,6 +20,7 @@ from IPython.display import display
 from mpnb import _api as api
 from mpnb._base.names import EVENTS, event_names
 from mpnb._command import options as _options
+from mpnb._command.options import in_shell
 from mpnb._errors import DatabaseError, MpnbError, PlanError, TableError
 from mpnb._exporting.handles import (
     ExportCancelled,
@@ -30,6 +31,7 @@ from mpnb._exporting.handles import (
     failed_line,
     stopped_line,
 )
+from mpnb._message import said
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
@@ -133,7 +135,7 @@ class Command:
                 result.raise_for_failures()
             name = getattr(options, "name", None)
             again = f"{name} = {name}.retry()" if name else AGAIN
-            _say(f"{_options.in_shell_words(failed_line(result))}. To fetch what is missing: {again}")
+            _say(f"{said(failed_line(result), in_shell)}. To fetch what is missing: {again}")
         return result
 
     def _in_background(self, job: ExportJob) -> ExportJob:
@@ -157,7 +159,7 @@ class Command:
         for job in running:
             job.cancel()
         for job in running:
-            print(_options.in_shell_words(stopped_line(job.outcome())))
+            print(said(stopped_line(job.outcome()), in_shell))
         if not running:
             print("no export runs in the background")
 
@@ -202,7 +204,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (MpnbError, duckdb.Error, KeyboardInterrupt) as error:
-        text = _options.in_shell_words(str(error))
+        text = said(error, in_shell)
         if isinstance(error, PlanError) and not isinstance(error, DatabaseError | TableError):
             raise UsageError(text) from None
         if isinstance(error, ExportError | ExportCancelled):
@@ -222,7 +224,7 @@ def _warnings_in_one_line() -> Iterator[None]:
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any, **named: Any
         ) -> None:
             if filename == __file__:
-                _say(_options.in_shell_words(str(message)))
+                _say(said(message, in_shell))
             else:
                 show(message, category, filename, lineno, *more, **named)
 

@@ -13,7 +13,8 @@ from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import Spool
 
-DEFAULTS = {name: p.default for name, p in inspect.signature(export).parameters.items()}
+PARAMETERS = inspect.signature(export).parameters
+DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is not p.empty}
 
 
 def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:

@@ -17,12 +17,14 @@ from mpnb import _api as api
 from mpnb._base.scalars import whole_number
 from mpnb._errors import MpnbError
 from mpnb._exporting.handles import ExportJob, ExportResult
+from mpnb._message import said
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
 from mpnb._notebook.panel import _static as static
 from mpnb._notebook.panel._code import code_of
 from mpnb._notebook.panel._feed import UNMET, Frame, Track, plan_frame
-from mpnb._notebook.panel._form import Form, in_labels, place_of, planned
+from mpnb._notebook.panel._form import Form, planned
+from mpnb._notebook.panel._labels import in_labels, place_of
 from mpnb._notebook.panel._live import AGAIN_SECONDS, Screen, weakly
 from mpnb._notebook.panel._pump import TICK_SECONDS, pump
 from mpnb._planning.options import MAX_LATE_DAYS
@@ -55,7 +57,7 @@ class Panel:
         # What a field can hold stands there, right or wrong, for a person to change it.
         check_helpers(**{name: given.get(name) for name in ("on_batch", "credentials", "quota", "spool")})
         whole_number("late_days", given.get("late_days", 0), 0, MAX_LATE_DAYS)
-        self._credentials, said = login.found(self._given.get("credentials"))
+        self._credentials, info = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
         # Before the start: what the fields say, and what that would take.
         self._asked: dict[str, Any] = {}
@@ -78,7 +80,7 @@ class Panel:
         self._then: Callable[[Future[Any]], None] = self._on_plan
         self._screen = Screen(Frame(info={"phase": self._phase(), "actions": self._actions()}), self)
         self._form = Form(self._given, weakly(self._on_form))
-        self._login = login.Login(said, weakly(self._screen.signal))
+        self._login = login.Login(info, weakly(self._screen.signal))
         self._box = ipywidgets.VBox([self._login, self._form.box, self._screen.grid])
         self._box.add_class("mpnb-panel")
         pump.wake(self)
@@ -198,7 +200,7 @@ class Panel:
         frame = (
             Frame(info={"actions": self._actions(), **more})
             if plan is None
-            else plan_frame(plan, self._actions(), **more)
+            else plan_frame(plan, self._actions(), face=in_labels, **more)
         )
         self._screen.grid.paint(frame)
 
@@ -210,7 +212,7 @@ class Panel:
         return "login" if self._credentials is None else "idle"
 
     def _refuse(self, error: Exception) -> None:
-        self._plan, self._busy, self._errors = None, "", {place_of(error): in_labels(error)}
+        self._plan, self._busy, self._errors = None, "", {place_of(error): said(error, in_labels)}
 
     def _on_plan(self, work: Future[Any]) -> None:
         self._plan, self._errors = work.result()
@@ -227,7 +229,7 @@ class Panel:
     def _on_start(self, work: Future[Any]) -> None:
         self._busy = ""
         try:
-            self._track = Track(work.result())
+            self._track = Track(work.result(), in_labels)
         except Exception as error:
             self._refuse(error)
             return
@@ -290,7 +292,7 @@ class Panel:
         try:
             job = work.result()
         except Exception as error:
-            self._note = str(error)
+            self._note = said(error, in_labels)
             return
         if self._track is not None:
             self._track.go_on(job)

@@ -14,6 +14,7 @@ from typing import Any
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import days, duration, plural, size
 from mpnb._exporting.handles import ExportJob
+from mpnb._message import Face, said
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import ENDED, STATUSES, BatchProgress, JobProgress
 
@@ -48,10 +49,12 @@ class Track:
 
     Args:
         job: the export; ``go_on`` adds its retries.
+        face: says hints in the words of who shows them.
     """
 
-    def __init__(self, job: ExportJob) -> None:
+    def __init__(self, job: ExportJob, face: Face = str) -> None:
         self.jobs = [job]
+        self._face = face
         self._days_of: tuple[int, int] = (0, 0)
         self._days = b""
 
@@ -116,7 +119,7 @@ class Track:
             "elapsed": round(now.elapsed, 1),
             "at": round(epoch_seconds(), 1),
             "until": now.waiting_until if now.waiting_until and now.waiting_until > epoch_seconds() else None,
-            "failures": failures(cells) if unmet else [],
+            "failures": failures(cells, self._face) if unmet else [],
         }
 
 
@@ -131,7 +134,9 @@ def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
     return "failed" if counts["failed"] else "done"
 
 
-def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), **more: Any) -> Frame:
+def plan_frame(
+    plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), face: Face = str, **more: Any
+) -> Frame:
     """Return what would be fetched, and what is there already, as a frame."""
     cells = sorted(
         [(b.from_date, b.to_date, "queued") for b in plan.batches]
@@ -143,7 +148,7 @@ def plan_frame(plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str
         ("quota left", f"{plan.quota_left:,} this hour"),
         ("days there already", f"{len(plan.days_held):,}"),
     ]
-    notes = [*plan.notes, *notes]
+    notes = [*(said(note, face) for note in plan.notes), *notes]
     if plan.widened:
         notes.append(
             f"{len(plan.widened):,} more {plural(len(plan.widened), 'day is', 'days are')} fetched, "
@@ -193,7 +198,7 @@ def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
     return numbers.tobytes()
 
 
-def failures(cells: Sequence[BatchProgress]) -> list[Info]:
+def failures(cells: Sequence[BatchProgress], face: Face = str) -> list[Info]:
     """Return failed and cancelled batches by kind, most frequent first, each kind with one of its messages."""
     unmet: dict[tuple[str, str], list[BatchProgress]] = {}
     for cell in cells:
@@ -203,7 +208,7 @@ def failures(cells: Sequence[BatchProgress]) -> list[Info]:
         {
             "kind": kind,
             "count": len(group),
-            "hint": hint,
+            "hint": said(hint, face),
             "message": group[0].error or "",
         }
         for (kind, hint), group in sorted(unmet.items(), key=lambda item: -len(item[1]))

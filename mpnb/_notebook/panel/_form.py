@@ -14,10 +14,12 @@ from duckdb import DuckDBPyConnection
 from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._base.scalars import as_int, brief
-from mpnb._errors import CredentialsError, DatabaseError, TableError
+from mpnb._message import said
+from mpnb._notebook.panel._code import DEFAULTS
+from mpnb._notebook.panel._labels import LABELS, MODES, PLACES, in_labels, place_of
 from mpnb._planning.dates import FIRST_DAY, parse_date
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.request import MODES, check_mode
+from mpnb._planning.request import check_mode
 from mpnb._storing.database import check_database
 
 DAY = timedelta(days=1)
@@ -29,16 +31,7 @@ PRESETS = (
     ("This quarter", "quarter"),
     ("From – to", CUSTOM),
 )
-MODE_WORDS = {
-    "resume": "Resume: fetch what is missing",
-    "refresh": "Refresh: fetch all again",
-    "new": "New: into an empty table",
-}
-# Where a message of PlanError belongs: it begins with the argument's name.
-PLACES = {
-    "from_date": "dates", "to_date": "dates", "events": "events", "where": "where", "workers": "workers",
-    "chunk_days": "chunk_days", "mode": "mode", "database": "database", "table": "table",
-}  # fmt: skip
+MODE_WORDS = {"resume": "fetch what is missing", "refresh": "fetch all again", "new": "into an empty table"}
 # What stands in for a field that is wrong, so that what is wrong with the others shows as well.
 SOUND: dict[str, dict[str, Any]] = {
     "dates": {"from_date": "yesterday", "to_date": "yesterday"},
@@ -49,13 +42,6 @@ SOUND: dict[str, dict[str, Any]] = {
     "database": {"database": ":memory:"},
     "table": {"table": "events"},
 }
-# Arguments whose labels are other words.
-LABELS = {
-    "from_date": "first day",
-    "to_date": "last day",
-    "chunk_days is a whole number from 1 to 100": "a whole number from 1 to 100, or auto",
-    "workers is a whole number": "a whole number",
-}
 
 
 def preset_range(preset: str, now: date) -> tuple[date, date]:
@@ -64,14 +50,6 @@ def preset_range(preset: str, now: date) -> tuple[date, date]:
         first = date(now.year, now.month - (now.month - 1) % 3, 1)
         return first, max(first, now - DAY)
     return now - DAY * int(preset), now - DAY
-
-
-def place_of(error: Exception) -> str:
-    """Return the field that an error belongs to, ``"form"`` if it belongs to none."""
-    for kind, place in ((CredentialsError, "login"), (DatabaseError, "database"), (TableError, "table")):
-        if isinstance(error, kind):
-            return place
-    return PLACES.get(str(error).split(" ", 1)[0], "form")
 
 
 def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan | None, dict[str, str]]:
@@ -90,20 +68,12 @@ def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan |
             place = place_of(error)
             if place in errors:
                 return None, errors
-            errors[place] = in_labels(error)
+            errors[place] = said(error, in_labels)
             if place not in SOUND:
                 return None, errors
             asked = asked | SOUND[place]
         else:
             return (None, errors) if errors else (plan, {})
-
-
-def in_labels(error: Exception) -> str:
-    """Return an error in the words of the fields' labels."""
-    text = str(error)
-    for name, label in LABELS.items():
-        text = text.replace(name, label)
-    return text
 
 
 def _text(value: object) -> str:
@@ -131,31 +101,34 @@ class Form:
 
     def __init__(self, given: dict[str, Any], on_change: Callable[[], object]) -> None:
         first, last, preset = _dates(given)
-        events = given.get("events", ())
-        names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
-        database = given.get("database", "mixpanel.duckdb")
+        given = {**DEFAULTS, **given}
+        database = given["database"]
         self._connection = database if isinstance(database, DuckDBPyConnection) else None
         if self._connection is None:
             check_database(database)
         path = os.fspath(database) if self._connection is None else "the open connection"
-        mode = given.get("mode", "resume")
-        check_mode(mode)
+        events = () if given["events"] is None else given["events"]
+        names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
+        where = "" if given["where"] is None else given["where"]
+        check_mode(given["mode"])
         self.preset = w.Dropdown(description="Days", options=PRESETS, value=preset)
-        self.first = w.DatePicker(description="First day", value=first)
-        self.last = w.DatePicker(description="Last day", value=last)
+        self.first = w.DatePicker(description=LABELS["from_date"], value=first)
+        self.last = w.DatePicker(description=LABELS["to_date"], value=last)
         self.events = w.Textarea(
-            description="Events", value="\n".join(map(_text, names)), placeholder="all, or one name a line", rows=1
+            description=LABELS["events"],
+            value="\n".join(map(_text, names)),
+            placeholder="all, or one name a line",
+            rows=1,
         )
-        self.where = w.Text(
-            description="Where", value=_text(given.get("where", "")), placeholder='properties["$os"] == "iOS"'
-        )
-        self.database = w.Text(description="Database", value=path, disabled=self._connection is not None)
-        self.table = w.Text(description="Table", value=_text(given.get("table", "events")))
-        self.workers = w.Text(description="Workers", value=_text(given.get("workers", 10)), placeholder="1–100")
+        self.where = w.Text(description=LABELS["where"], value=_text(where), placeholder='properties["$os"] == "iOS"')
+        self.database = w.Text(description=LABELS["database"], value=path, disabled=self._connection is not None)
+        self.table = w.Text(description=LABELS["table"], value=_text(given["table"]))
+        self.workers = w.Text(description=LABELS["workers"], value=_text(given["workers"]), placeholder="1–100")
         self.chunk_days = w.Text(
-            description="Days a batch", value=_text(given.get("chunk_days", 7)), placeholder="1–100, or auto"
+            description=LABELS["chunk_days"], value=_text(given["chunk_days"]), placeholder="1–100, or auto"
         )
-        self.mode = w.Dropdown(description="Mode", options=[(MODE_WORDS[m], m) for m in MODES], value=mode)
+        modes = [(f"{label}: {MODE_WORDS[mode]}", mode) for mode, label in MODES.items()]
+        self.mode = w.Dropdown(description=LABELS["mode"], options=modes, value=given["mode"])
         self._range = w.HTML()
         self._errors = {name: w.HTML() for name in (*dict.fromkeys(PLACES.values()), "form")}
         for error in self._errors.values():
@@ -219,7 +192,7 @@ class Form:
             wrong = f"choose the {'first' if first is None else 'last'} day"
         elif first < FIRST_DAY:
             # So is a year of which not all digits are typed yet.
-            wrong = f"first day {first} is before {FIRST_DAY.year}, when Mixpanel began"
+            wrong = f"{LABELS['from_date']} {first} is before {FIRST_DAY.year}, when Mixpanel began"
         if wrong or first is None or last is None:
             return dict(SOUND["dates"]), wrong
         # Cut here, where a warning would go into whichever cell runs next.

@@ -11,7 +11,9 @@ import anywidget
 from traitlets import Dict
 
 from mpnb._errors import CredentialsError
+from mpnb._message import said
 from mpnb._mixpanel.credentials import HOSTS, Credentials
+from mpnb._notebook.panel._labels import in_labels
 
 HERE = Path(__file__).parent
 
@@ -42,8 +44,8 @@ def found(given: Credentials | None) -> tuple[Credentials | None, dict[str, Any]
         credentials = given or Credentials.from_environment()
     except CredentialsError as error:
         missing = all(not os.environ.get(name) for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"))
-        return None, said(None, "", error="" if missing else str(error))
-    return credentials, said(credentials, "passed in" if given else "from the environment")
+        return None, shown(None, "", error="" if missing else said(error, in_labels))
+    return credentials, shown(credentials, "passed in" if given else "from the environment")
 
 
 def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
@@ -57,8 +59,8 @@ def typed(message: dict[str, Any]) -> tuple[Credentials | None, dict[str, Any]]:
             base_url=os.environ.get("MP_API_BASE_URL", "").strip() or None,
         )
     except CredentialsError as error:
-        return None, said(None, "", error=str(error))
-    return credentials, said(credentials, "typed here")
+        return None, shown(None, "", error=said(error, in_labels))
+    return credentials, shown(credentials, "typed here")
 
 
 def refused(info: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def refused(info: dict[str, Any]) -> dict[str, Any]:
     return info | {"open": True, "error": "Mixpanel refuses these: type others here, then press Retry failed"}
 
 
-def said(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
+def shown(credentials: Credentials | None, source: str, error: str = "") -> dict[str, Any]:
     """Return whose credentials they are, without the secret."""
     if credentials is None:
         text = "No credentials yet: a service account of the project is needed"

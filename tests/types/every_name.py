@@ -1,0 +1,191 @@
+"""What a user may write: every public name of mpnb, each with the type that a checker should know. It is not run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, timedelta
+from pathlib import Path
+from typing import assert_type
+
+import duckdb
+import pandas
+import polars
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+import mpnb
+from mpnb.sandbox import BAD_LINES, Fault, Request, Sandbox, serve
+
+
+def calls(mine: DuckDBPyConnection) -> None:
+    """Plan, export, start, open, drop."""
+    assert_type(mpnb.__version__, str)
+    quota = mpnb.Quota(per_hour=120, per_second=5, concurrent=10)
+    spool = mpnb.Spool(Path("spool"), max_bytes=10**9)
+    credentials = mpnb.Credentials("me", "secret", 42, region="eu", base_url=None)
+    plan = mpnb.plan("30 days ago", "yesterday", chunk_days="auto", quota=quota)
+    assert_type(plan, mpnb.ExportPlan)
+    result = mpnb.export(
+        "2026-01-01", date(2026, 1, 31), events=["Sign Up", "Purchase"], where="true", database=mine, table="events",
+        workers=3, chunk_days=7, mode="refresh", late_days=5, on_batch=heard, credentials=credentials, quota=quota,
+        spool=spool,
+    )  # fmt: skip
+    assert_type(result, mpnb.ExportResult)
+    assert_type(mpnb.start("2026-01-01", "2026-01-31", database=Path("x.duckdb")), mpnb.ExportJob)
+    assert_type(mpnb.open("x.duckdb", table="events", credentials=credentials), mpnb.ExportResult)
+    assert_type(mpnb.drop("events", database="x.duckdb"), int)
+    assert_type(mpnb.split_date_range("2026-01-01", "2026-01-31", 7), list[tuple[date, date]])
+    mpnb.panel(from_date="2026-01-01")
+    mpnb.load_ipython_extension, mpnb.unload_ipython_extension  # noqa: B018 # pyright: ignore[reportUnusedExpression]
+
+
+def options(credentials: mpnb.Credentials, quota: mpnb.Quota, spool: mpnb.Spool) -> None:
+    """Read what options hold."""
+    assert_type(credentials.username, str)
+    assert_type(credentials.secret, str)
+    assert_type(credentials.project_id, str)
+    assert_type(credentials.region, str)
+    assert_type(credentials.base_url, str | None)
+    assert_type(credentials.host, str)
+    assert_type(mpnb.Credentials.from_environment(), mpnb.Credentials)
+    assert_type((quota.per_hour, quota.per_second, quota.concurrent), tuple[int, int, int])
+    assert_type(spool.max_bytes, int | None)
+    assert_type(spool.path_of("spool"), Path)
+    print(spool.folder)
+
+
+def heard(batch: mpnb.BatchProgress) -> None:
+    """Hear of one batch."""
+    assert_type((batch.index, batch.total, batch.rows, batch.bytes), tuple[int, int, int, int])
+    assert_type((batch.from_date, batch.to_date), tuple[date, date])
+    assert_type((batch.attempt, batch.rejected), tuple[int, int])
+    assert_type((batch.status, batch.hint), tuple[str, str])
+    assert_type((batch.error, batch.kind), tuple[str | None, str | None])
+    assert_type((batch.until, batch.http_status), tuple[float | None, int | None])
+    assert_type(batch.seconds, float)
+
+
+def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> None:
+    """Read a plan."""
+    assert_type((plan.from_date, plan.to_date), tuple[date, date])
+    assert_type(plan.batches, tuple[mpnb.Batch, ...])
+    assert_type(plan.held, tuple[mpnb.HeldBatch, ...])
+    assert_type(plan.days_held, tuple[date, ...])
+    assert_type(plan.days_provisional, tuple[date, ...])
+    assert_type(plan.widened, tuple[date, ...])
+    assert_type((plan.quota_left, plan.per_hour, plan.requests, plan.hours_waiting), tuple[int, int, int, int])
+    assert_type(plan.notes, tuple[str, ...])
+    assert_type((batch.from_date, batch.to_date), tuple[date, date])
+    assert_type((batch.days, batch.most_parts), tuple[int, int])
+    assert_type((batch.key, batch.label), tuple[str, str])
+    assert_type(batch.replaces, tuple[int, ...])
+    assert_type((held.batch_id, held.rows, held.lost), tuple[int, int, int])
+    assert_type((held.from_date, held.to_date, held.is_gone), tuple[date, date, bool])
+    print(held.requested_at.isoformat())
+
+
+async def waited(job: mpnb.ExportJob) -> mpnb.ExportResult:
+    """Follow an export in the background."""
+    assert_type((job.done(), job.cancelled()), tuple[bool, bool])
+    progress = job.progress()
+    assert_type(progress, mpnb.JobProgress)
+    assert_type((progress.total, progress.rows, progress.bytes, progress.in_flight), tuple[int, int, int, int])
+    assert_type(progress.counts, dict[str, int])
+    assert_type(progress.elapsed, float)
+    assert_type((progress.waiting_until, progress.seconds_left), tuple[float | None, float | None])
+    assert_type((progress.finished, progress.ended), tuple[bool, int])
+    assert_type(job.batches(clock=False), list[mpnb.BatchProgress])
+    assert_type((job.version, job.quota_left), tuple[int, int])
+    job.panel()
+    job.cancel()
+    assert_type(job.outcome(timeout=5), mpnb.ExportResult)
+    assert_type(job.result(), mpnb.ExportResult)
+    return assert_type(await job, mpnb.ExportResult)
+
+
+def answers(result: mpnb.ExportResult) -> None:
+    """Ask a result."""
+    with result as same:
+        assert_type(same, mpnb.ExportResult)
+    assert_type(result.table, str)
+    assert_type((result.from_date, result.to_date), tuple[date | None, date | None])
+    assert_type((result.total_rows, result.rows_outside, result.fetched_rows), tuple[int, int, int])
+    assert_type((result.successful_batches, result.failed_batches), tuple[int, int])
+    assert_type((result.cancelled_batches, result.skipped_batches), tuple[int, int])
+    assert_type((result.rejected_lines, result.bytes, result.duration_seconds), tuple[int, int, float])
+    assert_type(result.has_failures, bool)
+    assert_type(result.failed_date_ranges, list[tuple[date, date]])
+    assert_type(result.events, DuckDBPyRelation)
+    assert_type(result.failures, DuckDBPyRelation)
+    assert_type(result.batches, DuckDBPyRelation)
+    assert_type(result.rejected, DuckDBPyRelation)
+    assert_type(result.deduplicated(), DuckDBPyRelation)
+    assert_type(result.duplicates(), DuckDBPyRelation)
+    assert_type(result.event_names(), DuckDBPyRelation)
+    assert_type(result.local_time("Europe/Berlin", project_timezone="UTC"), DuckDBPyRelation)
+    assert_type(result.event("Purchase", columns=["amount"], deduplicated=True), DuckDBPyRelation)
+    assert_type(result.event(["Purchase", "Sign Up"], materialize=False), DuckDBPyRelation)
+    assert_type(result.catalog("Purchase", materialize=False), DuckDBPyRelation)
+    assert_type(result.con, DuckDBPyConnection)
+    assert_type(result.sql("SELECT 1"), DuckDBPyRelation)
+    assert_type(result.df("Purchase", columns=["amount"]), pandas.DataFrame)
+    assert_type(result.pl(result.events), polars.DataFrame)
+    # pyarrow ships no types.
+    result.arrow(["Purchase"], deduplicated=True, materialize=False)  # pyright: ignore[reportUnknownMemberType]
+    assert_type(result.to_parquet("folder", "Purchase", partition_by="amount", columns=["amount"]), Path)
+    polars.DataFrame(result)
+    result.forget_typed()
+    checked(result.check(late_days=3))
+    assert_type(result.retry(workers=3, on_batch=heard), mpnb.ExportResult)
+    assert_type(result.start_retry(quota=mpnb.Quota(per_hour=120), spool=None, credentials=None), mpnb.ExportJob)
+    result.raise_for_failures()
+    result.close()
+
+
+def checked(check: mpnb.Check) -> None:
+    """Read a report."""
+    assert_type(check.ok, bool)
+    assert_type(check.relation, DuckDBPyRelation)
+    for finding in check.findings:
+        assert_type(finding, mpnb.Finding)
+        assert_type((finding.name, finding.status, finding.count, finding.detail), tuple[str, str, int, str])
+
+
+def reports(result: mpnb.ExportResult) -> None:
+    """Count people."""
+    events = result.event(["Sign Up", "Purchase"])
+    assert_type(
+        mpnb.analysis.funnel(events, ["Sign Up", ("Purchase", "amount > 10")], window=timedelta(days=7)),
+        DuckDBPyRelation,
+    )
+    assert_type(mpnb.analysis.retention(events, "Sign Up", "Purchase", unit="week"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.segmentation(events, by="country"), DuckDBPyRelation)
+
+
+def faults() -> None:
+    """Catch each error by its name."""
+    try:
+        mpnb.export("2026-01-01", "2026-01-31")
+    except (mpnb.CredentialsError, mpnb.DatabaseError, mpnb.TableError) as error:
+        assert_type(error.argument, str | None)
+    except mpnb.PlanError as error:
+        assert_type(error.argument, str | None)
+    except (mpnb.ExportError, mpnb.ExportCancelled) as error:
+        assert_type(error.result, mpnb.ExportResult)
+    except (mpnb.ClosedError, mpnb.MpnbError, duckdb.Error):
+        raise
+
+
+def sandbox() -> None:
+    """Serve made-up events."""
+    with serve(events_per_day=500, faults=[Fault("reset", day="2026-01-03")]) as mp:
+        assert_type(mp, Sandbox)
+        assert_type(mp.credentials, mpnb.Credentials)
+        assert_type((mp.url, mp.project_id), tuple[str, str])
+        assert_type(mp.requests, tuple[Request, ...])
+        assert_type(mp.injected, Counter[str])
+        assert_type(mp.lines(date(2026, 1, 1)), tuple[bytes, ...])
+        assert_type(mp.bad_lines(date(2026, 1, 1)), tuple[bytes, ...])
+        assert_type(mp.count(date(2026, 1, 1), date(2026, 1, 2)), int)
+        mp.add_fault(Fault("bad_lines", lines=BAD_LINES))
+        mp.clear_faults()
+        mp.close()
