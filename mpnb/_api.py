@@ -59,7 +59,7 @@ def _takes_arguments_of(model: Callable[P, object]) -> Callable[[Callable[..., R
             return function(**bound.arguments)
 
         returned = function.__annotations__["return"]
-        del call.__wrapped__  # type: ignore[attr-defined]  # whose signature pdoc would show
+        del call.__wrapped__  # whose signature pdoc would show
         call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
         call.__annotations__ = {**model.__annotations__, "return": returned}
         return call

@@ -6,12 +6,15 @@ import html
 import inspect
 import pydoc
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import mpnb
-from tests import reference
+
+ROOT = Path(__file__).parents[1]
 
 CALLS = ("export", "start", "plan")
 # Classes and arguments of the inside, which calls hand each other.
@@ -49,7 +52,7 @@ def test_help_of_a_result_begins_with_what_a_user_does() -> None:
     told = about.split("\n", 1)[1]
     assert told.startswith("The result of an export: its events, its failures, and ``retry()``.")
     for each in ("``events``", "``failures``", "``df()``", "``sql()``"):
-        assert told.index(each) < told.index("Relations are DuckDB's own")
+        assert told.index(each) < told.index("DuckDB relations")
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -84,7 +87,8 @@ def test_each_default_stands_once() -> None:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Write the reference, and return the source of its pages by name."""
     folder = tmp_path_factory.mktemp("reference")
-    reference.write(folder)
+    # In a process of its own: pdoc changes what it looks at.
+    subprocess.run([sys.executable, "-m", "tests.reference", folder], cwd=ROOT, check=True, timeout=100)
     return {path.stem: path.read_text("utf-8") for path in folder.rglob("*.html")}
 
 
@@ -128,11 +132,3 @@ def test_the_reference_has_every_public_method(kind: type, pages: dict[str, str]
     missing = [name for name in public if f'id="{kind.__name__}.{name}"' not in pages["mpnb"]]
     # What errors have of each other stands at the one that has it.
     assert [name for name in missing if name != "argument"] == []
-
-
-def test_the_patches_of_the_reference_are_gone(pages: dict[str, str]) -> None:
-    """Afterwards the package is as it was."""
-    assert pages
-    assert "open" not in mpnb.__all__
-    assert "df" not in vars(mpnb.ExportResult)
-    assert Path(inspect.getfile(mpnb.ExportResult)).name == "handles.py"
