@@ -233,7 +233,7 @@ def _query(events: DuckDBPyRelation, query: str, frame: FrameType | None = None)
         relation = called_with(variables, events.query, "mpnb_events", query)
     except (duckdb.BinderException, duckdb.ParserException, duckdb.InvalidInputException) as error:
         raise PlanError(
-            f"a condition or by= cannot be read as SQL on the columns of events: {_first_line(error)}. A property of"
+            f"a condition or by= is not valid SQL on the columns of events: {_first_line(error)}. A property of"
             " raw events is properties->>'/its name'"
         ) from None
     assert relation is not None  # as it is for statements that give no rows
@@ -322,7 +322,7 @@ def _column_or_expression(events: DuckDBPyRelation, by: str, frame: FrameType) -
             sample = f"SELECT properties FROM mpnb_events LIMIT {SAMPLE}"
             keys = f"SELECT unnest(json_keys(properties)) AS key FROM ({sample})"
             known += [name for (name,) in _rows(events, f"SELECT DISTINCT {exact('key')} FROM ({keys})")]
-        hint = closest(by, known) or f", and as SQL it cannot be read: {_first_line(error)}"
+        hint = closest(by, known) or f", and it is not valid SQL: {_first_line(error)}"
         raise PlanError(f"events has no column{' or property' * is_raw} {brief(by)}{hint}") from None
     return by
 
@@ -345,7 +345,7 @@ def _check(events: DuckDBPyRelation, user: str, names: Sequence[str]) -> None:
         if not isinstance(name, str) or name not in events.columns:
             raise PlanError(
                 f"events has no column {brief(name)}: result.events, result.deduplicated() and result.event([…]),"
-                " with a list of names, have one"
+                " with a list of names, have it"
             )
     if names:
         _check_names(events, list(dict.fromkeys(names)))
@@ -361,7 +361,7 @@ def _check_names(events: DuckDBPyRelation, names: list[str]) -> None:
             if name not in there:
                 raise PlanError(f"there is no event {brief(name)} in {database}{closest(name, there)}")
         for name in lacking:
-            warn(f"events has no {brief(name)}, though the table has: it counts as 0")
+            warn(f"events has no {brief(name)}, although the table has: it counts as 0")
         return
     wanted = ", ".join(map(literal, names))
     found = {name for (name,) in _rows(events, f"SELECT DISTINCT {_NAME} FROM mpnb_events WHERE {_NAME} IN ({wanted})")}

@@ -375,7 +375,7 @@ def test_an_answer_that_is_no_export_says_what_it_is(sandbox, export, name: str)
         "kind, http_status, attempts, message, hint"
     ).fetchall()
     assert (kind, status, attempts) == ("http", 200, 1)
-    assert message.startswith(f"the answer is no export: {words}")
+    assert message.startswith(f"the answer is not an export: {words}")
     assert "chunk_days" not in hint
     assert "proxy" in hint
     assert statuses(result) == {"done": 2, "failed": 1}

@@ -271,7 +271,7 @@ def test_an_export_without_anything_ends_with_2(mpnb_command: Run, sandbox: Call
     assert status == 2
     assert out.count("Invalid service account credentials") == 3
     assert err.splitlines()[-1] == (
-        "mpnb export: the export stopped, since every batch would fail: HTTP 401: Invalid service account credentials."
+        "mpnb export: the export stopped because every batch would fail: HTTP 401: Invalid service account credentials."
         " Mixpanel refused the credentials: check the service account, its project and MP_REGION."
     )
 
@@ -281,7 +281,7 @@ def test_lines_that_are_no_events_are_told(mpnb_command: Run, sandbox: Callable[
     mp = sandbox(faults=[Fault("bad_lines", day=day(1), lines=[b"no JSON", b"42"])])
     status, out, _ = mpnb_command("export", *DAYS, *WIDE, mp=mp)
     assert status == 0
-    assert "rejected  2 lines are no events: the table mpnb_rejected holds them whole" in out
+    assert "rejected  2 lines are not events: the table mpnb_rejected holds them" in out
     assert query("mixpanel.duckdb", "SELECT line FROM mpnb_rejected") == [(b"no JSON",), (b"42",)]
 
 
@@ -343,7 +343,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(tmp_path: Path, sandbox: Ca
     assert all(" done: " in line for line in lines)
     assert out == ""
     assert err.splitlines()[-1] == (
-        "mpnb export: cancelled: 2 of 3 batches are in mixpanel.duckdb; the same command again fetches the rest"
+        "mpnb export: cancelled: 2 of 3 batches are in mixpanel.duckdb; run the same command again to fetch the rest"
     )
     mp.clear_faults()
     with running(tmp_path, *words, env=environment(mp)) as process:

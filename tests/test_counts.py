@@ -187,8 +187,8 @@ def test_days_that_nobody_tells_of_are_missing(sandbox, export, database) -> Non
     query(database, "DELETE FROM mpnb_batches WHERE from_date IN ('2026-01-02', '2026-01-03')")
     query(database, "DELETE FROM events WHERE batch_id NOT IN (SELECT batch_id FROM mpnb_batches)")
     assert (result.has_failures, ranges(result), result.failures.fetchall()) == (True, [(2, 3)], [])
-    assert "not there 2026-01-02 – 2026-01-03: the same call again fetches what is missing" in str(result)
-    with pytest.raises(mpnb.ExportError, match=r"2026-01-02 – 2026-01-03: not in .*; the same call again"):
+    assert "not there 2026-01-02 – 2026-01-03: run the same call again to fetch what is missing" in str(result)
+    with pytest.raises(mpnb.ExportError, match=r"2026-01-02 – 2026-01-03: not in .*; run the same call again"):
         result.raise_for_failures()
     with result.retry() as again:
         assert (again.has_failures, again.total_rows) == (False, mp.count(day(1), day(4)))
@@ -234,7 +234,7 @@ def test_what_nobody_could_note_has_failed(sandbox, export, database, status: st
     assert ranges(result) == [(2, 2), (3, 3)]
     rows = result.failures.select("from_date, status, kind, message, retryable, hint").fetchall()
     assert rows[0][:3] == (day(2), "failed", "write")
-    assert "before it could write down what became of this batch" in rows[0][3]
+    assert "before it could record the result of this batch" in rows[0][3]
     assert rows[0][4] is True
     assert rows[0][5]
     with pytest.raises(mpnb.ExportError, match="2 batches failed"):
@@ -541,7 +541,7 @@ def test_a_table_that_is_gone_says_so(sandbox, export, database, tmp_path) -> No
     assert (result.total_rows, result.rows_outside, result.has_failures) == (0, 0, False)
     assert "0 in table 'events'" in str(result)
     with pytest.raises(
-        mpnb.TableError, match=r"table 'events' is gone from .*: the same export again fetches its days"
+        mpnb.TableError, match=r"table 'events' is gone from .*: run the same export again to fetch its days"
     ):
         _ = result.events
     missing = next(f for f in result.check().findings if f.name == "days missing")
@@ -699,13 +699,13 @@ def test_what_gives_no_names_is_refused(sandbox, export, wrong: Any) -> None:
 def test_a_name_that_brings_nothing_is_told(sandbox, export, start) -> None:
     """With the closest that the table has; once a job, and in the text of its result."""
     mp = sandbox()
-    with pytest.warns(UserWarning, match=r"no event 'Purchas' came on any day: is it 'Purchase'\?") as caught:
+    with pytest.warns(UserWarning, match=r"no event 'Purchas' was on any day; did you mean 'Purchase'\?") as caught:
         result = export(mp, events=["Purchase", "Purchas"])
     assert [w.filename.endswith("conftest.py") for w in caught] == [True]
-    assert "no event 'Purchas' came on any day" in str(result)
-    assert "no event &#x27;Purchas&#x27; came" in result._repr_mimebundle_()["text/html"]
+    assert "no event 'Purchas' was on any day" in str(result)
+    assert "no event &#x27;Purchas&#x27; was" in result._repr_mimebundle_()["text/html"]
     job = start(mp, table="other", events="Nothing")
-    with pytest.warns(UserWarning, match="no event 'Nothing' came on any day$") as caught:
+    with pytest.warns(UserWarning, match="no event 'Nothing' was on any day$") as caught:
         job.result(30)
     assert [w.filename for w in caught] == [__file__]
     assert job.result(30).total_rows == 0  # and no warning
@@ -726,7 +726,7 @@ def test_an_event_of_other_days_is_no_typo(sandbox, export, recwarn) -> None:
 @pytest.mark.filterwarnings("error")
 def test_where_warnings_are_errors_nothing_is_left_open(sandbox, export, database) -> None:
     """Nobody gets the result, so that it is closed."""
-    with pytest.raises(UserWarning, match="no event 'Nothing' came"):
+    with pytest.raises(UserWarning, match="no event 'Nothing' was"):
         export(sandbox(), events="Nothing")
     code = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE TABLE free (a INT)').fetchall()"
     subprocess.run([sys.executable, "-c", code, str(database)], check=True, timeout=60)
@@ -735,9 +735,9 @@ def test_where_warnings_are_errors_nothing_is_left_open(sandbox, export, databas
 def test_the_closest_name_is_found_whatever_its_case() -> None:
     """Other cases come first, what is nothing like it does not come at all."""
     names = ["Sign Up", "sign_up", "Purchase", "Purchased", "$ae_session"]
-    assert closest("PURCHASE", names) == ": is it 'Purchase' or 'Purchased'?"
-    assert closest("signup", names) == ": is it 'sign_up' or 'Sign Up'?"
-    assert closest("plam", ["PLAN", "Plan", "plan"]) == ": is it 'plan' or 'Plan' or 'PLAN'?"
+    assert closest("PURCHASE", names) == "; did you mean 'Purchase' or 'Purchased'?"
+    assert closest("signup", names) == "; did you mean 'sign_up' or 'Sign Up'?"
+    assert closest("plam", ["PLAN", "Plan", "plan"]) == "; did you mean 'plan' or 'Plan' or 'PLAN'?"
     assert closest("qqq", names) == ""
 
 
@@ -843,12 +843,14 @@ def test_an_opened_table_says_what_it_is_narrowed_to(sandbox, export, database) 
 def test_nothing_is_kept_where_nothing_landed(sandbox, export) -> None:
     """And where something is, its place is named."""
     mp = sandbox(faults=[Fault("status", **REFUSED)])
-    with pytest.raises(mpnb.ExportError, match=r"3 batches failed, .* Nothing has landed; result\.failures") as error:
+    with pytest.raises(
+        mpnb.ExportError, match=r"3 batches failed, .* No batch was finished; result\.failures"
+    ) as error:
         export(mp)
     error.value.result.close()
     mp.clear_faults()
     mp.add_fault(Fault("status", day(2), **REFUSED))
-    with pytest.raises(mpnb.ExportError, match=r"1 batch failed, .* What landed is kept in .*mixpanel\.duckdb"):
+    with pytest.raises(mpnb.ExportError, match=r"1 batch failed, .* Finished batches are kept in .*mixpanel\.duckdb"):
         export(mp).raise_for_failures()
 
 
@@ -857,13 +859,13 @@ def test_what_was_in_memory_is_gone_with_it(sandbox, export) -> None:
     mp = sandbox()
     result = export(mp, database=":memory:")
     result.close()
-    assert "in memory alone, and is gone" in str(result)
-    with pytest.raises(mpnb.ClosedError, match="in memory alone, and is gone"):
+    assert "in memory only, and is gone" in str(result)
+    with pytest.raises(mpnb.ClosedError, match="in memory only, and is gone"):
         _ = result.events
     with duckdb.connect() as con:
         result = export(mp, database=con)
         result.close()
-        assert "mpnb.open(con) reads it again" in str(result)
+        assert "mpnb.open(con) opens it again" in str(result)
         with mpnb.open(con) as db:
             assert db.total_rows == mp.count(day(1), day(3))
 
@@ -876,7 +878,7 @@ def test_a_stop_of_an_export_into_memory_keeps_nothing(sandbox, export) -> None:
         if progress.status == "done":
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="had landed in memory, which is gone: with database= a file"):
+    with pytest.raises(KeyboardInterrupt, match="were in memory, and are gone; a file as database= would keep them"):
         export(mp, database=":memory:", on_batch=stop)
 
 
@@ -924,13 +926,13 @@ def test_a_drop_of_what_is_not_there_is_an_error(sandbox, export, database, tmp_
     query(database, "CREATE TABLE own AS SELECT 1 AS a")
     query(database, "CREATE TABLE copy AS FROM mine")
     for wrong in ("events", "own", "copy"):
-        with pytest.raises(mpnb.TableError, match=f"has no table '{wrong}' of events, but 'mine'"):
+        with pytest.raises(mpnb.TableError, match=f"has no table '{wrong}' of events; it has 'mine'"):
             mpnb.drop(wrong, database=database)
     for wrong in ("", 5, "mpnb_batches", None):
         with pytest.raises(mpnb.TableError):
             mpnb.drop(wrong, database=database)  # type: ignore[arg-type]
     query(database, "DROP TABLE mine; CREATE VIEW mine AS FROM copy")
-    with pytest.raises(mpnb.TableError, match=r"table 'mine' in .* has other columns"):
+    with pytest.raises(mpnb.TableError, match=r"table 'mine' in .* does not have the columns"):
         mpnb.drop("mine", database=database)
     assert query(database, "SELECT count(*) FROM own") == [(1,)]
     assert query(database, "SELECT count(*) FROM copy") != [(0,)]
@@ -955,7 +957,7 @@ def test_a_table_is_not_dropped_under_an_export(sandbox, export, start, database
         return [line for n in range(100) for line in on(d, "A", n=n)]
 
     job = start(sandbox(lines=lines), day(1), day(3))
-    with pytest.raises(mpnb.TableError, match="an export into table 'events' is running: wait for it, or cancel it"):
+    with pytest.raises(mpnb.TableError, match="an export into table 'events' is running: wait for it or cancel it"):
         mpnb.drop("events", database=database)
     assert mpnb.drop("other", database=database) == mp.count(day(1), day(3))
     release.set()

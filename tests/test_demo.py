@@ -54,7 +54,7 @@ def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
         "batches   13 of 7 days (the shortest 6)",
         "requests  13 of 60 left this hour",
         "batches   11 fetched, 2 failed",
-        "1 http        Mixpanel had a problem of its own: retry in some minutes.",
+        "1 http        Mixpanel had an internal problem: retry in a few minutes.",
         "1 truncated   The answer was cut short and none of it was kept",
         "truncated  200   4         Mixpanel ended the export early: 'terminated early'",
         "http       503   4         Service Unavailable",

@@ -179,7 +179,7 @@ def test_a_place_that_is_gone_is_said_to_be(sandbox, export, con) -> None:
 
 # --- files that are no database ------------------------------------------------------------------------------------
 
-OTHERWISE = "pass another database=, or put back a copy of the file"
+OTHERWISE = "pass another database=, or restore a copy of the file"
 
 
 def parquet(path: Path) -> None:
@@ -238,8 +238,8 @@ FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("x.duckdb", lambda path: path.symlink_to("away.duckdb"), "it is a link to away.duckdb, which is missing"),
     ("x.duckdb", lambda path: path.symlink_to(path), "it is a link to .*x.duckdb, which is missing"),
     ("x.duckdb", encrypted, "it is encrypted: ATTACH it with its ENCRYPTION_KEY"),
-    ("x.duckdb", of_version(10**6), "a newer DuckDB than this one, .*, wrote it: pip install -U duckdb"),
-    ("x.duckdb", of_version(1), "an older DuckDB than this one, .*, wrote it"),
+    ("x.duckdb", of_version(10**6), r"a newer DuckDB than this one \(.*\) wrote it: pip install -U duckdb"),
+    ("x.duckdb", of_version(1), r"an older DuckDB than this one \(.*\) wrote it"),
 ]
 
 
@@ -275,7 +275,7 @@ def test_data_that_this_process_has_open_is_refused_as_well(sandbox, export, tmp
     """Nothing looks into a file that is open here: then DuckDB tells by what it makes of it."""
     mp, path = sandbox(), tmp_path / "x.json"
     path.write_text('[{"a": 1}]')
-    with path.open(), pytest.raises(mpnb.DatabaseError, match="DuckDB takes it for data, not a database"):
+    with path.open(), pytest.raises(mpnb.DatabaseError, match="DuckDB reads it as data, not a database"):
         export(mp, database=path)
     assert not mp.requests
 

@@ -102,7 +102,7 @@ UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
     "FTP": ({"HTTPS_PROXY": "ftp://127.0.0.1:21"}, r"HTTPS_PROXY begins with ftp://"),
     "small letters": ({"https_proxy": "ftp://127.0.0.1:21"}, r"https_proxy begins with"),
     "mixed letters": ({"Https_Proxy": "ftp://127.0.0.1:21"}, r"Https_Proxy begins with"),
-    "in quotes": ({"HTTPS_PROXY": '"http://127.0.0.1:21"'}, r"HTTPS_PROXY begins with what is no"),
+    "in quotes": ({"HTTPS_PROXY": '"http://127.0.0.1:21"'}, r"HTTPS_PROXY begins with something that is not"),
     "# in the password": ({"HTTPS_PROXY": "http://me:hunter#2@127.0.0.1:1"}, r"HTTPS_PROXY.*write %23 for #"),
     "# after digits": ({"HTTPS_PROXY": "http://me:12#hunter@127.0.0.1:1"}, r"HTTPS_PROXY.*%23"),
     "/ in the password": ({"HTTPS_PROXY": "http://me:hunter/2@127.0.0.1:1"}, r"HTTPS_PROXY.*%2F for /"),
@@ -116,12 +116,12 @@ UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
     "IPv6 without brackets": ({"HTTPS_PROXY": "http://::1:3128"}, r"HTTPS_PROXY cannot be read"),
     "a blank in the host": ({"HTTPS_PROXY": "http://pro xy:3128"}, r"HTTPS_PROXY.*host"),
     "no name": ({"HTTPS_PROXY": "http://a..b:3128"}, r"HTTPS_PROXY.*host"),
-    "no file": ({"SSL_CERT_FILE": "/no/such.pem"}, r"SSL_CERT_FILE names /no/such.pem, which is not there"),
+    "no file": ({"SSL_CERT_FILE": "/no/such.pem"}, r"SSL_CERT_FILE names /no/such.pem, which is missing"),
     "a folder": ({"SSL_CERT_FILE": "/"}, r"SSL_CERT_FILE names /, which is a folder"),
     "garbage": ({"SSL_CERT_FILE": __file__}, r"SSL_CERT_FILE names .*holds no certificates in PEM form"),
-    "no folder": ({"SSL_CERT_DIR": "/no/such"}, r"SSL_CERT_DIR names /no/such, which is no folder"),
-    "a file for a folder": ({"SSL_CERT_DIR": __file__}, r"SSL_CERT_DIR.*no folder"),
-    "no bundle": ({"REQUESTS_CA_BUNDLE": "/no/such.pem"}, r"REQUESTS_CA_BUNDLE.*not there"),
+    "no folder": ({"SSL_CERT_DIR": "/no/such"}, r"SSL_CERT_DIR names /no/such, which is not a folder"),
+    "a file for a folder": ({"SSL_CERT_DIR": __file__}, r"SSL_CERT_DIR.*not a folder"),
+    "no bundle": ({"REQUESTS_CA_BUNDLE": "/no/such.pem"}, r"REQUESTS_CA_BUNDLE.*missing"),
     "no log": ({"SSLKEYLOGFILE": "/no/such/keys"}, r"SSLKEYLOGFILE names /no/such/keys.*unset it"),
     "no bundle of curl's": ({"CURL_CA_BUNDLE": __file__}, r"CURL_CA_BUNDLE.*no certificates"),
 }
@@ -487,7 +487,7 @@ def waits(connection: socket.socket) -> None:
 
 # Each with what the error says, its kind, and whether the same request may succeed later.
 UNREACHED: dict[str, tuple[Callable[..., Any], str, str, bool]] = {
-    "refused": (refused, r"refuses connections: nobody listens there.*MP_API_BASE_URL", "connection", True),
+    "refused": (refused, r"refuses connections: no server is listening there.*MP_API_BASE_URL", "connection", True),
     "DNS": (
         unknown,
         r"nowhere\.invalid cannot be found: offline, or a proxy is needed \(HTTPS_PROXY\)",
@@ -502,36 +502,36 @@ UNREACHED: dict[str, tuple[Callable[..., Any], str, str, bool]] = {
     ),
     "vouched for by others": (
         vouched_for_by_others,
-        r"certificates that REQUESTS_CA_BUNDLE names do not vouch for localhost",
+        r"certificate of localhost:\d+ is not signed by those that REQUESTS_CA_BUNDLE names",
         "connection",
         False,
     ),
     "expired": (expired, r"certificate of localhost.* is not valid today.*clock", "connection", False),
-    "of another": (of_another, r"somebody else answers for localhost", "connection", False),
+    "of another": (of_another, r"another server answers for localhost", "connection", False),
     "in clear": (in_clear, r"localhost:\d+ does not speak TLS.*MP_API_BASE_URL", "connection", False),
     "alert": (of_other_ciphers, r"localhost:\d+ refuses the TLS handshake: handshake failure", "connection", True),
-    "cut off": (cut_off, r"localhost:\d+ cut the TLS handshake off: a firewall", "connection", True),
+    "cut off": (cut_off, r"localhost:\d+ cut the TLS handshake off, as a firewall", "connection", True),
     "silent": (silent_tls, r"no connection to localhost:\d+ within 0 s", "timeout", True),
     "proxy: 407": (
         by_proxy("407 Proxy Authentication Required"),
-        r"the proxy wants a login: .* of HTTPS_PROXY says '407.*user:password@ before the host in HTTPS_PROXY",
+        r"the proxy requires a login: .* of HTTPS_PROXY says '407.*user:password@ before the host in HTTPS_PROXY",
         "connection",
         False,
     ),
     "proxy: 403": (
         by_proxy("403 Forbidden"),
-        r"the proxy 127.0.0.1:\d+ of HTTPS_PROXY does not let through to mixpanel.test \(403 Forbidden\)",
+        r"the proxy 127.0.0.1:\d+ of HTTPS_PROXY does not allow connections to mixpanel.test \(403 Forbidden\)",
         "connection",
         False,
     ),
     "proxy: 502": (
         by_proxy("502 Bad Gateway"),
-        r"the proxy 127.0.0.1:\d+ of HTTPS_PROXY did not get through to mixpanel.test \(502 Bad Gateway\)",
+        r"the proxy 127.0.0.1:\d+ of HTTPS_PROXY could not connect to mixpanel.test \(502 Bad Gateway\)",
         "connection",
         True,
     ),
-    "proxy: closes": (by_server(head_of), r"proxy .* of ALL_PROXY broke the connection off", "connection", True),
-    "proxy: garbage": (by_server(says(b"x" * 99 + b"\r\n\r\n")), r"proxy .* broke the connection", "connection", True),
+    "proxy: closes": (by_server(head_of), r"proxy .* of ALL_PROXY closed the connection", "connection", True),
+    "proxy: garbage": (by_server(says(b"x" * 99 + b"\r\n\r\n")), r"proxy .* closed the connection", "connection", True),
     "proxy: silent": (by_server(waits), r"no connection to the proxy .* within 0 s", "timeout", True),
     "proxy: not after all": (
         by_server(says(b"HTTP/1.1 200 OK\r\n\r\n")),
@@ -570,7 +570,7 @@ def test_what_keeps_every_request_here_ends_the_export(
         credentials = at(mp, url)
         said, rows = failed(mpnb.export, day(1), day(90), chunk_days=1, credentials=credentials, database=database)
         until(lambda: left(credentials) == (60, 60))  # some may still connect
-    assert re.search(f"the export stopped, since every batch would fail: .*{message}", said), said
+    assert re.search(f"the export stopped because every batch would fail: .*{message}", said), said
     assert "hunter2" not in said
     assert len(rows) == 90
     assert {row[0] for row in rows} == {kind}
@@ -654,9 +654,24 @@ def test_a_stop_while_it_connects_charges_nothing(sandbox, start, monkeypatch) -
 
 # The system's own errors, which cannot be had on request: what each says.
 ERRORS: dict[str, tuple[Exception, str, str, bool]] = {
-    "no network": (OSError(errno.ENETUNREACH, "x"), "no way leads to data.mixpanel.com: offline", "connection", True),
-    "no host": (OSError(errno.EHOSTUNREACH, "x"), "no way leads to data.mixpanel.com: offline", "connection", True),
-    "network down": (OSError(errno.ENETDOWN, "x"), "no way leads to data.mixpanel.com: offline", "connection", True),
+    "no network": (
+        OSError(errno.ENETUNREACH, "x"),
+        "there is no route to data.mixpanel.com: offline",
+        "connection",
+        True,
+    ),
+    "no host": (
+        OSError(errno.EHOSTUNREACH, "x"),
+        "there is no route to data.mixpanel.com: offline",
+        "connection",
+        True,
+    ),
+    "network down": (
+        OSError(errno.ENETDOWN, "x"),
+        "there is no route to data.mixpanel.com: offline",
+        "connection",
+        True,
+    ),
     "firewall": (PermissionError(errno.EPERM, "x"), "does not let Python connect to data.mix", "connection", True),
     "firewall too": (PermissionError(errno.EACCES, "x"), "does not let Python connect", "connection", True),
     "handles": (OSError(errno.EMFILE, "x"), "too many files are open", "connection", True),
@@ -1109,7 +1124,7 @@ def test_a_proxys_password_is_not_repeated(tmp_path, monkeypatch) -> None:
     with raised.value.result as result:
         texts = [str(raised.value), *shown(raised.value), str(result.batches.fetchall())]
     assert [text for text in texts if "hunter2hunter2" in text or login in text] == []
-    assert "the proxy wants a login" in texts[0]
+    assert "the proxy requires a login" in texts[0]
 
 
 def test_what_nobody_expected_shows_no_secret(sandbox, export, monkeypatch, caplog) -> None:

@@ -285,7 +285,7 @@ Mixpanel events 2026-01-01 – 2026-01-05
   batches   2 fetched, 1 there already, 2 failed
   took      2.5 s, 12.3 kB received
   missing   2 batches:
-        1 http        Mixpanel had a problem of its own: retry in some minutes.
+        1 http        Mixpanel had an internal problem: retry in a few minutes.
         1 truncated   {result.failures.select("hint").fetchall()[0][0]}
   to retry  result = result.retry()"""
     assert repr(result) == text
@@ -367,8 +367,8 @@ def test_a_display_of_many_failures_is_short(sandbox, export) -> None:
 def test_rejected_lines_are_told(sandbox, export) -> None:
     """How many, and where they are."""
     result = export(sandbox(lines=lambda d: [*BAD_LINES, event()]), day(1), day(1))
-    assert "9 lines are no events: result.rejected holds them whole" in repr(result)
-    assert "9 lines are no events" in result._repr_mimebundle_()["text/html"]
+    assert "9 lines are not events: result.rejected holds them" in repr(result)
+    assert "9 lines are not events" in result._repr_mimebundle_()["text/html"]
 
 
 def test_a_display_may_come_while_an_export_runs(sandbox, export, start) -> None:
@@ -389,4 +389,4 @@ def test_a_result_says_what_its_batches_have_besides(sandbox, export) -> None:
     assert "outside" not in str(whole)
     part = export(mp, day(3), day(4), chunk_days=7)
     outside = mp.count(day(1), day(7)) - mp.count(day(3), day(4))
-    assert f"outside   {outside} more events of the same batches are of other days" in str(part)
+    assert f"outside   {outside} more events of the same batches belong to other days" in str(part)

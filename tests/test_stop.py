@@ -124,7 +124,7 @@ def test_cancel_comes_back_at_once(sandbox, start, database, name: str) -> None:
     until(lambda: state.is_reached(mp, seen))
     with in_time():
         job.cancel()
-        with pytest.raises(mpnb.ExportCancelled, match=r"of 5 batches are in .*; the same call again") as error:
+        with pytest.raises(mpnb.ExportCancelled, match=r"of 5 batches are in .*; run the same call again") as error:
             job.result(30)
     with error.value.result as result:
         assert result.successful_batches >= state.done

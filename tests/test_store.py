@@ -73,7 +73,7 @@ def test_a_connection_with_a_configuration_of_its_own(sandbox, export, database,
     mp = sandbox()
     with (
         duckdb.connect(str(database), **config),
-        pytest.raises(mpnb.DatabaseError, match="in this process by a connection with settings of its own"),
+        pytest.raises(mpnb.DatabaseError, match="in this process with other settings"),
     ):
         export(mp)
     assert not mp.requests
@@ -282,17 +282,17 @@ def test_a_file_that_cannot_be_a_database(sandbox, export, tmp_path, make: Any, 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("CREATE TABLE events (a INT)", "has other columns than mpnb gives it"),
-        ("CREATE VIEW events AS SELECT 1 AS a", "table 'Events' has 1 rows that are not mpnb's"),
-        ("CREATE VIEW events AS SELECT 1 AS a LIMIT 0", "has other columns than mpnb gives it"),
+        ("CREATE TABLE events (a INT)", "does not have the columns that mpnb gives it"),
+        ("CREATE VIEW events AS SELECT 1 AS a", "table 'Events' has 1 rows that mpnb did not write"),
+        ("CREATE VIEW events AS SELECT 1 AS a LIMIT 0", "does not have the columns that mpnb gives it"),
         (
             "CREATE TABLE events (event_name VARCHAR, time TIMESTAMP, distinct_id VARCHAR, device_id VARCHAR,"
             " user_id VARCHAR, insert_id VARCHAR, properties JSON, batch_id BIGINT);"
             " INSERT INTO events (event_name) VALUES ('mine')",
-            "table 'Events' has 1 rows that are not mpnb's",
+            "table 'Events' has 1 rows that mpnb did not write",
         ),
-        ("CREATE TABLE mpnb_batches (a INT)", "has other columns than mpnb gives it"),
-        ("CREATE TABLE mpnb_rejected (a INT)", "has other columns than mpnb gives it"),
+        ("CREATE TABLE mpnb_batches (a INT)", "does not have the columns that mpnb gives it"),
+        ("CREATE TABLE mpnb_rejected (a INT)", "does not have the columns that mpnb gives it"),
     ],
 )
 def test_a_table_that_is_not_ours_is_left_alone(sandbox, export, database, sql: str, message: str) -> None:
@@ -360,13 +360,13 @@ def test_a_table_has_one_source(sandbox, export, database, call: Any, other: dic
     filters = {name: value for name, value in other.items() if name != "project"}
     with pytest.raises(mpnb.TableError) as error:
         call(day(5), day(6), credentials=credentials, database=database, **filters)
-    assert f"table 'events' holds project {mp.project_id}, all events; " in str(error.value)
+    assert f"table 'events' holds project {mp.project_id}, all events, but " in str(error.value)
     assert words.format(id=mp.project_id) in str(error.value)
     assert "pass another table= or another database=" in str(error.value)
     assert len(mp.requests) == sent
 
 
-@pytest.mark.filterwarnings("ignore:no event 'Purchse' came")
+@pytest.mark.filterwarnings("ignore:no event 'Purchse' was")
 @pytest.mark.parametrize("first", [{"where": "foo("}, {"events": ["Purchse"]}, {"project": "999"}])
 def test_a_table_that_got_nothing_takes_another_source(sandbox, export, database, first: dict[str, Any]) -> None:
     """A wrong filter or project is mended by the right call, whether nothing came of it or no event was found."""
@@ -457,9 +457,11 @@ def test_open_says_which_tables_there_are(sandbox, export, database) -> None:
     with mpnb.open(database) as db:
         assert db.table == "One"
     export(mp, table="two").close()
-    with pytest.raises(mpnb.TableError, match=r"has several tables: pass table= one of 'One', 'two'"):
+    with pytest.raises(
+        mpnb.TableError, match=r"has several tables of events \('One', 'two'\): pass one of them as table="
+    ):
         mpnb.open(database)
-    with pytest.raises(mpnb.TableError, match=r"has no table 'three' of events, but 'One', 'two'"):
+    with pytest.raises(mpnb.TableError, match=r"has no table 'three' of events; it has 'One', 'two'"):
         mpnb.open(database, table="three")
     with mpnb.open(database, table="TWO") as db:
         assert db.table == "two"

@@ -42,7 +42,7 @@ def closest(name: str, names: Iterable[str]) -> str:
     # Case is what people get wrong first: it does not matter for who is close, but for who comes first.
     matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
     close = [each for match in matches for each in sorted(folded[match], key=partial(_unlike, name)) if each != name]
-    return f": is it {' or '.join(map(repr, close[:3]))}?" if close else ""
+    return f"; did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
 
 def _unlike(name: str, other: str) -> float:

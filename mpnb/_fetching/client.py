@@ -137,7 +137,7 @@ class Connection:
                     yield answer
                     return
                 target = self._redirected(target, location, answer.status_code)
-        raise FetchError(failure("http", "redirected in a circle", http_status=answer.status_code, retryable=False))
+        raise FetchError(failure("http", "too many redirects", http_status=answer.status_code, retryable=False))
 
     @contextlib.contextmanager
     def _send(self, target: str) -> Iterator[Answer]:
@@ -163,8 +163,8 @@ class Connection:
             message = f"redirected to an invalid URL: {location}"
             raise FetchError(failure("connection", message, http_status=status, retryable=False)) from None
         if (to.scheme, to.hostname, port) != (route.scheme, route.host, route.port):
-            hint = "Something between here and Mixpanel redirects: a proxy, or a wrong MP_API_BASE_URL."
-            message = f"redirected to {to.scheme}://{to.hostname}, which was not asked"
+            hint = "Something redirects requests: check for a proxy, and MP_API_BASE_URL."
+            message = f"redirected to {to.scheme}://{to.hostname}, where no request was sent"
             raise FetchError(failure("http", message, http_status=status, retryable=False, hint=hint))
         return quote(f"{to.path or '/'}?{to.query}" if to.query else to.path or "/", safe=TARGET)
 
@@ -280,7 +280,7 @@ def _keep(
         with spool.new_file(path) as file:
             for block in _blocks(answer, is_cancelled, on_bytes):
                 if not begun and not gzip and block.startswith(GZIP_MAGIC):
-                    raise FetchError(_unasked("as gzip, and its headers do not say so"))
+                    raise FetchError(_unasked("as gzip, but its headers do not say so"))
                 begun = True
                 spool.grow(path, len(block), is_cancelled)
                 with _unpacking:
@@ -290,7 +290,7 @@ def _keep(
         if is_for_other_days(
             path, verifier.last_line, request.from_date, request.to_date, gzip=gzip, is_cancelled=is_cancelled
         ):
-            hint = "A proxy, or a cache, mixes answers up: retry, and without it if this goes on."
+            hint = "A proxy or a cache seems to mix up answers: retry, and without it if this happens again."
             raise FetchError(
                 failure("decode", "the answer is for other days", http_status=200, once_more=True, hint=hint)
             )
@@ -302,8 +302,8 @@ def _keep(
 
 def _unasked(how: str) -> Failure:
     """Return the failure for a body in an encoding that was not asked for. The next one would be the same."""
-    hint = "Something between here and Mixpanel packs answers anew, a proxy perhaps: go without it, then retry."
-    return failure("decode", f"the body comes {how}", http_status=200, retryable=False, hint=hint)
+    hint = "Something between here and Mixpanel, perhaps a proxy, changes the compression of answers: retry without it."
+    return failure("decode", f"the body arrived {how}", http_status=200, retryable=False, hint=hint)
 
 
 def _unframed(answer: Answer, verifier: Verifier) -> Exception:
@@ -322,7 +322,7 @@ def _unframed(answer: Answer, verifier: Verifier) -> Exception:
                 break
     if verifier.words and verifier.words.strip():
         return NoExport(verifier.words)
-    return BodyError("truncated", "the answer has neither a length nor chunks: whether it is whole cannot be known")
+    return BodyError("truncated", "the answer has neither a length nor chunks: it is unknown whether it is whole")
 
 
 def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:

@@ -119,7 +119,7 @@ class History:
         if not self._told:
             self._told = True
             why = safe_text(f"{type(error).__name__}: {error}")
-            log.warning("the times of requests are not kept, and the quota holds in this process alone: %s", why)
+            log.warning("the times of requests cannot be saved, and the quota holds in this process only: %s", why)
 
 
 def _folder() -> Path:
@@ -160,7 +160,7 @@ def _moment(value: Any) -> float:
     except OverflowError:  # an integer of hundreds of digits
         moment = math.inf
     if not math.isfinite(moment):
-        raise ValueError("the file holds a time that is none")
+        raise ValueError("the file holds an invalid time")
     return moment
 
 

@@ -66,12 +66,13 @@ def _connecting(cause: BaseException, wire: Wire, route: Route) -> Failure:
         return failure("connection", f"{who} cannot be found{needed}", hint=_hint(wire, route, NETWORK_HINT))
     if number == errno.ECONNREFUSED:
         hint = _hint(wire, route, ADDRESS_HINT)
-        return failure("connection", f"{who} refuses connections: nobody listens there, or a firewall", hint=hint)
+        message = f"{who} refuses connections: no server is listening there, or a firewall blocks it"
+        return failure("connection", message, hint=hint)
     if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN):
-        message = f"no way leads to {who}: offline, or a proxy is needed (HTTPS_PROXY)"
+        message = f"there is no route to {who}: offline, or a proxy is needed (HTTPS_PROXY)"
         return failure("connection", message, hint=_hint(wire, route, NETWORK_HINT))
     if number in (errno.EACCES, errno.EPERM):
-        hint = "Let this Python through the firewall, then retry."
+        hint = "Allow this Python in the firewall, then retry."
         return failure("connection", f"this machine does not let Python connect to {who}", hint=hint)
     if number in (errno.EMFILE, errno.ENFILE):
         return failure("connection", f"no connection to {who}: too many files are open", hint=TOO_MANY_FILES)
@@ -87,13 +88,13 @@ def _agreeing(cause: BaseException, wire: Wire, route: Route) -> Failure:
     if isinstance(cause, ssl.SSLError) and reason in NOT_TLS:
         hint = _hint(wire, route, ADDRESS_HINT)
         if "proxy" in who and route.proxy:
-            hint = f"Most proxies are asked in clear: begin {route.proxy.variable} with http://, then retry."
+            hint = f"Most proxies use plain HTTP: begin {route.proxy.variable} with http://, then retry."
         return failure("connection", f"{who} does not speak TLS", retryable=False, hint=hint)
     if isinstance(cause, ssl.SSLError) and "ALERT" in reason:
         alert = safe_text(reason.rpartition("ALERT_")[2].replace("_", " ").lower())
         return failure("connection", f"{who} refuses the TLS handshake: {alert}", hint=_hint(wire, route, NETWORK_HINT))
     if isinstance(cause, ssl.SSLEOFError | ConnectionError):
-        message = f"{who} cut the TLS handshake off: a firewall or a company's proxy does so"
+        message = f"{who} cut the TLS handshake off, as a firewall or a company's proxy may do"
         return failure("connection", message, hint=_hint(wire, route, NETWORK_HINT))
     return _otherwise(cause, wire, route)
 
@@ -104,11 +105,11 @@ def _distrusted(cause: ssl.SSLCertVerificationError, wire: Wire, route: Route) -
         message = f"the certificate of {who} is not valid today ({why})"
         hint = "Check this machine's clock, then retry."
     elif cause.verify_code == OTHER_NAME or why.startswith(("Hostname mismatch", "IP address mismatch")):
-        message = f"somebody else answers for {who} ({why})"
-        hint = "Sign in to the network where it wants that, or check MP_API_BASE_URL, then retry."
+        message = f"another server answers for {who} ({why})"
+        hint = "Sign in to the network if it requires that, or check MP_API_BASE_URL, then retry."
     elif route.trust:
-        message = f"the certificates that {route.trust} names do not vouch for {who} ({why})"
-        hint = f"Name the right ones with {route.trust}, or unset it, then retry."
+        message = f"the certificate of {who} is not signed by those that {route.trust} names ({why})"
+        hint = f"Set {route.trust} to the right certificates, or unset it, then retry."
     else:
         message = f"this Python does not trust the certificate of {who} ({why}): a company's proxy?"
         hint = "Ask for the company's certificates and set SSL_CERT_FILE to their file, then retry."
@@ -122,12 +123,12 @@ def _asking(cause: BaseException, wire: Wire, route: Route) -> Failure:
     text = safe_text(str(cause))
     hint = f"Check {variable}, then retry."
     if not isinstance(cause, httpcore.ProxyError):
-        return failure("connection", f"{who} broke the connection off: {text or type(cause).__name__}", hint=hint)
+        return failure("connection", f"{who} closed the connection: {text or type(cause).__name__}", hint=hint)
     if text.startswith("407") or "password" in text or "USERNAME" in text:
-        hint = f"Write user:password@ before the host in {variable}, and special characters as %40 for @, then retry."
-        return failure("connection", f"the proxy wants a login: {who} says {text!r}", retryable=False, hint=hint)
+        hint = f"Write user:password@ before the host in {variable}, with special characters as %40 for @, then retry."
+        return failure("connection", f"the proxy requires a login: {who} says {text!r}", retryable=False, hint=hint)
     passes = not text.startswith("4")  # 502, 503, 504: it did not get through itself
-    verb = "did not get through to" if passes else "does not let through to"
+    verb = "could not connect to" if passes else "does not allow connections to"
     return failure("connection", f"{who} {verb} {route.host} ({text})", retryable=passes, hint=hint)
 
 

@@ -104,7 +104,7 @@ def route_to(url: str) -> Route:
     except PlanError as error:
         fault = str(error)
     except (ValueError, RuntimeError, OSError) as error:
-        fault = f"{url} cannot be reached as the environment says: {safe_text(str(error))}"
+        fault = f"{url} cannot be reached with the settings of the environment: {safe_text(str(error))}"
     else:
         return route
     # Raised here, and not where it was found: frames down there hold what the environment says, passwords included.
@@ -143,13 +143,13 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
     scheme, colon, rest = value.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if colon else ("http", scheme)
     if scheme not in PROXY_PORTS:
-        kind = f"{scheme}://" if scheme.isalnum() else "what is no proxy's address"
+        kind = f"{scheme}://" if scheme.isalnum() else "something that is not a proxy's address"
         raise PlanError(
             f"{variable} begins with {kind}: a proxy is named as http://host:port, https://host:port or "
             "socks5://host:port"
         )
     if scheme.startswith("socks") and find_spec("socksio") is None:
-        raise PlanError(f'{variable} names a SOCKS proxy, which needs one package more: pip install "httpx[socks]"')
+        raise PlanError(f'{variable} names a SOCKS proxy, which requires another package: pip install "httpx[socks]"')
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :]:
         raise PlanError(
@@ -162,11 +162,11 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
         raise PlanError(f"{variable} cannot be read: a proxy is named as {scheme}://user:password@host:port")
     port = int(found[2] or PROXY_PORTS[scheme])
     if not 1 <= port <= 65535:
-        raise PlanError(f"{variable} names a proxy at port {port}: ports are 1 to 65535")
+        raise PlanError(f"{variable} names a proxy at port {port}, but ports are 1 to 65535")
     try:
         host = _host(found[1].strip("[]"))
     except PlanError:
-        raise PlanError(f"{variable} names a proxy whose host cannot be one") from None
+        raise PlanError(f"{variable} names a proxy with an invalid host") from None
     user, _, password = login.partition(":")
     auth = (unquote(user), unquote(password)) if login else None
     return Proxy(variable, "socks5" if scheme == "socks" else scheme, host, port, auth)
@@ -213,7 +213,7 @@ def _host(name: str) -> str:
     except UnicodeError:
         host = ""
     if not re.fullmatch(r"[a-z0-9._:-]+", host):
-        raise PlanError(f"{name!r} cannot be the name of a host")
+        raise PlanError(f"{name!r} is not a valid host name")
     return host
 
 
@@ -259,7 +259,7 @@ def _unusable(error: OSError, trust: str, path: str | None) -> str:
 
 def _file(variable: str, path: str) -> str:
     if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "is not there"
+        what = "is a folder" if os.path.isdir(path) else "is missing"
         raise PlanError(f"{variable} names {path}, which {what}: set it to a file of certificates, or unset it")
     return path
 
@@ -267,7 +267,7 @@ def _file(variable: str, path: str) -> str:
 def _folders(variable: str, path: str) -> str:
     """Return folders, which OpenSSL separates as PATH does. OpenSSL does not report a missing one."""
     if not any(map(os.path.isdir, path.split(os.pathsep))):
-        raise PlanError(f"{variable} names {path}, which is no folder: set it to one with certificates, or unset it")
+        raise PlanError(f"{variable} names {path}, which is not a folder: set it to one with certificates, or unset it")
     return path
 
 

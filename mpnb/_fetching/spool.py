@@ -89,7 +89,7 @@ class SpoolFolder:
                 if enough and (at_once or used < self.max_bytes):
                     return
                 if not enough and (at_once or used == 0):
-                    raise DiskFull(f"{free / 1e6:,.0f} MB are left on the disk of {self.path.parent}")
+                    raise DiskFull(f"{free / 1e6:,.0f} MB are free on the disk of {self.path.parent}")
                 self._changed.wait(1.0)
 
     def new_file(self, path: Path) -> BinaryIO:

@@ -76,7 +76,7 @@ class NoExport(Exception):
     """
 
     def __init__(self, words: bytes) -> None:
-        super().__init__("the body is no export")
+        super().__init__("the body is not an export")
         self.words = words
 
 
@@ -136,7 +136,7 @@ class Verifier:
                 if self._inflate is None:
                     if piece[0] != GZIP_MAGIC[0]:
                         raise BodyError(
-                            "decode", f"what follows gzip member {self._members} is no gzip: {piece[:16]!r}"
+                            "decode", f"what follows gzip member {self._members} is not gzip: {piece[:16]!r}"
                         )
                     self._inflate = isal_zlib.decompressobj(wbits=31)
                     self._members += 1
@@ -153,7 +153,7 @@ class Verifier:
             if self._on_unpacked is not None:
                 self._on_unpacked(block)
             if self._json_size > BOMB_BYTES and self._json_size > self._size * BOMB_RATIO:
-                raise BodyError("decode", f"{self._size:,} bytes hold more than {self._json_size:,}: a gzip bomb")
+                raise BodyError("decode", f"{self._size:,} bytes unpack to more than {self._json_size:,}: a gzip bomb")
             if self._inflate.eof:
                 rest: bytes = self._inflate.unused_data
                 self._inflate = None
@@ -219,7 +219,7 @@ class Verifier:
         if self._inflate is not None:
             raise BodyError("truncated", f"the body ends inside gzip member {self._members}, before its trailer")
         if self._gzip and not self._members:
-            raise BodyError("truncated", "the body is said to be compressed, and not a byte of it came")
+            raise BodyError("truncated", "the body should be compressed, but it is empty")
         last = _bare(self._tail)
         if _is_marker(last):
             raise BodyError("truncated", f"Mixpanel ended the export early: {_shown(last[:80])!r}")
@@ -239,7 +239,7 @@ def ended_early(line: bytes) -> str | None:
     if _is_marker(text):
         return f"Mixpanel ended the export early: {_shown(text[:80])!r}"
     if _is_error(text):
-        return f"an error stands among the events: {_shown(text[:200])!r}"
+        return f"there is an error among the events: {_shown(text[:200])!r}"
     return None
 
 

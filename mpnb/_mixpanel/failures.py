@@ -79,12 +79,12 @@ def known_hint(text: str) -> str:
 FEWER_DAYS = Argument("chunk_days")
 SPOOL_ELSEWHERE = Phrase("spool", "spool=mpnb.Spool(folder)")
 OTHER_REGION = hint_of(
-    "The project lives in another region: set MP_REGION",
+    "The project is in another region: set MP_REGION",
     Phrase("or region", " (or region= of the credentials)"),
     " to us, eu or in.",
 )
 TOO_LARGE_DAY = hint_of(
-    "A single day is too large to export: ask for fewer events with ",
+    "A single day is too large to export: select fewer events with ",
     Argument("events", ""),
     " or ",
     Argument("where", ""),
@@ -94,27 +94,27 @@ CHECK_WHERE = hint_of("Check the ", Argument("where", ""), " expression.")
 TOO_MANY_FILES = hint_of(
     "Raise the limit of open files (ulimit -n), or pass fewer ", Argument("workers", ""), ", then retry."
 )
-FREE_SPOOL_DISK = hint_of("Free some disk, or pass ", SPOOL_ELSEWHERE, " on another, then retry.")
+FREE_SPOOL_DISK = hint_of("Free some disk space, or pass ", SPOOL_ELSEWHERE, " on another disk, then retry.")
 
 HINTS = {
-    "rate_limit": "Mixpanel's quota is spent, perhaps by a colleague: retry in an hour.",
+    "rate_limit": "The project's quota is used up, perhaps by a colleague: retry in an hour.",
     "timeout": hint_of("Mixpanel did not answer in time: retry, with a smaller ", FEWER_DAYS, " if it happens again."),
     "connection": "The connection broke: check the network, then retry.",
     "truncated": hint_of(
-        "The answer was cut short and none of it was kept: retry, with a smaller ", FEWER_DAYS, " if it goes on."
+        "The answer was cut short and nothing was kept: retry, with a smaller ", FEWER_DAYS, " if it happens again."
     ),
     "http": "Mixpanel refused the request: its message says why.",
-    "decode": "The answer was damaged on its way and none of it was kept: retry.",
-    "write": "The batch could not be written: mend what the message says, then retry.",
+    "decode": "The answer was damaged in transit and nothing of it was kept: retry.",
+    "write": "The batch could not be written: fix the cause named in the message, then retry.",
     "auth": "Mixpanel refused the credentials: check the service account, its project and MP_REGION.",
-    "cancelled": "It was stopped before this batch was done: retry to go on.",
+    "cancelled": "The export was stopped before this batch was done: retry to continue.",
 }
 
 # What Mixpanel's messages call a filter and its parts; where= is a request's address that is said back.
 ABOUT_FILTER = re.compile(r"\b(where(?!=)|selector|filter|expression|operators?|operands?|syntax)\b", re.IGNORECASE)
 
 NO_EXPORT = (
-    "Something between here and Mixpanel answered in its place, such as a proxy that wants a sign-in: do what it says,"
+    "Something else answered instead of Mixpanel, such as a proxy that requires a sign-in: do what it says,"
     " or check HTTPS_PROXY and MP_API_BASE_URL, then retry."
 )
 # What refusals say whose status got lost on the way, by the status that has the same rules. The first two may come from
@@ -154,7 +154,7 @@ def from_answer(
     if status == 200:
         meant = _status_meant(message, body)
         if meant is None:
-            text = f"the answer is no export: {message}"
+            text = f"the answer is not an export: {message}"
             return failure("http", text, http_status=200, retryable=False, stranger=True, hint=NO_EXPORT)
         why = from_answer(meant, body, retry_after, where=where, asks_for_today=asks_for_today, now=now)
         # Only its words say what it is, and each request is one of the hour's.
@@ -168,25 +168,25 @@ def from_answer(
     if status in (401, 403) or (status == 400 and "authenticate" in lower):
         return failure("auth", message, http_status=status, retryable=False, hits_all=True)
     if status == 402:
-        hint = "The project's plan does not include raw exports: ask its owner."
+        hint = "The project's plan does not include raw exports: ask the project's owner."
         return failure("http", message, http_status=status, retryable=False, hits_all=True, hint=hint)
     if status == 404:
-        hint = "The address has no export API: check MP_REGION and MP_API_BASE_URL."
+        hint = "There is no export API at this address: check MP_REGION and MP_API_BASE_URL."
         return failure("http", message, http_status=status, retryable=False, hits_all=True, hint=hint)
     if status == 413 or (status == 400 and "too large" in lower):
         return failure("http", message, http_status=status, retryable=False, hint=TOO_LARGE_DAY, too_large=True)
     if status == 400 and "later than today" in lower:
-        hint = "The day has not begun in the project's time zone: retry later."
+        hint = "The day has not begun yet in the project's time zone: retry later."
         return failure("http", message, http_status=status, hint=hint, retryable=False, too_large=asks_for_today)
     if status == 400:
         about_filter = where is not None and _speaks_of(where, message)
         hint = CHECK_WHERE if about_filter else HINTS["http"]
         return failure("http", message, http_status=status, retryable=False, hits_all=about_filter, hint=hint)
     if status in (407, 511):
-        hint = "Something in between wants a login: sign in to the network, or name its proxy (HTTPS_PROXY)."
+        hint = "The network requires a login: sign in to it, or set its proxy (HTTPS_PROXY)."
         return failure("http", message, http_status=status, retryable=status == 511, hint=hint)
     if status >= 500 or status in (408, 425) or 200 <= status < 300:
-        hint = "Mixpanel had a problem of its own: retry in some minutes."
+        hint = "Mixpanel had an internal problem: retry in a few minutes."
         return failure("http", message, http_status=status, hint=hint, wait=_seconds(retry_after, now))
     return failure("http", message, http_status=status, retryable=False)
 
@@ -211,7 +211,7 @@ def from_os_error(error: OSError) -> Failure:
     """Return the failure for a spool file that cannot be written. The next batch would fail alike."""
     hints = {
         errno.EMFILE: TOO_MANY_FILES,
-        errno.ENOENT: "The spool folder was deleted meanwhile: retry, which makes it anew.",
+        errno.ENOENT: "The spool folder was deleted during the export: retry, which creates it again.",
     }
     message = safe_text(f"the spool file cannot be written: {error}")
     hint = hints.get(error.errno or 0, FREE_SPOOL_DISK)

@@ -140,7 +140,7 @@ def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: Cale
     if provisional:
         due = [day for day in provisional if calendar.is_due(there[day])]
         late = (
-            f"fetched before all their events had come: {_ranges(provisional)}; an export of these days fetches them"
+            f"fetched before all their events had arrived: {_ranges(provisional)}; an export of these days fetches them"
             " once more when their late days are over" + (f", and now {_ranges(due)}" if due else "")
         )
     yield Finding("days provisional", "note" if provisional else "ok", len(provisional), late)
@@ -158,7 +158,7 @@ def _without_events(cursor: DuckDBPyConnection, events: str, mine: str, asked: t
         [first, last],
     )
     days = [day for (day,) in rows]
-    detail = f"nothing happened on them, or the answer lacked them, which mode='refresh' would show: {_ranges(days)}"
+    detail = f"nothing happened on them, or the answer lacked them (mode='refresh' fetches them again): {_ranges(days)}"
     return Finding("days without events", "note" if days else "ok", len(days), detail if days else "")
 
 
@@ -168,7 +168,7 @@ def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
         f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM (SELECT count(*) AS n FROM {events} WHERE insert_id IS NOT NULL"
         f" GROUP BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')} HAVING n > 1)",
     )
-    detail = "the same by Mixpanel's rule as another: deduplicated() leaves them out" if count else ""
+    detail = "copies of another event by Mixpanel's rule: deduplicated() leaves them out" if count else ""
     return Finding("duplicates", "note" if count else "ok", count, detail)
 
 
@@ -179,7 +179,7 @@ def _rejected(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
         "SELECT count(*) FILTER (NOT in_events), count(*) FILTER (in_events)"
         f" FROM {REJECTED} WHERE {of_table(table)} AND batch_id IN ({held})",
     )
-    parts = ["are no events, and kept whole in rejected"] if count else []
+    parts = ["are not events, and are kept unchanged in rejected"] if count else []
     if more:
         parts.append(f"{more:,} more are events with keys that the table has no column for")
     return Finding("rejected lines", "note" if parts else "ok", count, "; ".join(parts))
@@ -223,9 +223,9 @@ def _unusable(cursor: DuckDBPyConnection, events: str, now: datetime) -> Finding
         cursor,
         f"SELECT count(*) FILTER (time IS NULL), count(*) FILTER (NOT ({_usable(now)})) FROM {events}",
     )
-    parts = [f"{missing:,} have none, or none that is a number"] if missing else []
+    parts = [f"{missing:,} have none, or one that is not a number"] if missing else []
     parts += [f"in {out:,} it lies before 1970 or after tomorrow"] if out else []
-    detail = f"events without a usable time: {', '.join(parts)}; properties has it as it came" if parts else ""
+    detail = f"events without a usable time: {', '.join(parts)}; properties has it unchanged" if parts else ""
     return Finding("unusable times", "note" if parts else "ok", missing + out, detail)
 
 
@@ -248,7 +248,7 @@ def _offset(offset: TimeOffset, rows: int) -> Finding:
         detail = f"time is not UTC but {shares} of the events: the project is older than 2023, and its times are local"
         return Finding(name, "note", offset.shifted, detail)
     if rows and not offset.is_known:
-        detail = f"whether time is UTC, these events do not tell: {offset.why_unknown()}"
+        detail = f"these events do not show whether time is UTC: {offset.why_unknown()}"
         return Finding(name, "note", 0, detail)
     return Finding(name, "ok", 0, "")
 

@@ -55,7 +55,7 @@ def _drop(store: Store, asked: str) -> int:
         with entering:
             ledger.settle_dead(cursor, running)
         if ledger.unfinished_exports(cursor, name):
-            raise TableError(f"an export into table {name!r} is running: wait for it, or cancel it")
+            raise TableError(f"an export into table {name!r} is running: wait for it or cancel it")
         layout.check_records(cursor, store.label, name, COLUMNS)
         is_there = columns_of(cursor, name) is not None
         with transaction(cursor):

@@ -83,7 +83,7 @@ def to_parquet(
     """Write events as Parquet files, as ``ExportResult.to_parquet()`` describes."""
     path = local_path(folder, "folder", "pass one on this machine, and copy the files from there")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise PlanError(f"{shown(path)} is there and not empty: pass another folder", argument="folder")
+        raise PlanError(f"{shown(path)} exists and is not empty: pass another folder", argument="folder")
     query = _query(reader, events, options)
     given = [] if partition_by is None else partition_by
     parts = [given] if isinstance(given, str) else listed("partition_by", given)
@@ -108,7 +108,7 @@ def _may_write(cursor: DuckDBPyConnection, query: str) -> None:
         run(cursor, query)
     except duckdb.PermissionException as error:
         why = safe_text(str(error))
-        raise PlanError(f"this DuckDB must not write files, and arrow() and pyarrow can: {why}") from None
+        raise PlanError(f"this DuckDB may not write files; use arrow() and pyarrow instead: {why}") from None
 
 
 @contextlib.contextmanager

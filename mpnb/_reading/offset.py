@@ -77,7 +77,7 @@ class TimeOffset:
     def why_unknown(self) -> str:
         """Return in one clause why the offset is unknown."""
         if self.arrivals:
-            return "they arrived long after they happened, each at its own delay, as imports do"
+            return "they arrived long after they happened, with different delays, as imports do"
         return "none of them says when it arrived ($mp_api_timestamp_ms or mp_processing_time_ms)"
 
 

@@ -77,7 +77,7 @@ class Reader:
                 if columns_of(cursor, self.table):
                     raise
             raise TableError(
-                f"table {self.table!r} is gone from {self.store.label}: the same export again fetches its days"
+                f"table {self.table!r} is gone from {self.store.label}: run the same export again to fetch its days"
             ) from None
 
     # --- the ledger --------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class Reader:
                 return []
             there = [name for (name,) in run(cursor, f"SELECT DISTINCT event_name FROM {quoted(self.table)}")]
         return [
-            f"no event {name!r} came on any day{closest(name, there)}" for name in source.events if name not in there
+            f"no event {name!r} was on any day{closest(name, there)}" for name in source.events if name not in there
         ]
 
     # --- for analysis ------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def local_time(reader: Reader, zone: str, *, project_timezone: str | None = None
         for each in (zone, "UTC" if project_timezone is None else project_timezone):
             known = "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1"
             if not isinstance(each, str) or not is_text(each) or not run(cursor, known, [each]):
-                raise PlanError(f"no time zone is called {brief(each)}; their names are like 'Europe/Berlin'")
+                raise PlanError(f"there is no time zone {brief(each)}; names are like 'Europe/Berlin'")
         if project_timezone is None:
             _check_is_utc(cursor, reader.selection)
     # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.
@@ -81,7 +81,7 @@ def _check_is_utc(cursor: DuckDBPyConnection, selection: Selection) -> None:
         )
     if not offset.is_known and any(batch.rows for batch in held):
         raise PlanError(
-            f"whether time is UTC, these events do not tell: {offset.why_unknown()}. Pass project_timezone='UTC' for a"
+            f"these events do not show whether time is UTC: {offset.why_unknown()}. Pass project_timezone='UTC' for a"
             " project made since 2023, for an older one the time zone of its settings",
             argument="project_timezone",
         )

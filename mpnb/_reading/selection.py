@@ -15,8 +15,8 @@ from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, UNMET
 
 # What the failure table says of batches whose export has ended and could not note how they did.
-UNNOTED = "the export ended before it could write down what became of this batch"
-UNNOTED_HINT = "The ledger could not be written: free some disk or mend what else it is, then retry."
+UNNOTED = "the export ended before it could record the result of this batch"
+UNNOTED_HINT = "The ledger could not be written: free some disk space or fix the cause, then retry."
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def forget_typed(reader: Reader) -> None:
         if not _exists(cursor):
             return
         if ledger.unfinished_exports(cursor, reader.table):
-            raise TableError(f"an export into table {reader.table!r} is running: wait for it, or cancel it")
+            raise TableError(f"an export into table {reader.table!r} is running: wait for it or cancel it")
         try:
             with transaction(cursor):
                 forget(cursor, reader.table)

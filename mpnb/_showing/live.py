@@ -50,4 +50,4 @@ def panel_of(job: Any) -> Any:
     """Return the panel of an ``ExportJob``. Raises ``RuntimeError`` where no notebook has registered."""
     for notebook in _notebooks:
         return notebook.panel(job)
-    raise RuntimeError("nothing here shows widgets")
+    raise RuntimeError("there is no front end here that shows widgets")

@@ -22,7 +22,7 @@ def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | Non
     """
     store = reader.store
     if halted_by is not None:
-        return Message(f"the export stopped, since every batch would fail: {halted_by}. ", halted_by.hint)
+        return Message(f"the export stopped because every batch would fail: {halted_by}. ", halted_by.hint)
     if store.closed:
         count = outcome.failed_batches + outcome.cancelled_batches
         return f"{count:,} {plural(count, 'batch', 'batches')} failed; this result was closed: {store.afterwards}"
@@ -36,11 +36,13 @@ def failed(reader: Reader, outcome: Outcome, call: str, halted_by: Failure | Non
         unnoted = reader.selection.unnoted_ranges(cursor)
     if not rows:
         if unnoted:
-            return Message(f"{in_words(unnoted)}: not in {store.label}; ", SAME_CALL, " again fetches what is missing")
+            return Message(
+                f"{in_words(unnoted)}: not in {store.label}; run ", SAME_CALL, " again to fetch what is missing"
+            )
         return "nothing failed"
     kind, message, status, hint, most, count = rows[0]
     why = Failure(kind, message, http_status=status)
-    kept = f"What landed is kept in {store.label}" if reader.has_landed() else "Nothing has landed"
+    kept = f"Finished batches are kept in {store.label}" if reader.has_landed() else "No batch was finished"
     return Message(
         f"{count:,} {plural(count, 'batch', 'batches')} failed, {most:,} of them by {kind}: {why}. ",
         known_hint(hint),
@@ -59,7 +61,5 @@ def stopped(reader: Reader, outcome: Outcome, *, closing: bool) -> str:
     done = outcome.successful_batches + outcome.skipped_batches
     line = f"cancelled: {done:,} of {done + outcome.failed_batches + outcome.cancelled_batches:,} batches "
     if closing and reader.store.name == MEMORY:
-        return Message(
-            f"{line}had landed in memory, which is gone: with ", Argument("database", ""), " a file, they are kept"
-        )
-    return Message(f"{line}are in {reader.store.label}; ", SAME_CALL, " again fetches the rest")
+        return Message(f"{line}were in memory, and are gone; a file as ", Argument("database", ""), " would keep them")
+    return Message(f"{line}are in {reader.store.label}; run ", SAME_CALL, " again to fetch the rest")

@@ -82,14 +82,12 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
         facts.append(("only", source.filter_in_words()))
     facts += [("note", sentence) for sentence in reader.unheard()]
     if unnoted:
-        facts.append(("not there", Message(f"{unnoted}: ", SAME_CALL, " again fetches what is missing")))
+        facts.append(("not there", Message(f"{unnoted}: run ", SAME_CALL, " again to fetch what is missing")))
     if outside := rows_outside:
-        facts.append(("outside", f"{outside:,} more events of the same batches are of other days"))
+        facts.append(("outside", f"{outside:,} more events of the same batches belong to other days"))
     if outcome.rejected_lines:
         where = Phrase("rejected", f"{call}.rejected")
-        facts.append(
-            ("rejected", Message(f"{outcome.rejected_lines:,} lines are no events: ", where, " holds them whole"))
-        )
+        facts.append(("rejected", Message(f"{outcome.rejected_lines:,} lines are not events: ", where, " holds them")))
     if store.closed:
         facts.append(("closed", store.afterwards))
     count = sum(n for _, n, _ in kinds)

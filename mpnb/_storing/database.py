@@ -35,7 +35,7 @@ LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
-_OTHERWISE = Message("pass another ", Argument("database", ""), ", or put back a copy of the file")
+_OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")
 
 # A relation keeps its cursor alive and so the database open, also when the store is gone.
 _instance_of: weakref.WeakKeyDictionary[DuckDBPyConnection, Instance] = weakref.WeakKeyDictionary()
@@ -232,8 +232,8 @@ class Store:
     def afterwards(self) -> str:
         """Return what to say of a database that was closed."""
         if self.name == MEMORY:
-            return "what it held was in memory alone, and is gone"
-        return f"mpnb.open({'con' if self.path is None else repr(self.name)}) reads it again"
+            return "its data was in memory only, and is gone"
+        return f"mpnb.open({'con' if self.path is None else repr(self.name)}) opens it again"
 
     @property
     def closed(self) -> bool:
@@ -284,7 +284,7 @@ class Store:
             DatabaseError: it cannot be opened.
         """
         if self.path is None:
-            raise DatabaseError(f"{self.label} was declared invalid by DuckDB: connect to it anew")
+            raise DatabaseError(f"{self.label} was invalidated by DuckDB: connect to it again")
         path = self.path
         self.close()
         # What still holds the dead instance is nobody's any more, but for the frames of errors that were met.
@@ -395,14 +395,14 @@ def check_path(path: Path, create: bool) -> None:
     """
     name = shown(path)
     if path.is_dir():
-        raise DatabaseError(f"{name} is a folder: name a file in it, such as {name}/mixpanel.duckdb")
+        raise DatabaseError(f"{name} is a folder: pass a file in it, such as {name}/mixpanel.duckdb")
     if not path.exists():
         if path.is_symlink():
             raise DatabaseError(f"{name} cannot be opened: it is a link to {shown(path.readlink())}, which is missing")
         if not create:
             raise DatabaseError(f"there is no database at {name}")
         if not path.parent.is_dir():
-            raise DatabaseError(f"there is no folder {shown(path.parent)}: make it first")
+            raise DatabaseError(f"there is no folder {shown(path.parent)}: create it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DatabaseError(
             f"{name} cannot be written: change its permissions, or pass another ", Argument("database", "")
@@ -422,7 +422,7 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
         with contextlib.closing(connection.cursor()) as cursor:
             query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
             if path and run(cursor, query) == [(None,)]:
-                raise DatabaseError(f"{name} cannot be opened: DuckDB takes it for data, not a database: ", _OTHERWISE)
+                raise DatabaseError(f"{name} cannot be opened: DuckDB reads it as data, not a database: ", _OTHERWISE)
             alone = _connections(cursor) <= 2  # this one and its cursor
             return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
     except BaseException as error:
@@ -445,19 +445,19 @@ def _why_not(text: str) -> str:
     if re.search(r"\block\b|used by another process", text):
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
-        return f"is open in another process{by}: close it there, such as by a restart of that kernel"
+        return f"is open in another process{by}: close it there, for example by restarting that kernel"
     if "must be restarted" in text:
         return (
-            "cannot be opened while something of this process holds what failed: close the other results and "
-            "connections on this file, then the same again"
+            "cannot be opened while this process still uses it after a failure: close the other results and "
+            "connections on this file, then try again"
         )
     if "different configuration" in text:
-        return "is open in this process by a connection with settings of its own, such as read_only: close it first"
+        return "is open in this process with other settings, such as read_only: close that connection first"
     if found := re.search(r"version number (\d+), but we can only read .*?between \d+ and (\d+)", text):
         is_newer = int(found[1]) > int(found[2])
         way = "pip install -U duckdb" if is_newer else "EXPORT DATABASE there, IMPORT DATABASE here"
         age = "a newer" if is_newer else "an older"
-        wrote = f"cannot be opened: {age} DuckDB than this one, {duckdb.__version__}, wrote it: {way}, or "
+        wrote = f"cannot be opened: {age} DuckDB than this one ({duckdb.__version__}) wrote it: {way}, or "
         return Message(wrote, _OTHERWISE)
     if "encrypted" in text:
         return Message(
@@ -468,12 +468,12 @@ def _why_not(text: str) -> str:
     if re.search(r"\bWAL\b", text):
         # What the log has is in whole transactions of whole batches, and was not in the file before.
         return Message(
-            f"cannot be opened: {safe_text(text)}: put back a copy of it and of its .wal, or move the .wal away: the ",
-            "file alone has all but what landed last, and ",
+            f"cannot be opened: {safe_text(text)}: restore a copy of it and of its .wal, or move the .wal away: the ",
+            "file alone lacks only the latest batches, and ",
             SAME_CALL,
-            " fetches that again",
+            " fetches them again",
         )
-    return Message(f"cannot be opened: {safe_text(text)}: ", _OTHERWISE, ", and of its .wal where there is one")
+    return Message(f"cannot be opened: {safe_text(text)}: ", _OTHERWISE, ", and of its .wal if there is one")
 
 
 def _create(path: Path) -> DuckDBPyConnection:

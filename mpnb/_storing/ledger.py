@@ -61,7 +61,7 @@ def exists(cursor: DuckDBPyConnection) -> bool:
     found = columns_of(cursor, LEDGER)
     if found is not None and found != list(LEDGER_COLUMNS):
         raise TableError(
-            f"table {LEDGER!r} has other columns than mpnb gives it: pass another ", Argument("database", "")
+            f"table {LEDGER!r} does not have the columns that mpnb gives it: pass another ", Argument("database", "")
         )
     return found is not None
 
@@ -83,14 +83,13 @@ def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> st
     """
     there = tables_of(cursor) if exists(cursor) else []
     if not there:
-        raise TableError(f"{label} has no events yet: ", Phrase("export", "mpnb.export()"), " brings some")
+        raise TableError(f"{label} has no events yet: fetch some with ", Phrase("export", "mpnb.export()"))
     if table is None and len(there) > 1:
-        raise TableError(
-            f"{label} has several tables: pass ", Argument("table", ""), f" one of {', '.join(map(repr, there))}"
-        )
+        names = ", ".join(map(repr, there))
+        raise TableError(f"{label} has several tables of events ({names}): pass one of them as ", Argument("table", ""))
     name = {name.lower(): name for name in there}.get((table or there[0]).lower())
     if name is None:
-        raise TableError(f"{label} has no table {brief(table)} of events, but {', '.join(map(repr, there))}")
+        raise TableError(f"{label} has no table {brief(table)} of events; it has {', '.join(map(repr, there))}")
     return name
 
 
@@ -119,11 +118,11 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
         if columns_of(cursor, table) is not None:
             [(rows,)] = run(cursor, f"SELECT count(*) FROM {quoted(table)}")
             if rows:
-                found = f"table {table!r} has {rows:,} rows that are not mpnb's: pass another "
+                found = f"table {table!r} has {rows:,} rows that mpnb did not write: pass another "
                 raise TableError(found, Argument("table", ""))
     elif not there.is_same(source) and not is_free_for(cursor, table, source):
         raise TableError(
-            f"table {table!r} holds {there}; ",
+            f"table {table!r} holds {there}, but ",
             Phrase("this call", "this call"),
             f" asks for {source}: pass another ",
             Argument("table", ""),
@@ -428,4 +427,4 @@ def status_of(cursor: DuckDBPyConnection, table: str, batch_id: int) -> tuple[st
 
 def _expect(noted: int, batches: int) -> None:
     if noted != batches:
-        raise LedgerError(f"the ledger has {noted:,} of {batches:,} batches that were to be noted")
+        raise LedgerError(f"the ledger has {noted:,} of {batches:,} batches that were to be recorded")

@@ -29,9 +29,9 @@ from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lin
 from mpnb._storing.ledger import Arrival, LedgerError
 from mpnb._storing.running import entering, registration, running
 
-FREE_DISK = hint_of("Free some disk, then run ", SAME_CALL, " again: every batch that is done is in the file.")
+FREE_DISK = hint_of("Free some disk space, then run ", SAME_CALL, " again: all finished batches are in the file.")
 SPOOL_CHANGED = hint_of(
-    "Its spool file changed before it was written, and nothing of it was kept: retry, with ",
+    "The batch's spool file changed before it was written, and nothing of it was kept: retry, with ",
     SPOOL_ELSEWHERE,
     " on another disk if it happens again.",
 )
@@ -95,7 +95,7 @@ class Table:
         with entering:
             ledger.settle_dead(cursor, running)
         if ledger.unfinished_exports(cursor, self._table):
-            raise TableError(f"an export into table {self._table!r} is running: wait for it, or cancel it")
+            raise TableError(f"an export into table {self._table!r} is running: wait for it or cancel it")
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
         """Enter batches into the ledger, create missing tables, and forget batches whose rows are gone."""
@@ -239,14 +239,14 @@ class Table:
     def _write_error(self, error: duckdb.Error) -> WriteError:
         text = safe_text(str(error))
         if isinstance(error, duckdb.InterruptException) or self._stopping.is_set():
-            return WriteError(Failure("cancelled", "stopped while it was written", hint=HINTS["cancelled"]))
+            return WriteError(Failure("cancelled", "stopped while the batch was written", hint=HINTS["cancelled"]))
         if isinstance(error, duckdb.FatalException):
             return WriteError(failure("write", text, hits_all=True, hint=FREE_DISK))
         if isinstance(error, duckdb.OutOfMemoryException):
             return WriteError(failure("write", text, hint=SMALLER_BATCHES))
         # A commit that meets a full disk comes as an error of the transaction.
         if isinstance(error, duckdb.IOException) or "Could not write file" in text:
-            hint = "Free some disk or mend the folder, then retry: every batch that is done is in the file."
+            hint = "Free some disk space or fix the folder, then retry: all finished batches are in the file."
             return WriteError(failure("write", text, hits_all=True, hint=hint))
         return WriteError(failure("write", text))
 

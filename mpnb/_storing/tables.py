@@ -67,7 +67,7 @@ def _check_columns(cursor: DuckDBPyConnection, label: str, name: str, columns: C
     there = columns_of(cursor, name)
     if there is not None and (there != list(columns) or _is_view(cursor, name)):
         raise TableError(
-            f"table {name!r} in {label} has other columns than mpnb gives it: pass another ",
+            f"table {name!r} in {label} does not have the columns that mpnb gives it: pass another ",
             Argument("table", ""),
             ", or another ",
             Argument("database", ""),

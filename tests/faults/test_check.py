@@ -184,7 +184,7 @@ def test_times_that_cannot_be_meant_are_counted(table: Callable[..., mpnb.Export
     check = table(lines).check()
     finding = found(check, "unusable times")
     assert (finding.status, finding.count) == ("note", 54)
-    assert "30 have none, or none that is a number, in 24 it lies before 1970 or after tomorrow" in finding.detail
+    assert "30 have none, or one that is not a number, in 24 it lies before 1970 or after tomorrow" in finding.detail
     # The usable ones are of other days, but of days that there are.
     assert found(check, "outside their days").count == 24
 

@@ -81,7 +81,7 @@ def test_a_full_disk_under_the_database_keeps_what_is_committed(server: Sandbox,
     answer = answer_of(asked(server, path, FIRST, LAST, limits=limits))
     assert answer["failed"] >= 5
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
-        ("write", "Free some disk or mend the folder, then retry: every batch that is done is in the file.")
+        ("write", "Free some disk space or fix the folder, then retry: all finished batches are in the file.")
     }
     assert "File too large" in answer["failures"][0][1]
     assert_resumes(server, path, 2 + answer["done"])
@@ -108,7 +108,7 @@ def test_a_full_disk_under_the_spool_keeps_what_is_committed(server: Sandbox, pa
     answer = answer_of(asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000}))
     assert (answer["done"], answer["failed"]) == (0, 6)
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
-        ("write", "Free some disk, or pass spool=mpnb.Spool(folder) on another, then retry.")
+        ("write", "Free some disk space, or pass spool=mpnb.Spool(folder) on another disk, then retry.")
     }
     assert_resumes(server, path, 2)
 
@@ -228,7 +228,7 @@ def test_a_corrupt_file_is_refused_and_left_alone(spoil: Callable[[Path], None],
     before, count = path.read_bytes(), len(server.requests)
     with pytest.raises(mpnb.DatabaseError, match="cannot be opened") as raised:
         export(server, path)
-    assert "put back a copy of the file" in str(raised.value)
+    assert "restore a copy of the file" in str(raised.value)
     assert path.read_bytes() == before
     assert len(server.requests) == count
 
@@ -247,7 +247,7 @@ def test_a_spoiled_log_is_told_and_can_be_done_without(server: Sandbox, path: Pa
     spoiled = bytearray(log.read_bytes())
     spoiled[len(spoiled) // 2] ^= 0xFF
     log.write_bytes(spoiled)
-    with pytest.raises(mpnb.DatabaseError, match=r"put back a copy of it and of its \.wal, or move the \.wal away"):
+    with pytest.raises(mpnb.DatabaseError, match=r"restore a copy of it and of its \.wal, or move the \.wal away"):
         mpnb.open(torn)
     log.unlink()
     with mpnb.open(torn) as db:

@@ -142,7 +142,7 @@ def test_credentials_that_are_refused_are_one_line(shell: Shell, mp: Sandbox, mo
     monkeypatch.setenv("MP_SECRET", "not-the-secret")  # pragma: allowlist secret
     ran = shell.run("%mpexport 2026-01-01 2026-03-31")
     assert isinstance(ran.error, mpnb.ExportError)
-    assert ran.out.startswith("ExportError: the export stopped, since every batch would fail: HTTP 401")
+    assert ran.out.startswith("ExportError: the export stopped because every batch would fail: HTTP 401")
     assert ran.out.count("\n") == ONE_LINE
     assert "not-the-secret" not in ran.out + ran.err
 
@@ -261,7 +261,7 @@ def test_cancel_stops_what_runs_in_the_background(shell: Shell, mp: Sandbox) -> 
     until(lambda: all(job.progress().ended == 6 for job in jobs), 20)
     ran = shell.run("%mpexport --cancel")
     assert ran.value is None
-    line = "cancelled: 6 of 7 batches are in mixpanel.duckdb; the same command again fetches the rest\n"
+    line = "cancelled: 6 of 7 batches are in mixpanel.duckdb; run the same command again to fetch the rest\n"
     assert ran.out == line * 2
     assert all(job.done() for job in jobs)
     assert shell("%mpexport --status").cancelled_batches == 1

@@ -225,16 +225,18 @@ def test_a_name_that_the_table_lacks_is_an_error(result: mpnb.ExportResult, name
         ):
             with pytest.raises(mpnb.PlanError, match=f"there is no event '{name}' in ") as error:
                 ask(events)
-            assert ("is it 'Purchase'?" in str(error.value)) == (name == "Purchas")
+            assert ("did you mean 'Purchase'?" in str(error.value)) == (name == "Purchas")
 
 
 def test_a_name_that_only_the_relation_lacks_is_zero_and_a_warning(result: mpnb.ExportResult) -> None:
     """Narrowed by mpnb or by the user, who gets the closest name that is there."""
-    with pytest.warns(UserWarning, match="events has no 'Sign Up', though the table has: it counts as 0") as caught:
+    with pytest.warns(UserWarning, match="events has no 'Sign Up', although the table has: it counts as 0") as caught:
         assert segmentation(result.event(["Purchase"]), "Sign Up").fetchall() == []
     assert [w.filename for w in caught] == [__file__]
     mine = result.events.filter("event_name = 'Purchase'")
-    with pytest.warns(UserWarning, match=r"events has no 'Purchas', which counts as 0: is it 'Purchase'\?") as caught:
+    with pytest.warns(
+        UserWarning, match=r"events has no 'Purchas', which counts as 0; did you mean 'Purchase'\?"
+    ) as caught:
         assert [row[2] for row in funnel(mine, ["Purchase", "Purchas"], timedelta(days=1)).fetchall()] == [2, 0]
     assert [w.filename for w in caught] == [__file__]
     with pytest.warns(UserWarning, match="events has no 'Sign Up', which counts as 0$"):
@@ -279,16 +281,16 @@ def test_raw_events_are_split_by_a_property(result: mpnb.ExportResult, by: str) 
 
 def test_a_column_or_property_that_is_not_there_is_an_error(result: mpnb.ExportResult) -> None:
     """With the closest, of raw and of typed events; and so is what SQL cannot read."""
-    with pytest.raises(mpnb.PlanError, match=r"no column or property '\$oss': is it '\$os'"):
+    with pytest.raises(mpnb.PlanError, match=r"no column or property '\$oss'; did you mean '\$os'"):
         segmentation(result.events, by="$oss")
-    with pytest.raises(mpnb.PlanError, match=r"no column 'amonut': is it 'amount'"):
+    with pytest.raises(mpnb.PlanError, match=r"no column 'amonut'; did you mean 'amount'"):
         segmentation(result.event("Purchase"), by="amonut")
-    with pytest.raises(mpnb.PlanError, match="no column or property 'a b c d e f g', and as SQL it cannot be read"):
+    with pytest.raises(mpnb.PlanError, match="no column or property 'a b c d e f g', and it is not valid SQL"):
         segmentation(result.events, by="a b c d e f g")
     with pytest.raises(mpnb.PlanError, match="by must be a column, a property or an expression of SQL, not 5"):
         segmentation(result.events, by=5)  # type: ignore[arg-type]
     for condition in ("amount > 0", "$os = 'iOS'", "amount >"):
-        with pytest.raises(mpnb.PlanError, match=r"cannot be read as SQL .* properties->>'/its name'"):
+        with pytest.raises(mpnb.PlanError, match=r"is not valid SQL .* properties->>'/its name'"):
             segmentation(result.events, ("Purchase", condition))
     with pytest.raises(mpnb.PlanError, match="events has no column 'who'"):
         segmentation(result.events, user="who")

@@ -226,7 +226,7 @@ def test_columns_are_asked_for_by_property_or_by_name(exported: values.Exporter)
                 relation = result.event("E", columns=asked, materialize=materialize)
                 assert relation.columns[5:] == columns
             assert result.event("E", columns=[], materialize=materialize).columns[4:] == ["insert_id"]
-            with pytest.raises(mpnb.PlanError, match="there is no property 'plam': is it 'plan'"):
+            with pytest.raises(mpnb.PlanError, match="there is no property 'plam'; did you mean 'plan'"):
                 result.event("E", columns=["plam"], materialize=materialize)
         assert result.event(["E"], columns=["x"]).columns == [
             "event_name", "time", "distinct_id", "device_id", "user_id", "insert_id", "x",
@@ -236,7 +236,7 @@ def test_columns_are_asked_for_by_property_or_by_name(exported: values.Exporter)
 def test_an_event_that_is_not_there_is_named(exported: values.Exporter) -> None:
     """A name that no event has raises, with the names that are close, and writes nothing."""
     with exported([{"n": 1}], event="Purchase") as result:
-        with pytest.raises(mpnb.PlanError, match=r"no event 'Purchace'.*is it 'Purchase'"):
+        with pytest.raises(mpnb.PlanError, match=r"no event 'Purchace'.*did you mean 'Purchase'"):
             result.event(["Purchase", "Purchace"])
         with pytest.raises(mpnb.PlanError, match="a list of them"):
             result.event([])
