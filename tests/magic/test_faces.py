@@ -234,9 +234,9 @@ def test_what_an_export_tells_of_itself_shows_names_verbatim(name: str, mp: Sand
         )
     assert status == 0
     assert f"in table {name!r} of {name}/x.duckdb" in captured.stdout
-    assert f"no event {name!r} came on any day" in captured.stdout
+    assert f"no event {name!r} was on any day" in captured.stdout
     assert f"mpnb: TO {to} is after today" in captured.stderr
-    assert f"mpnb: no event {name!r} came on any day" in captured.stderr
+    assert f"mpnb: no event {name!r} was on any day" in captured.stderr
 
 
 def test_credentials_of_the_environment_are_named_by_their_variables(
