@@ -65,10 +65,6 @@ class Message(str):
         made.parts = flat
         return made
 
-    def __getnewargs__(self) -> tuple[str | Word, ...]:  # type: ignore[override]
-        """Let copies keep the parts."""
-        return self.parts
-
     @property
     def subject(self) -> str | None:
         """Return the name of the argument that it begins with, ``None`` where it begins otherwise."""

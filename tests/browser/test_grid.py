@@ -280,7 +280,7 @@ def test_text_can_be_read_in_light_and_dark(notebook: Callable[..., Notebook]) -
         book.output(2).get_by_label("Workers").fill("3")
         expect(button(book.output(2), "Start")).to_be_enabled()
         book.output(2).get_by_label("Days a batch").fill("x")
-        expect(book.output(2).get_by_role("alert")).to_contain_text("or auto")
+        expect(book.output(2).get_by_role("alert")).to_contain_text("or 'auto'")
         texts = ".mpnb-panel :is(label, summary, input, select, textarea, .mpnb-phase, .mpnb-hint, [role=alert], "
         texts += ".mpnb-button[aria-disabled=false]), .mpnb-result :is(th, td, li, code, summary)"
         for theme, background in (("JupyterLab Dark", "#111"), ("JupyterLab Light", "white")):
