@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import subprocess
@@ -290,6 +291,20 @@ def test_the_map_of_modules_is_complete() -> None:
         elif (path / "__init__.py").exists():
             real.add(f"{path.parent.name}/{path.name}/")
     assert told == real
+
+
+def test_docstrings_say_what_is_returned_and_what_a_class_is() -> None:
+    """None in the package begins with "Give" or "Say" for a value, or with "Hold" for a class that has some."""
+    begun = re.compile(r"(Give|Say|Hold)s?\b")
+    docstrings = [
+        (f"{path.relative_to(ROOT)} {getattr(node, 'name', '')}", text)
+        for path in sorted((ROOT / "mpnb").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (text := ast.get_docstring(node))
+    ]
+    assert len(docstrings) > 900
+    assert [place for place, text in docstrings if begun.match(text)] == []
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -1,9 +1,9 @@
 """
 Protection of a forked child process whose parent has DuckDB open.
 
-The child has DuckDB's memory, but none of its threads: it would read what was in the file at that moment, write over
-what its parent writes, and at its end fold the parent's log into the file. So it opens no file that its parent had
-open, and ends without a word to DuckDB.
+The child has DuckDB's memory, but none of its threads: it would read an old state of the file, overwrite what its
+parent writes, and at its exit merge the parent's log into the file. So the child opens no file that its parent had
+open, and exits without calling DuckDB.
 """
 
 from __future__ import annotations

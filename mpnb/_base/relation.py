@@ -1,9 +1,10 @@
 """
 Relations that a result returns: DuckDB's own, wrapped so that they can be combined and read independently.
 
-DuckDB ties each to one connection. Those of two connections do not combine, and of one connection what is half read is
-in the way of the next query (DuckDB 2.0), or is cut short by it without a word (1.5). So what is kept here is how a
-relation is made: each step and each reading makes it on a connection of its own, and those that it combines with, too.
+DuckDB binds each relation to one connection. Relations of two connections cannot be combined, and on one connection a
+half-read result blocks the next query (DuckDB 2.0), or is silently cut short by it (1.5). So a relation here stores how
+it is made: each step and each read makes it again on a connection of its own, with the relations that it is combined
+with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The state of every batch of an export, in one place.
 
-Workers and the writer write it, the callback, the text line and the panel read it. It knows nothing of who reads.
+Workers and the writer update it; the callback, the text line and the panel read it. It knows nothing of its readers.
 """
 
 from __future__ import annotations

@@ -105,10 +105,10 @@ class Engine:
         """
         Start the threads, which wait for ``run`` or ``abandon``. In the caller's thread, before either.
 
-        With fewer threads than it asked for an export is slower, and that is all.
+        With fewer threads than requested, an export is only slower.
 
         Raises:
-            RuntimeError: not even two threads can be made.
+            RuntimeError: not even two threads can be started.
         """
         self._writer.start()
         for _ in range(min(self._workers, sum(task.batch.most_parts for task in self._tasks.values()) or 1)):
@@ -135,7 +135,7 @@ class Engine:
         Run the export to its end, and write the final status of every batch to the ledger.
 
         Raises:
-            Exception: what nobody expected, once everything was ended and closed all the same.
+            Exception: an unexpected error, after everything was ended and closed.
         """
         self._writer.begin()
         self._go.set()
@@ -393,9 +393,9 @@ class Engine:
         """
         End the export if two batches failed because nothing gets out of this machine.
 
-        Before the first request got through, one attempt of each is enough: an address, a proxy or a certificate is
-        wrong. But batches that are about to get through, or not, have their say first. Later, last attempts alone
-        count: networks come and go.
+        Before any request has got through, one attempt of each is enough: an address, a proxy or a certificate is
+        wrong. But requests in flight are waited for, since one may get through. Later, only last attempts count, since
+        networks come and go.
         """
         with self._changed:
             has_reached = self._has_reached or any(connection.sent for connection in self._active)
@@ -506,7 +506,7 @@ class Engine:
         """
         Send a batch back to the workers, if its lines show that its answer ended early and an attempt is left.
 
-        One that is written together with others goes by its first answer: they would wait for it.
+        A batch of a group is not fetched again: the rest of its group would have to wait for it.
         """
         if task.attempts >= MAX_ATTEMPTS or task.group is not None or self._stopping.is_set():
             return False

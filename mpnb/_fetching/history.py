@@ -1,8 +1,8 @@
 """
 When a project was queried: a small file in the user's state folder, so that the quota holds across processes.
 
-It is a help, never a condition. State that is broken, gone, locked or read-only leaves a process with what it knows by
-itself; then, and after a clock was set back, Mixpanel's own 429 is what holds an export back.
+An export works without it. If the file is damaged, missing, locked or read-only, a process knows only its own requests;
+then, and after the clock was set back, Mixpanel's 429 is what limits an export.
 """
 
 from __future__ import annotations

@@ -164,8 +164,9 @@ class RateLimiter:
         Let no request of the project start for some seconds, and return the time at which that ends.
 
         Args:
-            hour_is_full: Mixpanel says that the hour is used up. What is missing of it here was then asked by others,
-                and nobody knows when: it is taken for spread over the hour, so that places come back one by one.
+            hour_is_full: Mixpanel says that the hour's quota is used up. Others must have sent the requests that are
+                not known here, at unknown times: they are assumed to be spread over the hour, so that requests become
+                possible again one by one.
         """
         with self._changed, self._exclusive():
             now = self._clock()

@@ -32,10 +32,11 @@ class Failure:
         hits_all: every other batch would fail in the same way.
         too_large: fewer days at once may get through.
         wait: seconds to wait before the next attempt as the server asked, ``None`` for a backoff.
-        queries_over: of a 429, by how many queries the rolling hour was over its limit, 0 where it was not.
-        unreached: no request left this machine. Nothing is charged for it, and others are likely to meet the same.
-        stranger: somebody else answered in Mixpanel's place. Others are likely to meet the same.
-        once_more: a second answer of its kind ends the batch, since more of them would cost requests for nothing.
+        queries_over: for a 429, by how many queries the rolling hour was over its limit; 0 if it was not.
+        unreached: no request left this machine. It does not count for the quota, and other batches are likely to fail
+            in the same way.
+        stranger: something else answered instead of Mixpanel. Other batches are likely to fail in the same way.
+        once_more: a second answer of this kind ends the batch, since further requests would be wasted.
     """
 
     kind: str

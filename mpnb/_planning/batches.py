@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         from_date, to_date: first and last day, both inclusive.
-        replaces: ids of the ledger's batches whose rows go in the transaction that brings these.
+        replaces: ids of batches of the ledger whose rows are deleted in the transaction that writes this one.
     """
 
     from_date: date
@@ -59,9 +59,9 @@ class HeldBatch:
     A batch that the ledger holds: its days are in the table, complete.
 
     Attributes:
-        rows: as many as the table has of it.
-        requested_at: when the request began that brought it, in UTC: what arrived later is not in it.
-        lost: how many of the rows that came the table does not have any more.
+        rows: number of its rows in the table.
+        requested_at: when its request began, in UTC; events that arrived at Mixpanel later are not in it.
+        lost: number of its rows that were written and are no longer in the table.
     """
 
     batch_id: int
@@ -87,8 +87,8 @@ class Calendar:
     Attributes:
         now: the time in UTC.
         late_days: for how many days after a day events of it may still arrive.
-        lag: how long after midnight in UTC the project's day ends: more than 0 in projects older than 2023 whose zone
-            is west of UTC.
+        lag: how long after midnight in UTC the project's day ends; more than 0 in projects older than 2023 with a zone
+            west of UTC.
     """
 
     now: datetime
@@ -113,8 +113,8 @@ class Calendar:
         """
         Whether an export that covers a day of this batch fetches the batch again.
 
-        A batch is replaced whole, so it is due once: when the late days of its last day are over. It is due at once
-        where its last day had not ended, for which that day has a batch of its own.
+        A batch is replaced as a whole, so it is due once: when the late days of its last day are over. If its last day
+        had not ended when it was requested, it is due at once; for this reason, such a day has a batch of its own.
         """
         last = held.to_date
         had_ended = held.requested_at >= (self._end_of(last) if held.from_date == last else _midnight_after(last))
@@ -176,18 +176,17 @@ def make_batches(
     """
     Decide which days to fetch, in which batches, and which of the ledger's batches to keep.
 
-    A batch of the ledger is replaced whole and by one batch alone, so that no day is ever gone: it is an atom here,
-    as a day that the ledger does not hold is. Neighbouring atoms share a batch up to ``chunk_days`` days.
+    A batch of the ledger is replaced as a whole and by a single batch, so that no day is ever missing. So it is an atom
+    here, like a day that the ledger does not hold. Adjacent atoms share a batch of up to ``chunk_days`` days.
 
     Args:
-        ranges: first and last days that are asked for, in date order, apart from each other. None of them shares a
-            batch with the one before.
+        ranges: first and last days to be covered, in date order, without overlaps. No batch spans two of them.
         held: the table's batches in the ledger, which do not overlap each other.
         is_stale: whether one of them is to be fetched again.
-        are_apart: whether neighbours do not share a batch although there is room.
+        are_apart: whether adjacent ones must not share a batch although there is room.
 
     Returns:
-        The batches to fetch and the held ones that stay, both in date order.
+        The batches to fetch and the held ones to keep, both in date order.
     """
     asked = _days_in(ranges)
     overlapping = sorted((h for h in held if _has(h, asked)), key=lambda h: h.from_date)

@@ -110,10 +110,10 @@ def repeated(
     """
     Count the events that have a property twice or more.
 
-    It costs something only where there are any: where a name occurs more often than events have a value of it.
+    The count is needed only if there are any: if a name occurs more often than events have a value for it.
 
     Args:
-        occurrences: of the names that were scanned, how often they occur.
+        occurrences: how often each of the scanned names occurs.
         seen: what the scan found.
     """
     values: Counter[tuple[int, str]] = Counter()
@@ -256,9 +256,9 @@ def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ())
     """
     Return the columns of an event: the project's own properties first, then Mixpanel's, each in order.
 
-    A property that one of the five columns of every event holds as it is has no other. A name that differs from
-    another by case alone, or is taken, gets a number: the first of them in the order of code points keeps it, the
-    next is ``name_2``, or the first number that no other property bears.
+    A property that is one of the five columns of every event has no column besides. If names differ only in case, or a
+    name is taken, the first one in the order of code points keeps its name; the next one becomes ``name_2``, or has the
+    first number that gives a free name.
 
     Args:
         taken: further names that no property can have.

@@ -27,8 +27,8 @@ class Selection:
     Attributes:
         table: the events table.
         days: first and last day, both inclusive; ``None`` for the whole ledger.
-        fetched: ranges of days that the call set out to fetch, whether or not the table held them.
-        since: the first id of the batches that were to bring them. Ids grow, so what came before has a smaller one.
+        fetched: ranges of days that the call had to fetch, whether or not the table held them.
+        since: the first id of the batches for these days. Ids grow, so earlier batches have smaller ids.
     """
 
     table: str
@@ -81,8 +81,8 @@ class Selection:
         """
         Return the query for the events of these days.
 
-        By batch, since events lie outside their days in projects older than 2023; by ``time`` only where a batch has
-        other days as well.
+        They are selected by batch, since in projects older than 2023 events may lie outside their days; and by ``time``
+        only if a batch has other days as well.
         """
         # Two scans: DuckDB skips the second where no batch reaches beyond, and an OR would take twice as long.
         rows = f"SELECT * FROM {quoted(self.table)} WHERE"
@@ -106,9 +106,9 @@ class Selection:
         """
         Return the query for ``batch_id``, ``day`` of the days that are missing, one row per failed batch.
 
-        A day that was asked for is met once the table holds it; one that the call set out to fetch must have come
-        since. ``batch_id`` is null where no note is left of who was to bring it, or where somebody fetches it now. Of
-        the whole ledger, a day is missing that failed and has not come since.
+        A day that was asked for is missing until the table holds it; a day that the call had to fetch is missing until
+        it was fetched since. ``batch_id`` is null if no batch of the ledger accounts for the day, or if it is being
+        fetched now. For the whole ledger, a day is missing if it failed and was not fetched since.
 
         Args:
             ended: exports that ended without a note in the ledger, see ``ledger.ended_exports``.

@@ -1,7 +1,7 @@
 """
 The database: opened next to a user's own connections, with a cursor for every reader.
 
-One DuckDB connection is for one thread at a time, so the connection kept here runs nothing: it only hands out cursors.
+A DuckDB connection is for one thread at a time, so the connection kept here runs no queries: it only makes cursors.
 """
 
 from __future__ import annotations
@@ -95,15 +95,15 @@ class Store:
     """
     An open database, which hands out cursors. Any thread may call any method.
 
-    A connection that is passed keeps its tables where it is at that moment: in its ``current_database()`` and
-    ``current_schema()``, which no cursor of it would take over by itself.
+    For a connection of the caller, the tables are in its ``current_database()`` and ``current_schema()`` at this
+    moment, which its cursors do not inherit by themselves.
 
     Args:
         database: a path, ``":memory:"``, or an open DuckDB connection, which stays the caller's.
-        create: whether a file that is missing is made.
+        create: whether to create a missing file.
 
     Raises:
-        DatabaseError: it cannot be opened; the message names the process that holds it, where the system tells.
+        DatabaseError: it cannot be opened; if another process has it open and is known, the message names it.
     """
 
     def __init__(self, database: str | os.PathLike[str] | DuckDBPyConnection, *, create: bool = True) -> None:
@@ -148,7 +148,7 @@ class Store:
         """
         Return a cursor for this package's queries, for one thread. The store closes it at the latest.
 
-        No setting that the user made changes what these queries give.
+        Its queries return the same whatever settings the user has changed.
 
         Raises:
             ClosedError: the store was closed.
@@ -310,7 +310,7 @@ class Store:
         """
         Keep the write-ahead log that a commit within the block may create readable by its owner alone.
 
-        DuckDB makes it anew after each checkpoint, with the mode that the process's umask leaves.
+        DuckDB creates the log again after each checkpoint, with the mode of the process's umask.
         """
         log = self.path and self.path.with_name(self.path.name + ".wal")
         return contextlib.nullcontext() if log is None or log.exists() else _owner_only()
@@ -319,8 +319,9 @@ class Store:
         """
         Merge the write-ahead log into the file, if nothing else in this process has it open.
 
-        Done while the settings of the export hold: the checkpoint of ``close()`` would merge row groups. Where somebody
-        else has it open, a disk that is full would end the instance for them as well, and nobody could open it anew.
+        Called while the settings of the export apply, since the checkpoint of ``close()`` would merge row groups. If
+        others have the file open, it is left out: a full disk would invalidate the instance for them too, and the file
+        could not be opened again.
         """
         if not self._instance.ours:
             return
@@ -342,7 +343,8 @@ def _place_of(connection: DuckDBPyConnection) -> Place:
     """
     Return the database and schema that a connection uses for unqualified names.
 
-    As the names of the columns of a query that is bound and never run: a result of the user's may be half read.
+    They are read from the column names of a query that is bound but never run, since the user may have half read a
+    result on this connection.
     """
     names = (f"""'"' || replace({each}, '"', '""') || '"'""" for each in ("current_database()", "current_schema()"))
     relation = connection.sql(f"FROM query('SELECT 1 AS ' || {' || $$, 2 AS $$ || '.join(names)})")
@@ -391,7 +393,7 @@ def check_path(path: Path, create: bool) -> None:
     Check that a path is or can become a database. Nothing else in this process may open it at the same time.
 
     Raises:
-        DatabaseError: something else is there, it is missing and must not be made, or it cannot be written.
+        DatabaseError: something else is there, it is missing and must not be created, or it cannot be written.
     """
     name = shown(path)
     if path.is_dir():
@@ -480,11 +482,11 @@ def _create(path: Path) -> DuckDBPyConnection:
     """
     Create a new database file that only its owner can read, and open it.
 
-    It gets its name when it is whole: a process that is killed, or a disk that fills, while DuckDB writes the headers
-    would leave a file that never opens again.
+    The file gets its name when it is complete. Otherwise, a killed process or a full disk while DuckDB writes the
+    headers would leave a file that can never be opened.
 
-    DuckDB 1.5 gives new files a storage version without zstd unless it is asked for another: asked so, the file is
-    less than half as large, and any DuckDB since 1.2 reads it.
+    By default, DuckDB 1.5 creates files of a storage version without zstd. With the version requested here, the file is
+    less than half as large, and any DuckDB since 1.2 can read it.
     """
     with _owner_only():
         fresh = path.with_name(f"{_unfinished(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
@@ -500,7 +502,7 @@ def _create(path: Path) -> DuckDBPyConnection:
 
 
 def _name(fresh: Path, path: Path) -> None:
-    """Give a finished file its final name, unless another process has made a file of that name meanwhile."""
+    """Rename a finished file to its final name, unless another process has made a file of that name meanwhile."""
     try:
         os.link(fresh, path)
     except FileExistsError:

@@ -27,8 +27,8 @@ class Landed:
 
     Attributes:
         status: ``done`` or ``empty``.
-        rows: how many are there of it.
-        rejected: how many of its lines are no records.
+        rows: number of its rows in the table.
+        rejected: number of its lines that are not records.
     """
 
     status: str
@@ -49,9 +49,9 @@ class Destination(Protocol):
 
     def admission(self) -> AbstractContextManager[None]:
         """
-        Let nobody else begin an export into the same place within the block. What is admitted there is kept at its end.
+        Keep other exports into the same place from beginning within the block; at its end, commit what was admitted.
 
-        Whatever the block raises, nothing of it is left. Raises ``TableError`` where an export is under way already.
+        If the block raises, nothing of it is kept. Raises ``TableError`` if an export is running already.
         """
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
@@ -77,7 +77,8 @@ class Destination(Protocol):
         Replace a batch that is too large by smaller ones.
 
         Returns:
-            They and their ids, none where it cannot be split or noted; and their group, if they land together.
+            The smaller batches with their ids, or none if the batch cannot be split or recorded; and their group, if
+            they land together.
         """
 
     def interrupt(self) -> None:
@@ -91,13 +92,13 @@ class Destination(Protocol):
         Record how batches ended that did not land, and close the export's others with ``status`` and ``why``.
 
         Args:
-            ends: of those that were tried or are not noted yet, each with its status.
+            ends: the end of each batch that was tried or is not recorded yet, with its status.
 
         Returns:
-            Those that have landed after all, by their index on the board.
+            Batches that have landed after all, by their index on the board.
 
         Raises:
-            MpnbError: it cannot be written now. A second call is worth a try.
+            MpnbError: the records cannot be written now. A second call may succeed.
         """
 
     def finish(self, *, fold: bool) -> None:

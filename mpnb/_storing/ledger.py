@@ -1,10 +1,10 @@
 """
 The ledger: one row per batch, in the database itself, so that any state or failure can be queried.
 
-Of one table, the rows that are ``done`` or ``empty`` never overlap in days. A batch is known by its table and its id:
-ids of older files may be those of batches of another table as well. Within a table ids grow: what was asked for later
-has a greater one, whatever the clock says. Every function takes the cursor of the thread that calls it; those that
-write are called within a transaction of their caller.
+The days of a table's batches that are ``done`` or ``empty`` never overlap. A batch is identified by its table and its
+id: in older files, batches of two tables may have the same id. Within a table ids grow: a later request has a greater
+id, whatever the clock says. Every function takes a cursor of the calling thread; functions that write must be called
+within a transaction.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
     Check that a table accepts events of this source.
 
     Raises:
-        TableError: it holds another source, or rows that the ledger knows nothing of.
+        TableError: it holds another source, or rows that are not in the ledger.
     """
     there = source_of(cursor, table) if exists(cursor) else None
     if there is None:
@@ -163,7 +163,7 @@ def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     """
     Return the same batches, compared with the table: its rows may have been deleted, or the table dropped.
 
-    It reads one column of the table, which holds few values: 5,000,000 rows take 20 ms.
+    It reads one column of the table, which has few distinct values: 5,000,000 rows take 20 ms.
     """
     there: dict[int, int] = {}
     if columns_of(cursor, table):
@@ -188,8 +188,8 @@ def failed_days(mine: str, ended: Sequence[str] = ()) -> str:
     Return the query for ``batch_id``, ``day`` of the days of batches that failed or were cancelled.
 
     Args:
-        mine: condition for the rows that count: of one table, perhaps of some days.
-        ended: exports whose batches have failed, though they stand there as if they were under way.
+        mine: condition for the ledger rows that count: of one table, perhaps of some days.
+        ended: exports whose batches have failed although the ledger has them as unfinished.
     """
     failed = f"status IN {UNMET}"
     if ended:
@@ -217,7 +217,7 @@ def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
     """
     Mark as cancelled what a dead process left unfinished. ``running`` are the exports of this process.
 
-    A database that is open for reading alone stays as it is: those batches are in no list, and their days are missing.
+    A database that is open read-only stays as it is: those batches are in no list, and their days count as missing.
     """
     if is_read_only(cursor):
         return

@@ -83,8 +83,8 @@ class Instance:
     Any thread may call any method. ``reading`` lends a cursor of the calling store.
 
     Args:
-        defaults: the settings that it was opened with, where it was mpnb that opened it. What has another value since
-            then is somebody's own, and stays. ``None`` where somebody else did: all settings are theirs.
+        defaults: the settings that the instance was opened with, if mpnb opened it. A setting that has changed since
+            was changed by the user, and stays. ``None`` if the user opened it: all settings are the user's.
     """
 
     def __init__(self, defaults: dict[str, str] | None) -> None:
@@ -103,7 +103,7 @@ class Instance:
         """
         Apply what an export needs; when the last export ends, restore what nobody else has changed.
 
-        What DuckDB refuses is left as it is, such as a memory limit below what a query of the user's holds now.
+        A setting that DuckDB refuses is left out, such as a memory limit below what a query of the user needs now.
 
         Args:
             is_alone: says by a cursor whether the store's are the only connections.
@@ -180,7 +180,7 @@ def with_defaults(cursor: DuckDBPyConnection) -> None:
     """
     Apply ``DEFAULTS`` to one cursor.
 
-    What this DuckDB does not know is left out, and nothing is set where the user has locked the configuration.
+    Settings unknown to this DuckDB are left out, and nothing is set if the user has locked the configuration.
     """
     for name, value in DEFAULTS.items():
         with contextlib.suppress(duckdb.Error):

@@ -1,7 +1,7 @@
 """
 A DuckDB table as the place where batches land: each in one transaction with its ledger row.
 
-What writes is one cursor, the writer's. The rest is asked by cursors that are lent for a moment.
+Only the writer's cursor writes rows. Everything else uses cursors that are borrowed for a moment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Table:
 
     Args:
         store: the database.
-        table: name of the events table, made where it is missing.
+        table: name of the events table, created if missing.
     """
 
     def __init__(self, store: Store, table: str, resource: Resource, export_id: str) -> None:
@@ -72,7 +72,7 @@ class Table:
         Keep other exports of this process out, and commit at the end of the block what was admitted in it.
 
         Raises:
-            TableError: another export into the same table is under way, or a table is not ours.
+            TableError: another export into the same table is running, or a table was not made by mpnb.
             DatabaseError: the database cannot be written.
         """
         with registration, self._store.committing(), self._store.reading() as cursor:
@@ -117,7 +117,7 @@ class Table:
         Write batches in one transaction.
 
         Raises:
-            WriteError: nothing of them is in the table.
+            WriteError: the batches were not written; nothing of them is in the table.
         """
         try:
             try:
@@ -312,11 +312,11 @@ class Table:
         """
         Record in one transaction how batches ended, and close whatever else the export left open.
 
-        Those that were tried say so, each for itself; all others in one statement.
+        Batches that were tried get a statement each, all others share one.
 
         Returns:
-            Those that have landed after all, by index: nobody could ask whether a commit got through while the database
-            was invalid.
+            Batches that have landed after all, by index: while the database was invalid, it was unknown whether a
+            commit had succeeded.
 
         Raises:
             DatabaseError: it cannot be written.

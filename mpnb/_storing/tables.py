@@ -6,8 +6,8 @@ The tables that mpnb keeps in a database besides the events: how they are create
     mpnb_rejected    lines that are no events, whole
     mpnb_batch_ids   the sequence that ids of batches come from: no two batches of a file ever have the same one
 
-Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger. Each later layout brings one migration,
-which runs in the transaction of whoever opens the file, and a file of it in ``tests/files``.
+Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger. Each later layout comes with a migration,
+which runs in the first transaction after the file is opened, and with a sample file in ``tests/files``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _has_zstd(cursor: DuckDBPyConnection) -> bool:
     """
     Whether the file can hold zstd columns: its storage version must be 1.2 or later.
 
-    Where it cannot, DuckDB takes the setting, and then leaves the column uncompressed.
+    If it cannot, DuckDB accepts the setting, but leaves the column uncompressed.
     """
     [(tags,)] = run(cursor, "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()")
     version = re.match(r"v(\d+)\.(\d+)", (tags or {}).get("storage_version", "v9.9"))

@@ -1,7 +1,7 @@
 """
 The writer thread: it passes batches to their destination in the order of arrival, small ones together.
 
-What it is handed waits in a bounded queue.
+Batches wait for it in a bounded queue.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class Sender(Protocol):
 
 class Writer(threading.Thread):
     """
-    Write queued batches until ``finish()`` was called and none is left. Not a daemon: the interpreter waits for a
-    running query.
+    A thread that writes queued batches until ``finish()`` was called and the queue is empty.
+
+    It is not a daemon: the interpreter waits for a running query.
 
     Args:
-        name: tells its thread from others.
+        name: name of the thread.
         destination: where batches land.
-        sender: hands them over.
+        sender: the side that queues them.
     """
 
     def __init__(self, name: str, destination: Destination, sender: Sender) -> None:

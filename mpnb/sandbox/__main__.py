@@ -27,7 +27,7 @@ from mpnb.sandbox._sandbox import Sandbox, serve
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandbox") -> int:
     """
-    Run the sandbox from a command line.
+    Run the sandbox from the command line.
 
     Args:
         argv: options; those of the process without.
@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace) -> Sandbox:
 
 
 def environment(mp: Sandbox) -> dict[str, str]:
-    """Return the environment variables that make mpnb ask this sandbox."""
+    """Return the environment variables that make mpnb use this sandbox."""
     return {
         "MP_USERNAME": mp.credentials.username,
         "MP_SECRET": mp.credentials.secret,
@@ -103,7 +103,7 @@ def _greeting(mp: Sandbox) -> str:
 
 def fault(text: str) -> Fault:
     """
-    Read a fault: ``KIND``, ``KIND:DAY``, or a status in place of the kind, such as ``503:2026-01-02``.
+    Parse a fault: ``KIND``, ``KIND:DAY``, or a status instead of the kind, such as ``503:2026-01-02``.
 
     Raises:
         argparse.ArgumentTypeError: with what is wrong about it.
@@ -125,7 +125,7 @@ def _day(text: str) -> date:
 
 
 def _kinds() -> str:
-    """Return what the package says of the kinds of faults, without markup: from here, they strike halfway."""
+    """Return the package's table of fault kinds without markup; from here, faults strike halfway."""
     places = {"up to *at*": "up to the middle", ", *at*": "", "*at*": "halfway", "`": ""}
     rows = re.findall(r"^\| (\w+) +\| (.+?) *\|$", mpnb.sandbox.__doc__ or "", re.MULTILINE)[1:]
     told = {
@@ -140,7 +140,7 @@ def _kinds() -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line."""
+        """Print one line and exit with status 2."""
         self.exit(2, f"{self.prog}: {safe_text(message)} ({self.prog} --help shows what there is)\n")
 
 

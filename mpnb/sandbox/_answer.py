@@ -1,4 +1,4 @@
-"""An answer to an export request: its body as a fault would have it, and how that goes over the wire."""
+"""An answer to an export request: its body, with or without a fault, and how it is sent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INSIDE = {"terminated_inside": b"terminated early", "error_inside": b'{"error": 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    Hold what is sent: a status, headers that do not frame, and a body.
+    An answer to be sent: a status, headers without those of framing, and a body.
 
     Args:
         total: bytes of the body, or ``None`` where it is made while it is sent.
@@ -58,7 +58,7 @@ class Answer:
     copies: int = 1
 
     def send(self, wire: Wire, head: Callable[[int, dict[str, str]], bytes]) -> None:
-        """Send it; ``head`` makes the bytes of the status line and headers."""
+        """Send the answer; ``head`` makes the bytes of the status line and headers."""
         framed = dict(self.headers)
         if self.framing == "chunked":
             framed["Transfer-Encoding"] = "chunked"
@@ -78,7 +78,7 @@ def refusal(
     headers: Mapping[str, str] | None = None,
     retry_after: float | str | None = None,
 ) -> Answer:
-    """Make an answer that is no export; without a body, it says what Mixpanel says with this status."""
+    """Return an answer that is not an export; without a body, it has Mixpanel's text for this status."""
     said = BODIES.get(status, f"made-up status {status}") if body is None else body
     text = said if isinstance(said, str) else json.dumps(said)
     kind = "application/json" if not isinstance(said, str) else "text/html" if text.startswith("<") else "text/plain"
@@ -92,7 +92,7 @@ def refusal(
 
 def refused_by(fault: Fault, path: str, other_host: str) -> Answer | None:
     """
-    Make the answer of a fault that gives no export, or ``None`` for every other fault.
+    Return the answer of a fault that sends no export, or ``None`` for every other fault.
 
     Args:
         path: the target of the request, with its query.
@@ -119,7 +119,7 @@ def refused_by(fault: Fault, path: str, other_host: str) -> Answer | None:
 @dataclass(slots=True)
 class Export:
     """
-    Hold the body of an export on its way to an answer.
+    The body of an export, before it becomes an answer.
 
     Args:
         parts: the days that were asked for.
@@ -135,7 +135,7 @@ class Export:
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/plain"})
 
     def put_bad_lines(self, fault: Fault) -> tuple[date, tuple[bytes, ...]] | None:
-        """Put the lines of a bad_lines fault in, and tell where."""
+        """Insert the lines of a bad_lines fault, and return the day and the lines."""
         day = bad_lines_day(fault, {day: each.count for day, each in self.parts.items()})
         if day is None:
             return None
@@ -146,7 +146,7 @@ class Export:
         return day, bad
 
     def answer(self, fault: Fault | None) -> Answer:
-        """Make the answer, spoiled by the fault."""
+        """Return the answer, changed by the fault."""
         kind = fault.kind if fault else ""
         if fault and kind in ("bomb", "long_line"):
             return self._bomb(fault)
@@ -266,7 +266,7 @@ def _lines_from(parts: list[Part], skip: int) -> Iterator[bytes]:
 
 
 def _inside(pieces: list[bytes], offset: int) -> int:
-    """Move an offset so that a gzip body cut there has lost something, and is neither empty nor whole members."""
+    """Move an offset so that a gzip body cut there is incomplete, and neither empty nor a sequence of whole members."""
     borders = set(accumulate(map(len, pieces)))
     total = max(borders, default=0)
     offset = min(max(offset, 1), max(total - 1, 0))
@@ -274,7 +274,7 @@ def _inside(pieces: list[bytes], offset: int) -> int:
 
 
 def _header_of_all_fields() -> bytes:
-    """Make the header of a gzip member that has every field that one may have (RFC 1952, 2.3.1)."""
+    """Return the header of a gzip member with every optional field (RFC 1952, 2.3.1)."""
     fields = b"".join(
         [
             HEADER[:3] + b"\x1f" + HEADER[4:],
@@ -309,7 +309,7 @@ def _spoil_gzip(pieces: list[bytes], fault: Fault) -> list[bytes]:
 def narrowed(
     parts: Mapping[date, Part], keep: Callable[[list[bytes]], list[bytes]], limit: int | None
 ) -> dict[date, Part]:
-    """Return parts with the lines that ``keep`` lets through, ``limit`` in all at most."""
+    """Return parts with the lines that ``keep`` accepts, at most ``limit`` in all."""
     left = limit
     kept = {}
     for day, each in parts.items():
@@ -320,7 +320,7 @@ def narrowed(
 
 
 def accepts_gzip(header: str) -> bool:
-    """Tell whether an Accept-Encoding lets gzip through."""
+    """Whether an Accept-Encoding header allows gzip."""
     for entry in header.lower().split(","):
         name, _, weight = entry.strip().partition(";")
         if name.strip() in ("gzip", "*"):

@@ -1,4 +1,4 @@
-"""Made-up events that read like a project's: people who come back, sessions, a week and a day with a rhythm."""
+"""Made-up events that look like a real project's: returning users, sessions, weekly and daily patterns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Person:
 
 @dataclass(frozen=True, slots=True)
 class _Cast:
-    """What one seed makes up once: people, how often each comes back, and what happens to them."""
+    """The people of one seed, how often each comes back, and what happens to them."""
 
     people: list[_Person]
     often: list[float]
@@ -56,7 +56,7 @@ class _Cast:
 @dataclass(frozen=True, slots=True)
 class MadeUp:
     """
-    Make up the events of any day, the same for the same arguments.
+    A source of made-up events for any day, the same for the same arguments.
 
     Args:
         seed: any whole number.
@@ -86,13 +86,13 @@ class MadeUp:
             )
 
     def count(self, day: date) -> int:
-        """Tell how many lines the day has, without making them up."""
+        """Return the number of lines of a day, without making them up."""
         noise = self._random("count", day).uniform(0.94, 1.06)
         return round(self.events_per_day * WEEK[day.weekday()] * noise)
 
     def blocks(self, day: date, milliseconds: bool = False) -> Iterator[bytes]:
         """
-        Make up the day's lines, in blocks of about a thousand, every line ended by a newline.
+        Yield the day's lines in blocks of about a thousand, with a newline after every line.
 
         Args:
             day: the day, in UTC or in the project's zone.
@@ -127,7 +127,7 @@ class MadeUp:
         to_utc: Callable[[int], int] | None,
         milliseconds: bool,
     ) -> Iterator[list[bytes]]:
-        """Make up sessions without end, each the lines of one person's visit."""
+        """Yield an endless sequence of sessions, each the lines of one person's visit."""
         draw, bits_of = rng.random, rng.getrandbits
         last = midnight + 86_399
         often, hours = list(accumulate(cast.often)), list(accumulate(HOURS))
@@ -178,7 +178,7 @@ class MadeUp:
 
 
 def _offset(shown: int, zone: ZoneInfo) -> int:
-    """Tell by how many seconds a wall clock that shows this time is ahead of UTC."""
+    """Return by how many seconds local time is ahead of UTC when a clock shows this time."""
     offset = datetime.fromtimestamp(shown, UTC).replace(tzinfo=zone).utcoffset()
     return int((offset or timedelta()).total_seconds())
 
@@ -229,5 +229,5 @@ def _person(number: int, rng: random.Random) -> _Person:
 
 
 def _inner(properties: Mapping[str, object]) -> bytes:
-    """Return properties as JSON to be put behind others, comma first."""
+    """Return properties as JSON to be appended to others, with a leading comma."""
     return b"," + json.dumps(properties, ensure_ascii=False, separators=(",", ":"))[1:-1].encode()

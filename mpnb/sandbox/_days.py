@@ -1,4 +1,4 @@
-"""Days as they go over the wire: each compressed once, and joined into gzip members without compressing again."""
+"""Days as bytes of answers: each compressed once, and joined into gzip members without compressing again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CACHE_BYTES = 256 * 2**20
 @dataclass(frozen=True, slots=True)
 class Part:
     """
-    Hold some bytes of a body in a form that can be joined with others.
+    A piece of a body, in a form that can be joined with others.
 
     Args:
         deflated: raw deflate blocks that end on a byte border and refer to nothing before them.
@@ -47,12 +47,12 @@ class Part:
         return isal_zlib.decompressobj(-15).decompress(self.deflated) if self.size else b""
 
     def lines(self) -> list[bytes]:
-        """Return the lines, without their newlines."""
+        """Return the lines without newlines."""
         return self.plain().split(b"\n")[: self.count]
 
 
 def part(blocks: Iterable[bytes]) -> Part:
-    """Compress blocks of plain bytes, one after the other, into a part."""
+    """Compress blocks of plain bytes into a part."""
     packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15)
     deflated, crc, size, count = [], 0, 0, 0
     for block in blocks:
@@ -65,12 +65,12 @@ def part(blocks: Iterable[bytes]) -> Part:
 
 
 def part_of_lines(lines: Iterable[bytes]) -> Part:
-    """Compress lines, each of which gets its newline, into a part."""
+    """Compress lines, with a newline after each, into a part."""
     return part([b"".join(line + b"\n" for line in lines)])
 
 
 def member(parts: Iterable[Part]) -> Iterator[bytes]:
-    """Join parts into one gzip member, piece by piece; parts may be made while it is read."""
+    """Yield the pieces of one gzip member made of parts; parts may be made while it is read."""
     crc = size = 0
     yield HEADER
     for each in parts:
@@ -101,7 +101,7 @@ def members(parts: Sequence[Part], count: int) -> list[list[bytes]]:
 
 class Days:
     """
-    Keep the parts of days, the least recently used leaving when they take too many bytes.
+    The compressed days, with the least recently used dropped when they take too many bytes.
 
     Args:
         made_up: where events come from.
@@ -118,7 +118,7 @@ class Days:
         self._bytes = 0
 
     def part(self, day: date, milliseconds: bool = False) -> Part:
-        """Return a day, making it up at most once however many threads ask."""
+        """Return a day, made up at most once however many threads ask for it."""
         own = self._own(day)
         if own is not None:
             return part_of_lines(own)
@@ -139,12 +139,12 @@ class Days:
             return made
 
     def lines(self, day: date) -> tuple[bytes, ...]:
-        """Return a day's lines, without newlines."""
+        """Return a day's lines without newlines."""
         own = self._own(day)
         return tuple(self.part(day).lines() if own is None else own)
 
     def count(self, day: date) -> int:
-        """Tell how many lines a day has."""
+        """Return the number of lines of a day."""
         own = self._own(day)
         return self._made_up.count(day) if own is None else len(own)
 
@@ -154,7 +154,7 @@ class Days:
 
 def checked_day(name: str, value: object) -> date:
     """
-    Return a day as a ``date``: a pandas ``Timestamp`` is one at midnight, and so is ``"YYYY-MM-DD"``.
+    Return a day as a ``date``, from a pandas ``Timestamp`` at midnight or ``"YYYY-MM-DD"`` too.
 
     Raises:
         PlanError: it is none.
@@ -169,5 +169,5 @@ def checked_day(name: str, value: object) -> date:
 
 
 def days_between(from_date: date, to_date: date) -> list[date]:
-    """List the days of a range, both ends included."""
+    """Return the days of a range, both ends included."""
     return [from_date + timedelta(days=n) for n in range((to_date - from_date).days + 1)]

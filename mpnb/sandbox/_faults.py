@@ -1,4 +1,4 @@
-"""What can go wrong on request: the faults, when each strikes, and how often it did."""
+"""Faults on request: what can go wrong, when each fault strikes, and how often it has."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _check_at(at: object) -> None:
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    Ask the sandbox to do something wrong.
+    A fault that the sandbox commits on request.
 
     Args:
         kind: what goes wrong; the table in ``mpnb.sandbox`` says what each kind does.
@@ -163,14 +163,14 @@ class Fault:
             raise PlanError("the fault 'status' wants status=200–599", argument="status")
 
     def offset(self, total: int) -> int:
-        """Tell how many of ``total`` bytes or lines come before the fault."""
+        """Return how many of ``total`` bytes or lines come before the fault."""
         return min(total, int(self.at * total) if isinstance(self.at, float) else self.at)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """
-    Return what a fault may strike: one request, seen as far as faults need.
+    A request that a fault may strike, reduced to what faults need to know.
 
     Args:
         days: the days asked for, with the number of lines that each one is answered with.
@@ -185,7 +185,7 @@ class Target:
     marked: bool
 
     def can_show(self, fault: Fault) -> bool:
-        """Tell whether the fault can do what it says to this request."""
+        """Whether the fault can have its effect on this request."""
         if isinstance(fault.day, date) and not self.from_date <= fault.day <= self.to_date:
             return False
         if fault.kind in NEED_GZIP:
@@ -200,7 +200,7 @@ class Target:
 
 
 def bad_lines_day(fault: Fault, counts: Mapping[date, int]) -> date | None:
-    """Find the day that gets bad lines: the fault's, or the first, if a good line can follow them."""
+    """Return the day that gets bad lines: the fault's, or the first, if a good line can follow them."""
     days = sorted(counts)
     wanted = [day for day in days if fault.day in (None, day)]
     for day in wanted:
@@ -210,7 +210,7 @@ def bad_lines_day(fault: Fault, counts: Mapping[date, int]) -> date | None:
 
 
 class FaultBook:
-    """Keep the faults of a server, hand each out as often as it may strike, and count. Any thread may call."""
+    """The faults of a server, each used as often as it may strike, and counted. Any thread may call any method."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._lock = threading.Lock()
@@ -222,7 +222,7 @@ class FaultBook:
             self.add(fault)
 
     def add(self, fault: Fault) -> None:
-        """Add a fault behind those that are there."""
+        """Add a fault after the existing ones."""
         if not isinstance(fault, Fault):
             raise PlanError(f"a fault is a Fault, such as Fault('reset'), not {brief(fault)}")
         with self._lock:
@@ -230,13 +230,13 @@ class FaultBook:
             self._left.append(fault.times)
 
     def clear(self) -> None:
-        """Forget all faults; what they did stays counted."""
+        """Remove all faults; those that requests got stay counted."""
         with self._lock:
             self._faults.clear()
             self._left.clear()
 
     def take(self, target: Target) -> tuple[Fault, ...]:
-        """Use up the faults that strike a request: the first that fits, and all that combine with it."""
+        """Return the faults for a request, the first that fits and all that combine with it, and use them up."""
         with self._lock:
             faults = list(self._faults)
         # Asking for the lines of a day may take its while: not under the lock.
@@ -257,16 +257,16 @@ class FaultBook:
 
     @property
     def injected(self) -> Counter[str]:
-        """Count, by kind, the faults that struck so far."""
+        """Return the number of faults that requests got so far, by kind."""
         with self._lock:
             return Counter(self._injected)
 
     def note_bad_lines(self, day: date, lines: Iterable[bytes]) -> None:
-        """Remember lines that were put among a day's."""
+        """Record lines that were inserted into a day."""
         with self._lock:
             self._bad[day] = tuple(lines)
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
-        """Return the lines that the latest bad_lines fault put among a day's."""
+        """Return the lines that the latest bad_lines fault inserted into a day."""
         with self._lock:
             return self._bad.get(day, ())

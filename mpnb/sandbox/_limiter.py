@@ -1,4 +1,4 @@
-"""The other side of a quota: counts requests as Mixpanel does, and words its refusals."""
+"""The server's side of a quota: counts requests as Mixpanel does, and refuses them with Mixpanel's texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOUR = 3600.0
 
 class Limiter:
     """
-    Hold requests to a quota. Any thread may call.
+    The quota of a server, enforced. Any thread may call any method.
 
     Args:
         quota: the quota, or ``None`` to let everything through.
@@ -34,7 +34,7 @@ class Limiter:
 
     def enter(self) -> tuple[str, float] | None:
         """
-        Let a request in, or say why not.
+        Admit a request, or return why not.
 
         Returns:
             ``None`` if it is let in, and then ``leave()`` is due at its end; else the text of the refusal and the
@@ -62,7 +62,7 @@ class Limiter:
             return None
 
     def leave(self) -> None:
-        """Count a request that was let in as ended."""
+        """Record that an admitted request has ended."""
         with self._lock:
             self._running -= 1
 

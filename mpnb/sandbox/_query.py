@@ -1,4 +1,4 @@
-"""What a request asks for: its parameters, checked as Mixpanel checks them, and its filters."""
+"""The parameters of a request, checked as Mixpanel checks them, and its filters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BadQuery(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Hold what one request asks for."""
+    """The parameters of one request, checked."""
 
     from_date: date
     to_date: date
@@ -52,11 +52,11 @@ class Query:
 
     @property
     def filters(self) -> bool:
-        """Tell whether some lines of the days may be left out."""
+        """Whether some lines of the days may be left out."""
         return self.events is not None or self.where is not None or self.limit is not None
 
     def keep(self, lines: Iterable[bytes]) -> list[bytes]:
-        """Return the lines that pass ``event`` and ``where``; a line that cannot be read passes."""
+        """Return the lines that pass ``event`` and ``where``; lines that cannot be parsed pass."""
         return [line for line in lines if self._passes(line)]
 
     def _passes(self, line: bytes) -> bool:
@@ -72,7 +72,7 @@ class Query:
 
 
 def parameters(query: str) -> dict[str, str]:
-    """Read a query string; of a name given twice the last value counts."""
+    """Parse a query string; if a name occurs twice, the last value counts."""
     return dict(parse_qsl(query, keep_blank_values=True))
 
 

@@ -1,4 +1,4 @@
-"""The record that a server keeps of the requests it got."""
+"""The requests that a server has received."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import date
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    Record one request.
+    One request that the server has received.
 
     Args:
         at: when it came, in seconds of ``time.monotonic()``.
@@ -44,9 +44,9 @@ class Entry:
     fault: str | None = None
 
     def frozen(self) -> Request:
-        """Return the record as it stands."""
+        """Return the record in its current state."""
         return Request(self.at, self.from_date, self.to_date, dict(self.params), self.status, self.bytes, self.fault)
 
     def sent(self, count: int) -> None:
-        """Count bytes of the body."""
+        """Add sent bytes of the body."""
         self.bytes += count

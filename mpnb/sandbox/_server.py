@@ -1,4 +1,4 @@
-"""The server: accepts, checks who asks, lets the limiter and the faults have their say, and answers."""
+"""The server: accepts connections, checks credentials, applies the quota and the faults, and answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OTHER_DAYS = timedelta(days=28)
 
 @dataclass(slots=True)
 class World:
-    """What all connections of one server share."""
+    """The state that all connections of one server share."""
 
     credentials: Credentials
     days: Days
@@ -56,7 +56,7 @@ class World:
 
 
 def event_at(day: date) -> bytes:
-    """Make an event of the first moment of a day."""
+    """Return an event at the first moment of a day."""
     seconds = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
     return b'{"event":"Made Up","properties":{"time":%d,"distinct_id":"made up","made_up":true}}' % seconds
 
@@ -196,12 +196,12 @@ class _Handler(BaseHTTPRequestHandler):
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet: the record tells what came."""
+        """Print nothing: the requests are recorded."""
 
 
 class Server(socketserver.TCPServer):
     """
-    Accept connections on loopback, each served in a thread of its own.
+    A server on loopback, with a thread for each connection.
 
     Raises:
         OSError: the port is taken.
@@ -217,12 +217,12 @@ class Server(socketserver.TCPServer):
         self._open: dict[threading.Thread, socket.socket] = {}
 
     def run(self) -> None:
-        """Accept until ``stop``."""
+        """Accept connections until ``stop``."""
         while not self.world.closing.is_set():
             self.handle_request()
 
     def verify_request(self, request: object, client_address: object) -> bool:
-        """Turn away what only wakes ``run``."""
+        """Refuse the connection whose only purpose is to wake ``run``."""
         return not self.world.closing.is_set()
 
     def process_request(self, request: object, client_address: object) -> None:
@@ -246,7 +246,7 @@ class Server(socketserver.TCPServer):
                 self._open.pop(threading.current_thread(), None)
 
     def stop(self, running: threading.Thread) -> None:
-        """End ``run``, which is in that thread, and every connection, and wait for their threads."""
+        """End ``run``, which is in another thread, and every connection, and wait for their threads."""
         self.world.closing.set()
         # run() sits in its accept without a time limit, and a connection is what ends that on every system.
         with contextlib.suppress(OSError):

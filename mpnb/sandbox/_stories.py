@@ -1,4 +1,4 @@
-"""What happens in the made-up project: kinds of events, their properties, and in which order people do things."""
+"""The made-up project: its kinds of events, their properties, and the order in which people do things."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PRODUCTS = (
 
 def own_properties(kind: str, rng: random.Random) -> Properties:
     """
-    Make up the properties that a kind of event has of its own.
+    Return made-up values for the properties that a kind of event has of its own.
 
     Raises:
         KeyError: the kind is in none of the scripts.

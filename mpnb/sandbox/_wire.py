@@ -1,4 +1,4 @@
-"""One connection's way out: its pace, its framing, its silences, and the ways in which it can break."""
+"""Sending on one connection: its speed, framing and pauses, and the ways in which it can break."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LINGER = "hh" if sys.platform == "win32" else "ii"
 
 
 class Gone(Exception):
-    """The connection is to end here, whatever was promised on it."""
+    """The connection ends here, whatever was promised on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """Do something when ``offset`` bytes of a body are sent; the body goes on unless it raises ``Gone``."""
+    """An action after ``offset`` bytes of a body are sent; the body continues unless it raises ``Gone``."""
 
     offset: int
     act: Callable[[], None]
@@ -31,7 +31,7 @@ class Strike:
 
 class Wire:
     """
-    Send on one connection. Only its own thread calls, but for ``closing``.
+    The sending side of one connection. Only its own thread may call it, except for ``closing``.
 
     Args:
         connection: the connected socket.
@@ -54,7 +54,7 @@ class Wire:
 
     def silence(self, seconds: float | None = None) -> None:
         """
-        Send nothing for so long, or for ever.
+        Send nothing for some time, or for ever.
 
         Raises:
             Gone: the client left, or the server closes.
@@ -74,7 +74,7 @@ class Wire:
             self._connection.settimeout(None)
 
     def stop(self) -> None:
-        """End the connection in good order (FIN)."""
+        """Close the connection properly (FIN)."""
         raise Gone
 
     def drip(self) -> None:
@@ -84,7 +84,7 @@ class Wire:
         raise Gone
 
     def reset(self) -> None:
-        """End the connection with RST."""
+        """Close the connection with RST."""
         # Lets the client take what it has: a reset may overtake bytes that wait in its buffer.
         self._closing.wait(0.02)
         with contextlib.suppress(OSError):
@@ -92,12 +92,12 @@ class Wire:
         raise Gone
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are, unpaced and uncounted: a head."""
+        """Send bytes at full speed, without counting them: a head."""
         self._connection.sendall(data)
 
     def body(self, pieces: Iterable[bytes], framing: Framing, strike: Strike | None = None) -> None:
         """
-        Send a body.
+        Send a body at the connection's speed.
 
         Raises:
             Gone: the connection is at its end.
@@ -129,7 +129,7 @@ class Wire:
 
 
 def _blocks(pieces: Iterable[bytes], size: int, border: int | None) -> Iterator[memoryview]:
-    """Cut pieces into blocks of at most ``size``, and so that one ends after ``border`` bytes."""
+    """Yield pieces as blocks of at most ``size`` bytes, one of which ends after ``border`` bytes."""
     done = 0
     for piece in pieces:
         view = memoryview(piece)
