@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
     Run the sandbox from the command line.
 
     Args:
-        argv: options; those of the process without.
-        prog: what was typed to come here, for ``--help``.
+        argv: options; default: those of the process.
+        prog: the name of the command, for ``--help``.
 
     Returns:
         The exit status: 0 after Ctrl-C or SIGTERM.

@@ -256,7 +256,12 @@ def test_errors_stand_beside_their_fields(notebook: Open) -> None:
         assert states(output) == ["skipped", "queued", "queued"]
         for label, wrong, right, said in (
             ("Workers", "0", "5", "Workers must be a whole number from 1 to 100, not 0"),
-            ("Days a batch", "soon", "auto", "Days a batch must be a whole number from 1 to 100, or 'auto', not 'soon'"),
+            (
+                "Days a batch",
+                "soon",
+                "auto",
+                "Days a batch must be a whole number from 1 to 100, or 'auto', not 'soon'",
+            ),
             ("Table", "mpnb_batches", "events", "names that begin with mpnb_ are mpnb's own"),
             ("Database", "no/such/folder.duckdb", "mixpanel.duckdb", "there is no folder"),
             ("Last day", "2025-12-31", "2026-01-09", "First day 2026-01-01 is after Last day 2025-12-31"),
