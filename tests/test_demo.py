@@ -55,7 +55,7 @@ def test_the_demo_tells_its_story_in_a_pipe(tmp_path: Path) -> None:
         "requests  13 of 60 left this hour",
         "batches   11 fetched, 2 failed",
         "1 http        Mixpanel had an internal problem: retry in a few minutes.",
-        "1 truncated   The answer was cut short and none of it was kept",
+        "1 truncated   The answer was cut short and nothing was kept",
         "truncated  200   4         Mixpanel ended the export early: 'terminated early'",
         "http       503   4         Service Unavailable",
         "result.retry() fetches the two that are missing",
