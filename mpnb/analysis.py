@@ -43,9 +43,9 @@ UNITS = ("hour", "day", "week", "month")
 # An event by name, or by name and a condition in SQL on its columns.
 Step = str | tuple[str, str]
 
-# Of a relation that somebody made, from one day to before another: a time in milliseconds or microseconds is far off.
+# For a relation that the user made, from the first day to before the second: a time in milliseconds is far outside.
 EVER = (date(1970, 1, 1), date(2100, 1, 1))
-# What a wall clock in any zone is off, where a project is older than 2023.
+# The most that local time differs from UTC in any zone, for projects older than 2023.
 SLACK = timedelta(days=1)
 _NAME = exact("CAST(event_name AS VARCHAR)")
 # Of raw events, looked through for names that are like one that is not there.
@@ -94,7 +94,7 @@ def funnel(
         if before := [k for k in range(1, number) if pairs[k - 1][0] == pairs[number - 1][0]]:
             least = f"greatest({least}, t{before[-1]} + INTERVAL 1 MICROSECOND)"
         # The earliest event that fits leaves the most room for the next step, so that one join for each is enough.
-        # Nobody is looked for after the end of time: of more than 64 rows, DuckDB 1.5 finds somebody after NULL.
+        # A missing step continues at 'infinity', which matches nothing: beyond 64 rows, DuckDB 1.5 finds rows after NULL.
         queries.append(
             f"mpnb_way_{number} AS (SELECT w.* EXCLUDE (least),"
             f" CASE WHEN s.time <= t1 + to_microseconds({microseconds}) THEN s.time END AS t{number}"

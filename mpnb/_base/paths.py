@@ -13,7 +13,7 @@ from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
 from mpnb._message import Argument
 
-# What DuckDB, or whoever else opens files by URL, would look for elsewhere. One letter is a drive.
+# Prefixes that DuckDB, or another library, would open as a URL. A single letter is a drive.
 _ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)
 _FILE = re.compile(r"file:(?://(?:localhost)?(?=/))?", re.IGNORECASE)
 

@@ -49,8 +49,8 @@ class Database:
     is_open: Callable[[], bool]
 
 
-# What has run to its end when it returns may be called on the relation's own connection, which it leaves free. All else
-# gets another one: to make a relation anew takes DuckDB as long as it took to make it, step by step.
+# Methods that have run to their end when they return: they may use the relation's own connection, which is free
+# afterwards. All others get a connection of their own, which costs DuckDB the time to make the relation again.
 _AT_ONCE = frozenset(
     {
         *("filter", "project", "select", "aggregate", "order", "sort", "limit", "distinct", "set_alias", "query"),

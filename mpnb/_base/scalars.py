@@ -79,7 +79,7 @@ def each_of(value: object) -> list[object] | None:
     """Return the items of a list, set, generator, array or Series, or ``None`` for anything else."""
     if hasattr(value, "to_pylist"):  # Arrow's arrays give scalars of their own
         return list(value.to_pylist())
-    # A mapping or a frame would give its keys, which nobody means.
+    # Iterating over a mapping or a frame returns its keys, which is never what the caller means.
     if isinstance(value, str | bytes | Mapping) or hasattr(value, "columns") or not isinstance(value, Iterable):
         return None
     try:

@@ -35,7 +35,7 @@ from mpnb._planning.resource import Resource
 from mpnb._storing.destination import Destination, Landed, WriteError
 from mpnb._storing.writer import Writer
 
-# How long a cancelled export waits for threads that should end at once, and lets a write that is nearly done be done.
+# How long a cancelled export waits for threads that should end at once, and for a write that may be nearly done.
 CANCEL_SECONDS = 1.2
 WRITE_GRACE_SECONDS = 0.4
 # Between two looks at whether the threads that should end a batch are still there.
@@ -153,9 +153,9 @@ class Engine:
             try:
                 step()
             except BaseException as error:
-                log.error("the end of the export met what it did not expect", exc_info=error)
+                log.error("unexpected error at the end of the export", exc_info=error)
                 first = first or error
-        # Whichever step failed: nobody waits for what does not come.
+        # Whichever step failed, the writer must not wait for more.
         self._writer.finish()
         if first is not None:
             raise first
@@ -310,7 +310,7 @@ class Engine:
         except FetchError as error:
             self._failed(task, error.failure)
         except Exception as error:
-            log.exception("a worker met what it did not expect")
+            log.exception("unexpected error in a worker")
             self._lose(task, self._unexpected(error))
         else:
             self._has_fetched = True
@@ -518,5 +518,5 @@ class Engine:
 
     def broken(self, error: BaseException) -> None:
         """End the export because of an unexpected exception. Any thread."""
-        log.error("the export met what it did not expect", exc_info=error)
+        log.error("unexpected error in the export", exc_info=error)
         self._halt(replace(self._unexpected(error), hits_all=True), abort=True)

@@ -307,7 +307,7 @@ def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> 
             callbacks = Callbacks(asked.on_batch)
             job = _launch(asked, open_store, callbacks, in_background=asked.on_batch is not None, **more)
     except BaseException:
-        if job is not None:  # and nobody will get it
+        if job is not None:  # it was started, but will not be returned
             with interrupts_later():
                 job.cancel()
                 job.outcome().close()
@@ -326,18 +326,18 @@ def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> Ex
         show.begin(job)
         ticked = 0.0
         while callbacks.dispatch(TICK_SECONDS) and not (job.done() and callbacks.is_empty()):
-            # Changes come by the thousand where batches are small: the screen need not follow each.
+            # Small batches change thousands of times: the display does not show each change.
             if (now := time.monotonic()) >= ticked + TICK_SECONDS:
                 ticked = now
                 show.tick(job.progress())
         show.tick(job.progress())
         result = job.result()
     except BaseException as error:
-        # An alarm's handler may raise as well, and so may a stream that nobody reads any more.
+        # A signal handler may raise as well, and so may a stream whose reader is gone.
         is_stop = isinstance(error, KeyboardInterrupt)
         if job is None or (job.done() and not is_stop):
             if job is not None and isinstance(error, Warning):
-                job.outcome().close()  # where warnings are errors, nobody gets it
+                job.outcome().close()  # warnings are errors here: it will not be returned
             raise
         with interrupts_later():
             job.cancel()

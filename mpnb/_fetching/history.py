@@ -29,11 +29,11 @@ from mpnb._base.text import safe_text
 
 # Where the files are, in place of the user's state folder.
 FOLDER_VARIABLE = "MPNB_STATE_DIR"
-# A lock is held for a millisecond. One that is held longer belongs to a process that was stopped, or to no file system
-# that can lock: requests do not wait for it each time anew.
+# A lock is held for a millisecond. One that is held longer belongs to a suspended process, or the file system cannot
+# lock: requests do not wait for it again each time.
 LOCK_SECONDS = 0.5
 RETRY_SECONDS = 30.0
-# Nobody asks for older times.
+# Older times are never needed.
 OLD_SECONDS = 7200.0
 
 log = logging.getLogger("mpnb")

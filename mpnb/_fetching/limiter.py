@@ -129,7 +129,7 @@ class RateLimiter:
         """Record starts, share them with other processes, and return all known times. Within ``_exclusive()``."""
         noted = []
         for start in starts:
-            # Each is a moment of its own: the file's and ours, and those that were withdrawn, are told apart by it.
+            # Starts are identified by their time, in the file and when they are withdrawn, so each must be unique.
             while start in self._withdrawn or (
                 (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start
             ):

@@ -226,9 +226,9 @@ class PlainCopy:
 
 # --- whose a folder is --------------------------------------------------------------------------------------------
 #
-# The lock's file is made by whoever claims a folder and by nobody else, is deleted by whoever holds the lock and after
-# all else in the folder, and counts only while the folder has it. FileLock makes a file, and a folder for it, that is
-# missing: a lock on a file that was just deleted would stand for one on the file that took its place.
+# Only the process that claims a folder creates its lock file; only the process that holds the lock deletes it, after
+# everything else in the folder; and a lock counts only while its file is in the folder. FileLock would create a missing
+# file, and its folder: then a lock on a file that was just deleted could be taken for one on the file that replaced it.
 
 
 def _claim(parent: Path, name: str) -> tuple[Path, int]:

@@ -200,7 +200,7 @@ def _speaks_of(where: str, message: str) -> bool:
 def _status_meant(message: str, body: bytes) -> int | None:
     """Return the status that the words of a 200 stand for, or ``None`` if Mixpanel never says them."""
     error = _object_in(body).get("error")
-    is_page = body.lstrip().startswith(b"<")  # somebody's, whatever it says
+    is_page = body.lstrip().startswith(b"<")  # from something else than Mixpanel, whatever it says
     for status, words in STATUS_WORDS if error else STATUS_WORDS[:2]:
         if words.search(message) and not is_page:
             return status

@@ -106,7 +106,7 @@ class Calendar:
 
     def is_provisional(self, held: HeldBatch, day: date) -> bool:
         """Whether events of a day may have arrived after its batch was requested."""
-        # In the future lies what a clock dated that was ahead: when that was, nobody knows.
+        # A request in the future was dated by a clock that was ahead: its real time is unknown.
         return held.requested_at > self.now or held.requested_at < self._settled_at(day)
 
     def is_due(self, held: HeldBatch) -> bool:

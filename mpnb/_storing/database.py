@@ -112,7 +112,7 @@ class Store:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._opening = object()  # another one after each close
-        # A relation keeps its cursor alive, so those that nobody reads any more go by themselves.
+        # A relation keeps its cursor alive, so cursors disappear together with their last relation.
         self._cursors: weakref.WeakSet[DuckDBPyConnection] = weakref.WeakSet()
         self._idle: list[DuckDBPyConnection] = []  # cursors of reading(), to be lent again
         self._root: DuckDBPyConnection | None
@@ -287,7 +287,7 @@ class Store:
             raise DatabaseError(f"{self.label} was invalidated by DuckDB: connect to it again")
         path = self.path
         self.close()
-        # What still holds the dead instance is nobody's any more, but for the frames of errors that were met.
+        # Besides tracebacks of earlier errors, only garbage still refers to the dead instance.
         gc.collect()
         root, instance = connected(path, lambda: _connect(path))
         with self._lock:

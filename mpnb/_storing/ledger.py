@@ -348,8 +348,8 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         },
     )
     _expect(noted, len(arrivals))
-    # A failure is made up for when every one of its days was fetched after it was wanted: ids tell, whatever the clock
-    # did. It can be now only where it overlaps what has just landed.
+    # A failure is made up for when every one of its days was fetched by a later request, which ids show whatever the
+    # clock did. Only failures that overlap what has just landed can be made up for now.
     run(
         cursor,
         f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"

@@ -10,8 +10,8 @@ from mpnb._base.fork import free_in_child, in_child
 running: set[str] = set()
 # Held while an export plans and enters itself into a ledger, and while typed tables are written.
 registration = threading.Lock()
-# Held for a moment from before the batches of an export are committed until it stands in ``running``, and by whoever
-# compares the two: else it would take an export that starts for one whose process died.
+# Held from before the batches of an export are committed until it is in ``running``, and while the two are compared:
+# otherwise, an export that is just starting would look like one whose process died.
 entering = threading.Lock()
 # A child runs none of its parent's exports.
 free_in_child(registration)

@@ -18,9 +18,8 @@ from mpnb._errors import ClosedError
 # Bytes. Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread:
 # with 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
 MEMORY_LIMIT = 420 * 10**6
-# Settings of the whole instance while an export runs on it, where it was mpnb that opened it and nobody has set another
-# value; those that this DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and with
-# 1,000,000 in 100.
+# Settings of the whole instance during an export, if mpnb opened it and the user has not changed them; those that this
+# DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and with 1,000,000 in 100.
 SETTINGS = {
     "memory_limit": f"'{MEMORY_LIMIT}B'",
     # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had
@@ -39,8 +38,8 @@ SETTINGS = {
     "autoload_known_extensions": "false",
 }
 
-# Settings that change what a query gives or takes, at DuckDB's defaults. Each cursor that runs queries of this package
-# alone has them, whatever the user sets for the instance: so no query need be written for every setting there is.
+# Settings that change what a query returns or accepts, at DuckDB's defaults. Only cursors for this package's queries
+# get them, whatever the user sets for the instance: so queries need not be written for every possible setting.
 DEFAULTS = {
     "integer_division": "false",
     "default_order": "'asc'",

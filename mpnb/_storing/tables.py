@@ -96,7 +96,7 @@ def create(cursor: DuckDBPyConnection, table: str | None = None, columns: Column
             key = {META: "name", LEDGER: "table_name, batch_id"}.get(name)
             _create_table(cursor, name, own, f", PRIMARY KEY ({key})" if key else "")
     if not _has_ids(cursor):
-        # Typed tables know batches by their ids, too, those that are gone included: no id comes twice.
+        # Typed tables refer to batches by id, even to deleted ones: no id may be used twice.
         [(last,)] = run(cursor, f"SELECT coalesce(max(batch_id), 0) FROM {LEDGER}")
         run(cursor, f"CREATE SEQUENCE {BATCH_IDS} START {last + 1}")
     for version in range(found or LAYOUT, LAYOUT):
@@ -136,7 +136,7 @@ def _from_1(cursor: DuckDBPyConnection) -> None:
     run(cursor, f"ALTER TABLE {LEDGER} RENAME TO {before}")
     _create_table(cursor, LEDGER, LEDGER_COLUMNS, ", PRIMARY KEY (table_name, batch_id)")
     rest = ", ".join(quoted(name) for name, _ in LEDGER_COLUMNS[1:])
-    # Should a table have an id twice, nobody knows which rows are whose: the second gets one that has none.
+    # If a table has an id twice, it is unknown which rows belong to which batch: the second batch gets a new id.
     run(
         cursor,
         f"INSERT INTO {LEDGER} SELECT CASE WHEN n = 1 THEN batch_id ELSE nextval('{BATCH_IDS}') END, {rest} FROM ("

@@ -33,7 +33,7 @@ from mpnb.sandbox._wire import Gone, Wire
 
 EXPORT = "/api/2.0/export"
 NAME = "mpnb-sandbox (made-up data)"
-# How long before those that were asked for the days of "other_days" end.
+# How long the days of "other_days" end before the days that were asked for.
 OTHER_DAYS = timedelta(days=28)
 
 
