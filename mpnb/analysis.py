@@ -94,7 +94,7 @@ def funnel(
         if before := [k for k in range(1, number) if pairs[k - 1][0] == pairs[number - 1][0]]:
             least = f"greatest({least}, t{before[-1]} + INTERVAL 1 MICROSECOND)"
         # The earliest event that fits leaves the most room for the next step, so that one join for each is enough.
-        # A missing step continues at 'infinity', which matches nothing: beyond 64 rows, DuckDB 1.5 finds rows after NULL.
+        # A missing step continues at 'infinity', which matches nothing; after NULL, DuckDB 1.5 matches beyond 64 rows.
         queries.append(
             f"mpnb_way_{number} AS (SELECT w.* EXCLUDE (least),"
             f" CASE WHEN s.time <= t1 + to_microseconds({microseconds}) THEN s.time END AS t{number}"
