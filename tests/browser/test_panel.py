@@ -314,3 +314,79 @@ def test_secret_stays_out_of_the_file(notebook: Open) -> None:
         button(output, "Start").click()
         expect(output.get_by_role("img", name="Batches: 1 done")).to_be_visible()
         assert own.secret not in book.save()
+
+
+CONTROLS = "button, input, select, textarea, summary, [tabindex='0']"
+# What JupyterLab does at these: delete a cell, insert one, go to another, edit one, run one.
+CELL_KEYS = ("d", "d", "b", "a", "ArrowDown", "ArrowUp", "Enter", "Shift+Enter", "Control+Enter")
+CELLS = """() => { const book = window.jupyterapp.shell.currentWidget.content;
+    return [book.widgets.map(cell => [cell.model.id, cell.model.executionCount]), book.activeCellIndex]; }"""
+
+
+def type_into_each(book: Notebook, output: Locator) -> list[str]:
+    """Press every key of a notebook's at each control in sight, and name the controls whose keys it heard."""
+    controls = [one for one in output.locator(CONTROLS).all() if one.is_visible()]
+    heard = []
+    for control in controls:
+        book.select(1)
+        control.focus()
+        before = book.page.evaluate(CELLS)
+        for key in CELL_KEYS:
+            book.page.keyboard.press(key)
+            if book.page.evaluate(CELLS) != before:
+                heard.append(f"{key} at {control.evaluate('one => one.outerHTML')}")
+                break
+    assert controls
+    return heard
+
+
+def test_keys_stay_in_the_form(notebook: Open) -> None:
+    """No key that is pressed at a control of the form, of the login or of the plan does anything to a cell."""
+    panel = 'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-09", chunk_days=1)\npanel'
+    book = notebook(["import mpnb", panel, "'below'"])
+    book.run(0)
+    book.run(1)
+    output = book.output(1)
+    output.get_by_label("Days", exact=True).select_option("From – to")
+    expect(output.get_by_label("Last day")).to_be_visible()
+    expect(output.get_by_role("gridcell")).to_have_count(9)
+    assert type_into_each(book, output) == []
+
+
+@pytest.mark.parametrize("shown", ["job.panel()", "job.panel().grid", "mpnb.panel(job)"])
+def test_keys_stay_in_a_grid(notebook: Open, slow: Sandbox, shown: str) -> None:
+    """No key that is pressed at a control of a job's grid does anything to a cell, and its buttons hear Enter."""
+    start = f'job = mpnb.start("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})\n{shown}'
+    book = notebook([known(slow), start, "'below'"])
+    book.run(0)
+    book.run(1)
+    output = book.output(1)
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
+    output.get_by_role("gridcell").first.focus()
+    assert type_into_each(book, output) == []
+
+
+def test_save_by_keyboard_from_the_panel(notebook: Open) -> None:
+    """Control and S at a control of the panel save the notebook."""
+    book = notebook(["import mpnb", "mpnb.panel()", "'below'"])
+    book.run(0)
+    book.run(1)
+    output = book.output(1)
+    expect(output.get_by_label("Workers")).to_be_visible()
+    button(output, "Start").focus()
+    with book.page.expect_request(lambda one: one.method == "PUT" and "/api/contents/" in one.url):
+        book.page.keyboard.press("Control+s")
+
+
+def test_labels_are_of_their_own_panel(notebook: Open) -> None:
+    """A click on a label reaches the field below it, in each of two panels and two displays of one; ids are unique."""
+    book = notebook(["import mpnb\none = mpnb.panel()\none", "mpnb.panel()", "one"])
+    for number in range(3):
+        book.run(number)
+    for number in range(3):
+        output = book.output(number)
+        for label in ("Service account", "Secret", "Project id", "Region", "Workers", "Events"):
+            output.locator("label").filter(has_text=re.compile(f"^{label}$")).click()
+            expect(output.get_by_label(label, exact=True)).to_be_focused()
+    twice = "all => all.map(one => one.id).filter((id, at, ids) => ids.indexOf(id) !== at)"
+    assert book.page.locator(".jp-OutputArea [id]").evaluate_all(twice) == []

@@ -23,9 +23,6 @@ const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a
 const SPEAK_MS = 5000;
 const GONE = "The connection to the kernel is gone. If it was restarted, run the cell again: what was fetched is in the table.";
 
-// JupyterLab takes Enter and the arrows for its cells, unless it is told not to.
-const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
-
 function make(tag, className, parent, attributes = {}) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -47,12 +44,28 @@ function duration(seconds) {
   return s < 3600 ? `${Math.floor(s / 60)}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
 }
 
+// Saving is the one shortcut that nobody means for a control.
+const stopKey = (event) => { if (!((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s")) event.stopPropagation(); };
+
+/**
+ * Keep keys from the notebook, which deletes, inserts and runs cells by them. Returns what ends that.
+ *
+ * The fields are widgets beside this one, below a root that it is put under only after it was made: the first key finds
+ * the root, on its way down. A root has the listener once, however often it is added.
+ */
+function keepKeys(el) {
+  const find = (event) => event.target.closest?.(".mpnb-panel")?.addEventListener("keydown", stopKey);
+  document.addEventListener("keydown", find, true);
+  el.addEventListener("keydown", stopKey);
+  return () => document.removeEventListener("keydown", find, true);
+}
+
 const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12: false });
 
 /** The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are. */
 function cellGrid(parent, onPoint) {
   const box = make("div", "mpnb-scroll", parent);
-  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches", ...OWN_KEYS });
+  const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches" });
   let cells = [], shown = new Uint8Array(), days = new DataView(new ArrayBuffer(0)), columns = 1, stop = 0, size = 0, gap = 0;
 
   const dates = (i) => {
@@ -135,7 +148,6 @@ function cellGrid(parent, onPoint) {
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    event.stopPropagation();
     moveTo(to);
   });
   const indexOf = (event) => { const i = event.target.dataset?.i; return i === undefined ? null : Number(i); };
@@ -155,7 +167,7 @@ function cellGrid(parent, onPoint) {
 
 /** Buttons that stay the same elements, so that focus stays where it is. */
 function buttonRow(parent, onPress) {
-  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions", ...OWN_KEYS });
+  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions" });
   const known = new Map();
   return (actions) => {
     for (const { id, label, enabled, look } of actions) {
@@ -201,6 +213,7 @@ function render({ model, el }) {
   const failures = make("div", "mpnb-failures", root);
   const code = make("div", "mpnb-code", root);
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
+  const passKeys = keepKeys(el);
   const timers = { rest: 0, tick: 0, answer: 0 };
   let pointed = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "";
 
@@ -381,6 +394,7 @@ function render({ model, el }) {
     clearTimeout(timers.rest);
     clearTimeout(timers.answer);
     cells.stop();
+    passKeys();
   };
 }
 

@@ -9,10 +9,9 @@ function make(tag, className, parent, attributes = {}) {
   return node;
 }
 
-let count = 0;
-
 function field(parent, label, tag, attributes = {}) {
-  const id = `mpnb-login-${++count}`;
+  // Each panel of a page has this module anew: a number that it counts here would be another panel's as well.
+  const id = `mpnb-login-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
   const box = make("div", "mpnb-field", parent);
   make("label", "", box, { for: id }).textContent = label;
   return make(tag, "", box, { id, ...attributes });
@@ -21,8 +20,7 @@ function field(parent, label, tag, attributes = {}) {
 function render({ model, el }) {
   const details = make("details", "mpnb-login", el);
   const summary = make("summary", "", details);
-  // JupyterLab takes keys for its cells, unless it is told not to.
-  const form = make("form", "", details, { "data-lm-suppress-shortcuts": "true" });
+  const form = make("form", "", details);
   const off = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
   const username = field(form, "Service account", "input", { type: "text", placeholder: "name.mp-service-account", ...off });
   const secret = field(form, "Secret", "input", { type: "password", ...off, autocomplete: "new-password" });
@@ -53,7 +51,6 @@ function render({ model, el }) {
       type: "login", username: username.value, secret: secret.value, project_id: project.value, region: region.value,
     });
   });
-  form.addEventListener("keydown", (event) => event.stopPropagation());
   model.on("change:info", paint);
   paint();
   return () => model.off("change:info", paint);
