@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -212,19 +213,80 @@ def test_export_shows_the_grid_while_it_blocks(notebook: Open, slow: Sandbox) ->
     expect(output.get_by_role("img", name="Batches: 9 cancelled")).to_be_visible()
 
 
-def test_cancel_of_a_blocking_export(notebook: Open, slow: Sandbox) -> None:
-    """Cancel in a cell that blocks works at once, or says what does where the kernel cannot hear the click."""
-    cell = f'mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})'
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f'mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})',
+        "%load_ext mpnb\n%mpexport 2026-01-01 2026-01-09 --chunk-days 1",
+    ],
+    ids=["call", "magic"],
+)
+def test_cancel_of_a_blocking_export(notebook: Open, slow: Sandbox, cell: str) -> None:
+    """A click on Cancel is heard within two seconds by an export that blocks its cell, and ends it."""
     book = notebook([known(slow), cell])
     book.run(0)
     book.run(1, wait=False)
     output = book.output(1)
-    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
+    expect(output.locator(".mpnb-cell.mpnb-fetching").nth(2)).to_be_visible()
     button(output, "Cancel").click()
-    either = output.get_by_text("interrupt it").or_(output.get_by_text("ExportCancelled: cancelled"))
-    expect(either.first).to_be_visible()
-    book.command("notebook:interrupt-kernel")
+    expect(output.get_by_text("Cancelling").or_(output.get_by_text("ExportCancelled")).first).to_be_visible(
+        timeout=2000
+    )
+    expect(output).to_contain_text("ExportCancelled: cancelled: 0 of 9 batches are in mixpanel.duckdb")
     expect(output.get_by_role("img", name="Batches: 9 cancelled")).to_be_visible()
+
+
+# A cell that runs until somebody writes into the file.
+BLOCKED = "with open('gate') as gate: gate.read()"
+# A kernel that hears nothing beside its cells, and a front end that sends nothing there.
+UNHEARD = "get_ipython().kernel.control_handlers.pop('mpnb_press')\n"
+NO_SUBSHELLS = """() => {
+    window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.commsOverSubshells = "disabled"; }"""
+
+
+def test_cancel_beside_a_cell_that_runs(notebook: Open, slow: Sandbox) -> None:
+    """A click on a panel's Cancel is heard within two seconds while another cell runs."""
+    options = 'from_date="2026-01-01", to_date="2026-01-20", chunk_days=1'
+    book, output = started(notebook, slow, options, BLOCKED)
+    os.mkfifo(book.path.parent / "gate")
+    expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(10)
+    book.run(2, wait=False)
+    expect(book.cells.nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    button(output, "Cancel").click()
+    expect(output.locator(".mpnb-phase")).to_have_text(re.compile("Cancel(ling|led)"), timeout=2000)
+    expect(output.locator(".mpnb-phase")).to_have_text("Cancelled")
+    expect(output.locator(".mpnb-notes")).not_to_contain_text("busy")
+    expect(book.cells.nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    (book.path.parent / "gate").write_text("")
+
+
+def test_cancel_that_cannot_be_heard(notebook: Open) -> None:
+    """Where a busy kernel cannot hear Cancel, a note says what to press, and stays until the kernel has heard it."""
+    released = threading.Event()
+
+    def lines(day: date) -> None:
+        """Keep all but the first days back."""
+        if day.month > 1:
+            released.wait(60)
+
+    with serve(events_per_day=5, lines=lines, latency=0.3) as mp:
+        options = 'from_date="2026-01-01", to_date="2026-03-01", chunk_days=1, workers=2'
+        book, output = started(notebook, mp, options, UNHEARD + BLOCKED)
+        os.mkfifo(book.path.parent / "gate")
+        book.page.evaluate(NO_SUBSHELLS)
+        book.run(2, wait=False)
+        expect(book.cells.nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+        done, note = output.locator(".mpnb-cell.mpnb-done"), output.locator(".mpnb-notes")
+        button(output, "Cancel").click()
+        before = done.count()
+        expect(note).to_contain_text("Cancel asked; the kernel is busy, press ■", timeout=2500)
+        for more in range(1, 4):
+            expect(done.nth(before + 2 * more)).to_be_visible()
+            expect(note).to_contain_text("Cancel asked", timeout=1)
+        (book.path.parent / "gate").write_text("")
+        expect(output.locator(".mpnb-phase")).to_have_text(re.compile("Cancel(ling|led)"))
+        expect(note).not_to_contain_text("Cancel asked")
+        released.set()
 
 
 def test_panels_of_one_job_agree(notebook: Open) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 Bundle = dict[str, Any]
@@ -34,3 +35,17 @@ def swap(display_id: str, bundle: Bundle) -> None:
     from IPython.display import update_display
 
     update_display(bundle, raw=True, display_id=display_id)  # type: ignore[no-untyped-call]
+
+
+def on_control(kind: str, hear: Callable[[dict[str, Any]], object]) -> None:
+    """
+    Hear messages of a kind on the kernel's control channel, in the thread of that, while a cell runs, too.
+
+    A kernel without such handlers hears nothing.
+    """
+    if not has_kernel():
+        return
+    from IPython.core.getipython import get_ipython
+
+    handlers = getattr(getattr(get_ipython(), "kernel", None), "control_handlers", {})
+    handlers[kind] = lambda _stream, _ident, message: hear(message["content"])

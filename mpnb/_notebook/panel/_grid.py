@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anywidget
-from traitlets import Bytes, Dict
+from traitlets import Bytes, Dict, Unicode
 
+from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel._feed import Frame
 
 HERE = Path(__file__).parent
@@ -19,9 +22,12 @@ class Grid(anywidget.AnyWidget):
     A widget with the state of every batch, and buttons.
 
     Only the pump's thread writes its traits, and the browser none. What the browser says comes as messages:
-    ``{"type": "cell", "index": i}`` asks for the details of a cell, ``{"type": "cancel"}`` and the like press a button.
+    ``{"type": "cell", "index": i}`` asks for the details of a cell, ``{"type": "cancel"}`` and the like press a button
+    and have a ``press`` of their own. Cancel comes twice where the front end can send on the kernel's control channel:
+    at once, while a cell runs, too, in the thread of that channel, and after that cell.
 
     Attributes:
+        key: by which the control channel names it.
         state: a byte a batch in date order, its place in ``STATUSES``.
         days: a little-endian 32-bit number a batch: the first day, counted from 1970-01-01, and 65,536 times the days.
         info: the few counters and words around the cells.
@@ -29,13 +35,17 @@ class Grid(anywidget.AnyWidget):
 
     _esm = HERE / "grid.js"
     _css = HERE / "grid.css"
+    key = Unicode().tag(sync=True)
     state = Bytes(b"").tag(sync=True)
     days = Bytes(b"").tag(sync=True)
     info = Dict().tag(sync=True)
 
     def __init__(self, frame: Frame, on_message: Callable[[dict[str, Any]], object]) -> None:
-        super().__init__(state=frame.state, days=frame.days, info=frame.info)
+        super().__init__(key=secrets.token_hex(8), state=frame.state, days=frame.days, info=frame.info)
+        self.hear = on_message
         self.on_msg(lambda _widget, content, _buffers: on_message(content))
+        GRIDS[self.key] = self
+        frontend.on_control("mpnb_press", hear_press)
 
     def paint(self, frame: Frame) -> None:
         """Show a frame: send one message with what changed, or none. Called in the pump's thread only."""
@@ -45,3 +55,13 @@ class Grid(anywidget.AnyWidget):
     def __repr__(self) -> str:
         """Return a text without an address or a number, so that a notebook's output does not vary."""
         return "Grid()"
+
+
+GRIDS: WeakValueDictionary[str, Grid] = WeakValueDictionary()
+
+
+def hear_press(content: dict[str, Any]) -> None:
+    """Hand a press that came on the control channel to its grid."""
+    grid = GRIDS.get(str(content.pop("grid", "")))
+    if grid is not None:
+        grid.hear(content)

@@ -63,8 +63,8 @@ class Screen:
         self._owner = owner
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.grid = Grid(frame, weakly(self.signal))
+        self._heard: set[str] = set()
         self._ids: list[str] = []
-        self._last: Frame | None = None
 
     def signal(self, message: Message) -> None:
         """Leave a message for the pump. Any thread may call it, even a click's: it does no work."""
@@ -72,11 +72,17 @@ class Screen:
         pump.wake(self._owner)
 
     def messages(self) -> list[Message]:
-        """Return the messages since the last call."""
+        """Return the messages since the last call, each press once, and tell the browser that it was heard."""
         taken = []
         with contextlib.suppress(queue.Empty):
             while True:
-                taken.append(self.inbox.get_nowait())
+                message = self.inbox.get_nowait()
+                if press := str(message.get("press", "")):
+                    if press in self._heard:
+                        continue
+                    self._heard.add(press)
+                    self.grid.send({"type": "heard", "press": press})
+                taken.append(message)
         return taken
 
     def show(self, widget: Any, what: str) -> None:

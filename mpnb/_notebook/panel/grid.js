@@ -60,6 +60,22 @@ function keepKeys(el) {
   return () => document.removeEventListener("keydown", find, true);
 }
 
+/** Say something on the control channel, which a kernel reads while a cell runs, too. Not every front end lets us. */
+function sendAtOnce(model, content) {
+  const kernel = model.widget_manager?.kernel;
+  try {
+    kernel?.sendControlMessage({
+      channel: "control", content, metadata: {}, parent_header: {}, buffers: [],
+      header: {
+        msg_id: freshId(), msg_type: "mpnb_press", session: kernel.clientId, username: kernel.username,
+        date: new Date().toISOString(), version: "5.4",
+      },
+    });
+  } catch { /* it goes the usual way as well */ }
+}
+
+const freshId = () => [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
+
 const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12: false });
 
 /** The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are. */
@@ -215,7 +231,7 @@ function render({ model, el }) {
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
   const passKeys = keepKeys(el);
   const timers = { rest: 0, tick: 0, answer: 0 };
-  let pointed = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "";
+  let pointed = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
 
   // ipywidgets marks the views of a kernel that is gone with this class, those of a file that was reopened as well.
   const gone = () => el.closest(".jupyter-widgets-disconnected") !== null;
@@ -230,12 +246,16 @@ function render({ model, el }) {
   function press(id, button) {
     if (id === "copy") return copy(button);
     if (gone()) return;
-    model.send({ type: id });
+    const message = { type: id, press: freshId() };
+    // What else is pressed must not overtake what was typed before.
+    if (id === "cancel") sendAtOnce(model, { ...message, grid: model.get("key") });
+    model.send(message);
     busy = "";
+    pressed = message.press;
     clearTimeout(timers.answer);
     timers.answer = setTimeout(() => {
       busy = id === "cancel"
-        ? "The kernel is busy with this cell and hears no clicks: interrupt it (■ in the toolbar), which cancels the export as well."
+        ? "Cancel asked; the kernel is busy, press ■ (it interrupts the cell that runs)"
         : "The kernel is busy with a cell: this comes next.";
       paintNotes();
     }, ANSWER_MS);
@@ -339,8 +359,6 @@ function render({ model, el }) {
   function onInfo() {
     const info = model.get("info");
     infoAt = performance.now();
-    busy = "";
-    clearTimeout(timers.answer);
     root.classList.toggle("mpnb-empty-grid", !info.total);
     root.classList.toggle("mpnb-gone", gone());
     setText(phase, gone() ? "Disconnected" : (PHASES[info.phase] ?? "") + (info.phase === "failed" ? `, ${info.failed.toLocaleString("en-US")} failed` : ""));
@@ -371,6 +389,11 @@ function render({ model, el }) {
   }
 
   function onMessage(message) {
+    if (message.type === "heard" && message.press === pressed) {
+      pressed = busy = "";
+      clearTimeout(timers.answer);
+      paintNotes();
+    }
     if (message.type !== "cell" || message.index !== pointed) return;
     answer = message;
     asked = false;
