@@ -166,5 +166,5 @@ def test_what_the_notebooks_want_is_said(
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["demo", "--lab"]) == 2
     assert capsys.readouterr().err == (
-        f"mpnb demo: the notebooks want {missing}, which this Python lacks: {sys.executable} -m pip install {missing}\n"
+        f"mpnb demo: the notebooks need {missing}, which this Python lacks: {sys.executable} -m pip install {missing}\n"
     )

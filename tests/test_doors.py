@@ -311,11 +311,11 @@ def test_a_url_is_refused_at_every_door(sandbox, export, tmp_path, monkeypatch, 
         lambda: mpnb.plan(day(1), day(3), database=url, credentials=mp.credentials),
         lambda: mpnb.open(url),
     ):
-        with pytest.raises(mpnb.DatabaseError, match=r"nothing on this machine: pass a path such as 'mixpanel.duckdb'"):
+        with pytest.raises(mpnb.DatabaseError, match=r"not on this machine: pass a path such as 'mixpanel.duckdb'"):
             call()
-    with pytest.raises(mpnb.PlanError, match="nothing on this machine: pass one on this machine"):
+    with pytest.raises(mpnb.PlanError, match="not on this machine: pass one on this machine"):
         result.to_parquet(url)
-    with pytest.raises(mpnb.PlanError, match="nothing on this machine: pass a folder"):
+    with pytest.raises(mpnb.PlanError, match="not on this machine: pass a folder"):
         mpnb.Spool(url)
     assert os.listdir() == ["state"] or not os.listdir()
     assert len(mp.requests) == count
@@ -334,7 +334,7 @@ def test_the_url_of_a_file_is_named_as_its_path(url: str, path: str) -> None:
 def test_a_file_may_be_called_like_a_url(sandbox, export, tmp_path, monkeypatch) -> None:
     """The line says how: with a folder before it, a name may have a colon."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(mpnb.DatabaseError, match=r"what is called so here is '\./md:x'"):
+    with pytest.raises(mpnb.DatabaseError, match=r"for a file of that name, pass '\./md:x'"):
         mpnb.open("md:x")
     export(sandbox(), database="./md:x").close()
     assert Path("md:x").is_file()

@@ -357,11 +357,11 @@ def test_a_plan_is_what_the_export_then_does(sandbox, export, database: Path) ->
 def test_a_to_date_after_today_is_cut_with_a_warning(database: Path) -> None:
     """The last batch ends today, and the warning points at the caller's own line."""
     today = datetime.now(UTC).date()
-    with pytest.warns(UserWarning, match=f"cut at {today}") as caught:
+    with pytest.warns(UserWarning, match=f"using {today}") as caught:
         plan = mpnb.plan("2 days ago", today + timedelta(days=10), database=database)
     assert caught[0].filename == __file__
     assert plan.to_date == plan.batches[-1].to_date == today
-    assert "cut at" in str(plan)
+    assert "using" in str(plan)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------

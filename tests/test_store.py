@@ -402,7 +402,7 @@ def test_mode_new_wants_an_empty_table(sandbox, export) -> None:
     """It is for who must not mix: a table with events is refused, one without is taken."""
     mp = sandbox()
     export(mp, mode="new")
-    with pytest.raises(mpnb.TableError, match=r"has [\d,]+ events, and mode='new' wants an empty one"):
+    with pytest.raises(mpnb.TableError, match=r"has [\d,]+ events, and mode='new' needs an empty one"):
         export(mp, mode="new")
     assert len(mp.requests) == 3
     assert export(mp, table="other", mode="new").successful_batches == 3

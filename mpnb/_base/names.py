@@ -30,7 +30,7 @@ def event_names(given: object, wanted: Message) -> list[str]:
         raise PlanError(wanted, f", not {brief(given)}")
     for name in names:
         if not isinstance(name, str) or not is_text(name):
-            raise PlanError(wanted, f", and {brief(name)} is no name")
+            raise PlanError(wanted, f", and {brief(name)} is not a name")
     return list(dict.fromkeys(map(str, names)))
 
 

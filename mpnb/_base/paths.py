@@ -47,8 +47,10 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
     if text.lower().startswith("file:"):
         raise error(named, f" {brief(text)} is a URL: pass the path alone, {brief(_FILE.sub('', text))}")
     if found := _ELSEWHERE.match(text):
-        called_so = "" if found[0].endswith(("//", ":memory:")) else f"; what is called so here is {brief('./' + text)}"
-        raise error(named, f" {brief(text)} is nothing on this machine: {advice}{called_so}")
+        called_so = (
+            "" if found[0].endswith(("//", ":memory:")) else f"; for a file of that name, pass {brief('./' + text)}"
+        )
+        raise error(named, f" {brief(text)} is not on this machine: {advice}{called_so}")
     try:
         path = Path(text).expanduser()
         os.stat(path)

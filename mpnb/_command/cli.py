@@ -54,8 +54,8 @@ examples:
   mpnb drop events
   mpnb drop test --database analysis.duckdb --yes
 
-The next export into the table starts anew. The file does not get smaller: what
-comes next takes the room."""
+The next export into the table starts fresh. The file does not get smaller: its
+space is used again."""
 
 
 class Parser(_options.Parser):
@@ -181,7 +181,7 @@ def _drop(options: argparse.Namespace, words: list[str]) -> int:
     which = safe_text(f"table {options.table!r} of {options.database}")
     if not options.yes:
         if not sys.stdin or not sys.stdin.isatty():
-            raise PlanError("it deletes events for good, and nobody is there to be asked: --yes says that it may")
+            raise PlanError("it deletes events for good, and there is no terminal to ask on: pass --yes")
         with open_database(options.database, table=options.table) as db:
             rows = db.total_rows
         print(f"{rows:,} events in {which}. Delete them for good? [y/N] ", end="", flush=True)
@@ -207,7 +207,7 @@ def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mpnb",
-        description="Get raw events out of Mixpanel and into a DuckDB file.",
+        description="Export raw events from Mixpanel into a DuckDB file.",
         epilog="mpnb COMMAND --help says more about each. Nothing to try it on? mpnb demo needs no account.",
     )
     parser.add_argument("--version", action="version", version=f"mpnb {__version__}")
@@ -225,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     _options.add_export_options(
         command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
     )
-    drop = command("drop", _drop, "delete a table of events, with all that is known of it", epilog=DROP_EXAMPLES)
+    drop = command(
+        "drop", _drop, "delete a table of events, with everything that mpnb stores about it", epilog=DROP_EXAMPLES
+    )
     drop.add_argument("table", metavar="TABLE", help="the table of events")
     drop.add_argument("--database", metavar="FILE", default=DATABASE, help=f"the DuckDB file (default: {DATABASE})")
     drop.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is there to answer")

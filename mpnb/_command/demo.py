@@ -79,7 +79,7 @@ def open_lab() -> int:
     """
     if missing := [name for name in LAB_NEEDS if importlib.util.find_spec(name) is None]:
         install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
-        raise PlanError(f"the notebooks want {' and '.join(missing)}, which this Python lacks: {install}")
+        raise PlanError(f"the notebooks need {' and '.join(missing)}, which this Python lacks: {install}")
     with tempfile.TemporaryDirectory(prefix="mpnb-lab-") as folder:
         for path in notebooks().glob("*.ipynb"):
             shutil.copy(path, folder)
@@ -137,12 +137,12 @@ def _tell(mp: Sandbox, database: str) -> None:
     with api.export(FIRST, LAST, database=database, credentials=mp.credentials) as result:
         _say(result)
         _say(
-            f"The sandbox was asked {len(mp.requests)} times and misbehaved {mp.injected.total()} times.",
+            f"The sandbox was asked {len(mp.requests)} times and answered with a fault {mp.injected.total()} times.",
             "Nothing of a batch that failed is in the table. The failure table says why:",
         )
         _say(failure_table(result))
         mp.clear_faults()
-        _say("Now the sandbox is mended, and result.retry() fetches the two that are missing, and only those.")
+        _say("Now the sandbox works again, and result.retry() fetches the two that are missing, and only those.")
         with result.retry() as retried:
             _say(retried)
             [(left,)] = retried.failures.count("*").fetchall()

@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
         if word.startswith("-"):
             self.error(f"unknown option {word}" + (f"; did you mean {close[0]}?" if close else ""))
-        self.error(f"{word} is out of place: words that are no options come together, before them")
+        self.error(f"{word} is out of place: put the words before the options")
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +96,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--chunk-days",
         type=_chunk_days,
         metavar="N",
-        help="days a request, 1 to 100, or auto: the fewest that the quota has room for",
+        help="days per request, 1 to 100, or auto: the fewest that the quota has room for",
     )
-    add("--mode", choices=MODES, help="resume fetches what is missing, refresh all again, new wants an empty table")
+    add("--mode", choices=MODES, help="resume fetches what is missing, refresh all again, new needs an empty table")
     add("--late-days", type=int, metavar="N", help="for how many days after a day its events may still arrive")
     add("--per-hour", type=int, metavar="N", help="requests an hour that the project was granted (usual: 60)")
     add("--per-second", type=int, metavar="N", help="requests a second that it was granted (usual: 3)")

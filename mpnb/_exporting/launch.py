@@ -118,7 +118,7 @@ def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: K
         raise TableError(
             f"table {asked.table!r} has {rows:,} events, and ",
             Argument("mode", "new"),
-            " wants an empty one: pass another ",
+            " needs an empty one: pass another ",
             Argument("table", ""),
             ", or ",
             Argument("mode", "resume"),

@@ -161,7 +161,7 @@ def _fault_of(credentials: Credentials) -> Message | None:
             return Message(Argument(name), " is empty")
         # A control character would end the header, or fold into it.
         if re.search(r"[\x00-\x1f\x7f]", value) or not is_text(value):
-            return Message(Argument(name), " holds a line break or another character that none has: copy it once more")
+            return Message(Argument(name), " contains a line break or another invalid character: copy it once more")
     if ":" in credentials.username:
         return Message(Argument("username"), " holds a colon, which HTTP Basic cannot carry")
     project_id, region, base_url = credentials.project_id, credentials.region, credentials.base_url

@@ -43,7 +43,7 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
             try:
                 return date.fromisoformat(text)
             except ValueError as error:
-                raise PlanError(Argument(name), f" {value!r} is no day of the calendar: {error}") from None
+                raise PlanError(Argument(name), f" {value!r} is not a valid date: {error}") from None
     raise PlanError(
         Argument(name), f" must be a date, 'YYYY-MM-DD', 'today', 'yesterday' or 'N days ago', not {brief(value)}"
     )

@@ -91,7 +91,7 @@ def check(
         raise PlanError(Argument("from_date"), f" {first} is before {why}")
     notes: tuple[str, ...] = ()
     if last > now:
-        notes = (Message(Argument("to_date"), f" {last} is after today: cut at {now}"),)
+        notes = (Message(Argument("to_date"), f" {last} is after today: using {now}"),)
         warn(notes[0])
         last = now
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
@@ -104,7 +104,7 @@ def check(
         raise PlanError(Argument("where"), f" must be a filter expression of Mixpanel's, not {brief(where)}")
     names = None if events is None else tuple(event_names(events, EVENTS))
     if names and not all(names):
-        raise PlanError(EVENTS, ", and '' is no name")
+        raise PlanError(EVENTS, ", and '' is not a name")
     name = check_table_name(table)
     if credentials is None and (needs_credentials or not missing_variables()):
         credentials = Credentials.from_environment()

@@ -113,7 +113,7 @@ def test_what_export_warns_of_is_one_line(shell: Shell, mp: Sandbox, monkeypatch
     with pytest.warns(UserWarning, match="of something else") as caught:
         ran = shell.run(f"%mpexport yesterday {tomorrow};")
     assert ran.error is None
-    assert f"mpnb: TO {tomorrow} is after today: cut at {today()}\n" in ran.err
+    assert f"mpnb: TO {tomorrow} is after today: using {today()}\n" in ran.err
     assert [str(each.message) for each in caught] == ["of something else"]
 
 

@@ -84,7 +84,7 @@ def test_an_expression_may_use_what_a_cell_may() -> None:
     [
         ("-e 'Sign", "'Sign has a quote that is not closed"),
         ("-e it's", "it's has a quote that is not closed"),
-        ("-e {1 +}", "{1 +} is no {expression} of Python"),
+        ("-e {1 +}", "{1 +} is not a Python {expression}"),
         ("-e $nobody", r"$nobody cannot be expanded (NameError: name 'nobody' is not defined)"),
         ("-e {1/0}", "{1/0} cannot be expanded (ZeroDivisionError: division by zero)"),
     ],

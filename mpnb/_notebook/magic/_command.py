@@ -178,13 +178,13 @@ def _check(options: argparse.Namespace, cell: str | None) -> None:
     typed = {name for name, value in vars(options).items() if value}
     for action in TAKES.keys() & typed:
         if others := typed - {action} - TAKES[action]:
-            raise UsageError(f"{OPTIONS[action]} goes without {OPTIONS[min(others)]}")
+            raise UsageError(f"{OPTIONS[action]} cannot be combined with {OPTIONS[min(others)]}")
     if "bg" in typed and (both := typed & {"plan", "strict"}):
-        raise UsageError(f"{OPTIONS[min(both)]} goes without --bg")
+        raise UsageError(f"{OPTIONS[min(both)]} cannot be combined with --bg")
     if cell is not None and (early := typed & {"bg", "plan", "status", "cancel", "help"}):
         raise UsageError(f"SQL runs on an export that is done: leave {OPTIONS[min(early)]} out")
     if "name" in typed and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
-        raise UsageError(f"--as takes a name of Python's, not {options.name!r}")
+        raise UsageError(f"--as must be a Python name, not {options.name!r}")
 
 
 def _names_of(word: str) -> list[str]:

@@ -15,7 +15,7 @@ NAME = "mpexport"
 WIDTH, COLUMN = 100, 24
 
 SYNOPSIS = f"""\
-%{NAME} FROM TO [options]          fetch the events of these days, wait, and give the ExportResult
+%{NAME} FROM TO [options]          fetch the events of these days, wait, return the ExportResult
 %{NAME} last N days [options]
 %{NAME} --status | --cancel | --retry
 %%{NAME} FROM TO [options]         the same, then run the SQL that follows and show its relation
@@ -57,14 +57,16 @@ def make_parser() -> Parser:
     _options.add_export_options(parser)
     parser.set_defaults(days=[])
     parser.add_argument(
-        "--as", dest="name", metavar="NAME", help="give the ExportResult (with --bg the job) this name as well"
+        "--as", dest="name", metavar="NAME", help="also assign the ExportResult (with --bg the job) to this name"
     )
     parser.add_argument("--bg", action="store_true", help="return at once, with the ExportJob; the grid goes on")
-    parser.add_argument("--strict", action="store_true", help="let a batch that failed be an error")
+    parser.add_argument("--strict", action="store_true", help="raise an error if a batch failed")
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument("--plan", action="store_true", help="show what it would take, and send nothing")
     actions.add_argument("--status", action="store_true", help="show how far the latest export is, or what it brought")
-    actions.add_argument("--cancel", action="store_true", help="stop the export that --bg started; what landed is kept")
+    actions.add_argument(
+        "--cancel", action="store_true", help="stop the export that --bg started; finished batches are kept"
+    )
     actions.add_argument("--retry", action="store_true", help="fetch what failed of the latest export again")
     parser.add_argument("-h", "--help", action="store_true", help="show this")
     return parser

@@ -148,7 +148,7 @@ def _is_expression(code: str) -> bool:
 
 def _value(word: Word, names: Mapping[str, Any]) -> str:
     if word.is_open:
-        what = "is no {expression} of Python" if word.text.startswith("{") else "has a quote that is not closed"
+        what = "is not a Python {expression}" if word.text.startswith("{") else "has a quote that is not closed"
         raise WordError(f"{word.text} {what}")
     if word.code is None:
         return word.text

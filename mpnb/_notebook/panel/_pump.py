@@ -106,7 +106,7 @@ class Pump:
                 due = shown.tick(now)
             except Exception:
                 # A screen that fails must harm neither the export nor the other screens.
-                log.exception("a panel could not be brought up to date")
+                log.exception("a panel could not be updated")
                 due = None
             with self._lock:
                 woken_meanwhile = self._dues[shown] == 0.0
