@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 import mpnb
+from mpnb._exporting.handles import call_it
 from mpnb.sandbox import BAD_LINES, Fault
 from tests._helpers import WIDE, all_or_nothing, as_served, as_stored, day, days_of, event, side_by_side, until
 
@@ -287,7 +288,7 @@ Mixpanel events 2026-01-01 – 2026-01-05
   missing   2 batches:
         1 http        Mixpanel had an internal problem: retry in a few minutes.
         1 truncated   {result.failures.select("hint").fetchall()[0][0]}
-  to retry  result = result.retry()"""
+  to retry  call retry() on this result"""
     assert repr(result) == text
     assert result._repr_mimebundle_()["text/plain"] == text
     assert result._repr_mimebundle_() == result._repr_mimebundle_()
@@ -349,7 +350,9 @@ def test_html_names_what_failed_and_the_call_that_retries(sandbox, export) -> No
     assert "1 × http" in text
     assert "1 × truncated" in text
     assert "An internal error occurred" in text
-    assert "result = result.retry()" in text
+    assert "To retry them, call retry() on this result" in text
+    call_it(result, "week")
+    assert "<code>week = week.retry()</code>" in result._repr_mimebundle_()["text/html"]
 
 
 def test_a_display_of_many_failures_is_short(sandbox, export) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -93,6 +94,7 @@ class ExportResult(Answers):
         self._outcome = outcome
         self._retry = retry
         self._call = call
+        self._name = self._retry_by = ""
         self.successful_batches: int = outcome.successful_batches
         self.failed_batches: int = outcome.failed_batches
         self.cancelled_batches: int = outcome.cancelled_batches
@@ -192,10 +194,12 @@ def make_job(run: Run[ExportResult]) -> ExportJob:
 
 def summary_of(result: ExportResult) -> summary.Summary:
     """Return the contents of a result's display. After ``close()``, it lacks what only the database knows."""
+    name = result._name or variable_of(result)
     return summary.gather(
         result._reader,
         result._outcome,
-        result._call,
+        name or result._call,
+        retry=f"{name} = {name}.retry()" if name else result._retry_by,
         total_rows=result.total_rows,
         rows_outside=result.rows_outside,
     )
@@ -218,7 +222,18 @@ def stopped_line(result: ExportResult, *, closing: bool = False) -> str:
 
 def call_it(result: ExportResult, name: str) -> None:
     """Set the name of the variable that holds a result, which its displays use in the calls that they suggest."""
-    result._call = name
+    result._name = result._call = name
+
+
+def retry_it(result: ExportResult, code: str) -> None:
+    """Set what a person types to retry a result that no variable holds."""
+    result._retry_by = code
+
+
+def variable_of(thing: object) -> str:
+    """Return the variable of the session that holds an object, ``""`` where none does."""
+    names = list(vars(sys.modules["__main__"]).items())
+    return next((name for name, value in names if value is thing and not name.startswith("_")), "")
 
 
 def reader_of(result: ExportResult) -> Reader:

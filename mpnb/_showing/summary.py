@@ -14,6 +14,7 @@ from mpnb._planning.states import Outcome
 from mpnb._reading.reader import Reader
 
 SHOWN_FAILURES = 50
+UNNAMED = "call retry() on this result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,11 @@ class FailedRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The contents of a result's display."""
+    """
+    The contents of a result's display.
+
+    ``retry`` is the code that retries, ``""`` where the variable is not known; then ``otherwise`` says it in words.
+    """
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -37,15 +42,17 @@ class Summary:
     failures: tuple[FailedRow, ...]
     unmet: int
     retry: str
+    otherwise: str = UNNAMED
 
 
-def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows_outside: int) -> Summary:
+def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_rows: int, rows_outside: int) -> Summary:
     """
     Query the database for the contents of a result's display, if it is open.
 
     Args:
         outcome: what the call did.
         call: the variable that holds the result, as it is known.
+        retry: the code that retries, ``""`` where nobody knows a variable that holds the result.
         total_rows, rows_outside: what the result counts.
     """
     store, selection = reader.store, reader.selection
@@ -97,7 +104,7 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, total_rows: int, rows
         kinds=tuple(kinds),
         failures=tuple(failures),
         unmet=count,
-        retry=f"{call} = {call}.retry()",
+        retry=retry,
     )
 
 
@@ -109,7 +116,7 @@ def text(summary: Summary) -> str:
         lines.append(f"  missing   {summary.unmet:,} {plural(summary.unmet, 'batch', 'batches')}:")
         for kind, count, sentence in summary.kinds:
             lines.append(f"    {count:>5,} {kind:<11} {sentence}")
-        lines.append(f"  to retry  {summary.retry}")
+        lines.append(f"  to retry  {summary.retry or summary.otherwise}")
     return "\n".join(lines)
 
 
@@ -166,6 +173,10 @@ def html(summary: Summary, figure: str = "") -> str:
         parts.append(
             "</ul><details><summary>failure table</summary>"
             f'<table style="border-collapse:collapse">{head}{rows}</table>{rest}</details>'
-            f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
+            + (
+                f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
+                if summary.retry
+                else f"<div>To retry them, {escape(summary.otherwise)}</div>"
+            )
         )
     return "".join(parts) + "</div>"

@@ -143,6 +143,74 @@ def test_a_panel_from_login_to_result(kernel: Kernel, known: Known) -> None:
         assert own.secret not in json.dumps(kernel.messages, default=str)
 
 
+CALL = "mpnb.export('2026-01-01', '2026-01-03', chunk_days=1, quota=WIDE)"
+MAGIC = "%mpexport 2026-01-01 2026-01-03 --chunk-days 1 --per-second 1000"
+START = CALL.replace("export", "start")
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        (f"jan = {CALL}", "jan = jan.retry()"),
+        (f"from mpnb import export\njan: object = {CALL.removeprefix('mpnb.')}", "jan = jan.retry()"),
+        (f"jan = {MAGIC}", "%mpexport --retry"),
+        (f"{MAGIC} --as jan", "%mpexport --retry"),
+        (f"jan = {MAGIC}; # twice", "%mpexport --retry"),
+        (f"job = {START}\njob.panel()", "result = job.outcome().retry()"),
+        (f"{MAGIC} --bg", "%mpexport --retry"),
+    ],
+)
+def test_the_hint_to_retry_works_as_it_is_typed(kernel: Kernel, known: Known, cell: str, hint: str) -> None:
+    """What the display of an export says one should type, in a cell of its own, fetches what is missing."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        kernel.run(known(mp) + "\n%load_ext mpnb")
+        assert "Error" not in kernel.run(cell)
+        ended = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(ended)
+        [typed] = re.findall("Retry them with <code>(.*?)</code>", ended()[0]["content"]["data"]["text/html"])
+        assert typed == hint
+        assert "Error" not in kernel.run(typed)
+        assert kernel.run("print(mpnb.open().total_rows)") == str(mp.count(date(2026, 1, 1), date(2026, 1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (CALL, "To retry them, run the same call again"),
+        (f"{START}.panel()", "To retry them, call retry() on this result"),
+        (f"a = {CALL}; b = {CALL}", "To retry them, run the same call again"),
+        ("jan = mpnb.export('2026-01-02', '2026-01-02', quota=WIDE)", "To retry them, run the same call again"),
+    ],
+    ids=["unassigned", "job unassigned", "two of them", "nothing returned"],
+)
+def test_no_hint_names_a_variable_that_is_not_there(kernel: Kernel, known: Known, cell: str, words: str) -> None:
+    """Where it is not known what holds the result, or nothing was returned, words say what to do."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        kernel.run(known(mp))
+        kernel.run(cell)
+        ended = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(ended)
+        html = ended()[0]["content"]["data"]["text/html"]
+        assert words in html
+        assert ".retry()" not in html
+
+
+def test_after_an_interrupt_the_same_call_is_the_hint(kernel: Kernel, known: Known, gate: Gate) -> None:
+    """A cell that was stopped has assigned nothing: its display says what does go on."""
+    with serve(events_per_day=20, lines=gate.lines) as mp, gate:
+        kernel.run(known(mp))
+        cell = kernel.begin(f"jan = {CALL}")
+        fetching = STATUSES.index("fetching")
+        kernel.until(lambda: any(fetching in kernel.state(grid).get("state", b"") for grid in kernel.comms("Grid")))
+        kernel.manager.interrupt_kernel()
+        assert "KeyboardInterrupt" in kernel.finish(cell)
+        ended = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(ended)
+        html = ended()[0]["content"]["data"]["text/html"]
+        assert "To retry them, run the same call again" in html
+        assert ".retry()" not in html
+
+
 def test_a_click_starts_what_the_fields_say_then(kernel: Kernel, known: Known) -> None:
     """A field that changes at the moment of the click counts: it is planned once more before the start."""
     with serve(events_per_day=5) as mp:

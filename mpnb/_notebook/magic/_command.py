@@ -29,6 +29,7 @@ from mpnb._exporting.handles import (
     ExportResult,
     call_it,
     failed_line,
+    retry_it,
     stopped_line,
 )
 from mpnb._message import said
@@ -130,6 +131,7 @@ class Command:
             self._latest = error.result
             raise
         self._latest = result
+        retry_it(result, AGAIN)
         if result.has_failures:
             if "strict" in options:
                 result.raise_for_failures()
@@ -141,7 +143,9 @@ class Command:
     def _in_background(self, job: ExportJob) -> ExportJob:
         self._latest = job
         self._jobs = [*self._running(), job]
-        display(job.panel())  # type: ignore[no-untyped-call]
+        panel = job.panel()
+        panel.retry = AGAIN
+        display(panel)  # type: ignore[no-untyped-call]
         return job
 
     def _running(self) -> list[ExportJob]:

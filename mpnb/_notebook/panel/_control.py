@@ -16,7 +16,7 @@ import ipywidgets
 from mpnb import _api as api
 from mpnb._base.scalars import whole_number
 from mpnb._errors import MpnbError
-from mpnb._exporting.handles import ExportJob, ExportResult
+from mpnb._exporting.handles import ExportJob, ExportResult, variable_of
 from mpnb._message import said
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
@@ -303,7 +303,9 @@ class Panel:
 
     def _close(self) -> None:
         if self._track is not None:
-            self._bundle = static.ended(self._track, self._cells, retry="result = panel.result.retry()")
+            name = variable_of(self)
+            retry = f"result = {name}.result.retry()" if name else ""
+            self._bundle = static.ended(self._track, self._cells, retry=retry, otherwise="export the same days again")
             self._screen.swap(self._bundle)
             self._flush_at = time.monotonic() + AGAIN_SECONDS
 

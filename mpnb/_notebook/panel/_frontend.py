@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -49,3 +51,35 @@ def on_control(kind: str, hear: Callable[[dict[str, Any]], object]) -> None:
 
     handlers = getattr(getattr(get_ipython(), "kernel", None), "control_handlers", {})
     handlers[kind] = lambda _stream, _ident, message: hear(message["content"])
+
+
+def running_cell() -> str:
+    """Return the code of the cell that runs, ``""`` where nobody knows it."""
+    from IPython.core.getipython import get_ipython
+
+    request: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)()
+    return str(request.get("content", {}).get("code", ""))
+
+
+def retry_of(cell: str) -> str:
+    """Return the code that retries what a cell exports, ``""`` where the cell does not say where its result will be."""
+    if re.search(r"^[^#\n]*%mpexport\b", cell, re.MULTILINE):
+        return "%mpexport --retry"
+    try:
+        statements = ast.parse(cell).body
+    except (SyntaxError, ValueError):
+        return ""
+    names = [name for each in statements if (name := _assigned(each))]
+    return f"{names[0]} = {names[0]}.retry()" if len(names) == 1 else ""
+
+
+def _assigned(statement: ast.stmt) -> str:
+    """Return the name that a statement gives to the result of an export."""
+    match statement:
+        case (
+            ast.Assign(targets=[ast.Name(name)], value=ast.Call(func=called))
+            | ast.AnnAssign(target=ast.Name(name), value=ast.Call(func=called))
+        ):
+            word = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            return name if word in ("export", "retry") else ""
+    return ""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from mpnb._exporting.handles import ExportJob
+from mpnb._exporting.handles import ExportJob, variable_of
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _static as static
 from mpnb._notebook.panel._feed import Frame, Track, detail
@@ -116,10 +116,12 @@ class JobPanel:
 
     Attributes:
         grid: the anywidget alone, for hosts that know only those.
+        retry: the code that retries what failed, where it does not go by the variable that holds the job.
     """
 
-    def __init__(self, job: ExportJob) -> None:
+    def __init__(self, job: ExportJob, retry: str = "") -> None:
         self.job = job
+        self.retry = retry
         self._track = Track(job)
         self._cells: list[BatchProgress] = []
         self._seen: tuple[int, int] | None = None
@@ -162,7 +164,7 @@ class JobPanel:
         if not done:
             return now + TICK_SECONDS
         if not self._bundle:
-            self._bundle = static.ended(self._track, self._cells)
+            self._bundle = self._ended()
             self._screen.swap(self._bundle)
             self.settled.set()
             self._flush_at = now + AGAIN_SECONDS
@@ -172,6 +174,11 @@ class JobPanel:
             self.grid.send_state("state")
             self._screen.swap(self._bundle)
         return self._flush_at if self._flush_at < math.inf else None
+
+    def _ended(self) -> dict[str, Any]:
+        name = variable_of(self.job)
+        retry = self.retry or (f"result = {name}.outcome().retry()" if name else "")
+        return static.ended(self._track, self._cells, retry=retry)
 
     def _ipython_display_(self) -> None:
         if self._bundle:
@@ -188,6 +195,19 @@ class JobPanel:
         return f"<JobPanel of {self.job!r}>"
 
 
+class CellPanel(JobPanel):
+    """The display of an export that blocks its cell: no variable holds its result yet."""
+
+    def __init__(self, job: ExportJob) -> None:
+        super().__init__(job, frontend.retry_of(frontend.running_cell()))
+
+    def _ended(self) -> dict[str, Any]:
+        # Where the call raises, its result has no name.
+        raises = self.job.cancelled() or not any(cell.status in ("done", "empty", "skipped") for cell in self._cells)
+        retry = "" if raises else self.retry
+        return static.ended(self._track, self._cells, retry=retry, otherwise="run the same call again")
+
+
 class NotebookProgress:
     """The grid in a cell that ``mpnb.export()`` blocks. Its errors never make the export fail."""
 
@@ -197,7 +217,7 @@ class NotebookProgress:
     def begin(self, job: ExportJob) -> None:
         """Show the grid."""
         try:
-            self._panel = JobPanel(job)
+            self._panel = CellPanel(job)
             self._panel._ipython_display_()
         except Exception:
             log.exception("the grid cannot be shown")

@@ -36,20 +36,21 @@ background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparen
 </style>"""
 
 
-def ended(track: Track, cells: Sequence[BatchProgress], *, retry: str | None = None) -> dict[str, Any]:
+def ended(
+    track: Track, cells: Sequence[BatchProgress], *, retry: str, otherwise: str = display.UNNAMED
+) -> dict[str, Any]:
     """
     Return the output of an export that has ended: the result in words, and the grid in its final state.
 
     Args:
-        retry: the call that retries, where it is not ``result = result.retry()``.
+        retry: the code that retries, ``""`` where that depends on a variable that is not known.
+        otherwise: in words, for where there is no code.
     """
     try:
-        summary = summary_of(track.job.outcome())
+        summary = replace(summary_of(track.job.outcome()), retry=retry, otherwise=otherwise)
     except Exception as error:
         text = f"The export ended with an error: {type(error).__name__}: {error}"
         return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}
-    if retry is not None:
-        summary = replace(summary, retry=retry)
     if len(track.jobs) > 1:
         # The result is the last retry's; the grid is of all.
         facts = dict(summary.facts)
