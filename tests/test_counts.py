@@ -277,7 +277,7 @@ def test_what_is_under_way_has_not_failed(sandbox, export, start) -> None:
     mp.add_fault(Fault("hang", day(5), times=None))
     job = start(mp, day(4), day(5))
     until(lambda: mp.injected)
-    with mpnb.open(job._store.path) as db:
+    with mpnb.open(job._run._store.path) as db:
         assert not db.has_failures
         assert db.failures.fetchall() == []
     job.cancel()
@@ -785,10 +785,10 @@ def test_an_option_that_is_none_is_a_type_error(doubled, tmp_path) -> None:
     """With names and without, before anything is written."""
     for names in (None, "A", ["A", "B"]):
         for read in (doubled.df, doubled.pl, doubled.arrow, lambda e, **o: doubled.to_parquet(tmp_path / "x", e, **o)):
-            with pytest.raises(TypeError, match="options are columns, deduplicated, materialize, not 'nonsense'"):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
                 read(names, nonsense=1)
     assert not (tmp_path / "x").exists()
-    with pytest.raises(TypeError, match="options are for events by name, or for all"):
+    with pytest.raises(TypeError, match="are for events by name, or for all"):
         doubled.df(doubled.events, deduplicated=True)
 
 
@@ -807,7 +807,8 @@ read = {
     "parquet": lambda: db.to_parquet(sys.argv[1] + str(time.time())), "check": lambda: db.check(),
     "names": lambda: mpnb.analysis.retention(db.deduplicated().filter("true"), "A", "B"),
 }[sys.argv[2]]
-threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+read()  # which imports: a stop in mid-import ends the process as well, whoever catches it
+threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 try:
     while True:
         read()

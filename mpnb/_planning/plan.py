@@ -93,9 +93,7 @@ def _lines(plan: ExportPlan) -> list[tuple[str, str]]:
         count = len(plan.days_provisional)
         lines.append(("late", f"{count:,} of those held may lack late events, and are fetched once more later"))
     if plan.widened:
-        lines.append(
-            ("widened", f"{len(plan.widened):,} more days are fetched: batches are replaced as a whole")
-        )
+        lines.append(("widened", f"{len(plan.widened):,} more days are fetched: batches are replaced as a whole"))
     return lines + [("note", note) for note in plan.notes]
 
 

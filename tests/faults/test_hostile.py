@@ -117,7 +117,7 @@ def test_any_file_name_is_a_name(name: str, server: Sandbox, tmp_path: Path) -> 
         assert db.total_rows == wanted > 0
 
 
-@pytest.mark.filterwarnings("ignore:no event .* came")
+@pytest.mark.filterwarnings("ignore:no event .* was on")
 def test_event_names_and_filters_reach_the_server_as_they_are(server: Sandbox) -> None:
     """What goes into the query string and the ledger comes out as it was."""
     with export(server, ":memory:", events=[*NAMES, HOSTILE], where='properties["a"] == "it\'s \\" & <b>"') as result:

@@ -98,7 +98,7 @@ async def waited(job: mpnb.ExportJob) -> mpnb.ExportResult:
     job.panel()
     job.cancel()
     assert_type(job.outcome(timeout=5), mpnb.ExportResult)
-    assert_type(job.result(), mpnb.ExportResult)
+    assert_type(job.result(timeout=5), mpnb.ExportResult)
     return assert_type(await job, mpnb.ExportResult)
 
 
