@@ -371,7 +371,7 @@ def test_secret_stays_out_of_the_file(notebook: Open) -> None:
         assert own.username in saved or own.project_id in saved
         assert own.secret not in saved
         button(output, "Copy as code").click()
-        expect(output.locator(".mpnb-code")).to_contain_text('os.environ["MP_SECRET"]')
+        expect(output.locator(".mpnb-code")).to_contain_text(f'the secret of "{own.username}" first')
         assert own.secret not in book.page.content()
         button(output, "Start").click()
         expect(output.get_by_role("img", name="Batches: 1 done")).to_be_visible()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mpnb._base.clock import today
 from mpnb._notebook.panel._code import code_of
 from mpnb._notebook.panel._form import Form, planned, preset_range
 from mpnb._notebook.panel._labels import place_of
+from mpnb.sandbox import Sandbox
 from tests._odd import try_all
 
 SECRET = "never-to-be-seen"  # pragma: allowlist secret
@@ -168,6 +170,43 @@ def test_code_says_what_differs_and_no_secret(tmp_path: Path) -> None:
     assert [ast.literal_eval(arg) for arg in call.args] == ["2026-01-01", "2026-01-31"]
     assert [word.arg for word in call.keywords] == ["where", "chunk_days", "credentials", "quota", "spool"]
     assert 'mpnb.Credentials("me", os.environ["MP_SECRET"], "42", region="eu")' in code
+
+
+def test_code_says_what_to_set_and_works_then(sandbox: Callable[..., Sandbox], tmp_path: Path) -> None:
+    """Typed credentials, a connection and a callback: once what the comments name is set, the code exports."""
+    mp = sandbox()
+    with duckdb.connect() as connection:
+        asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
+        seen: list[object] = []
+        asked |= {"credentials": mp.credentials, "on_batch": lambda progress: seen.append(progress)}
+        code = code_of(asked, from_environment=False)
+        comments = [line for line in code.splitlines() if line.startswith("# ")]
+        assert comments == [
+            "# Set con to what you passed to the panel as database first.",
+            f'# Set MP_SECRET in the environment to the secret of "{mp.credentials.username}" first:',
+            '# os.environ["MP_SECRET"] = …',
+            "# Set on_batch to what you passed to the panel as on_batch first.",
+        ]
+        names: dict[str, Any] = {"con": connection, "on_batch": asked["on_batch"]}
+        with pytest.raises(KeyError, match="MP_SECRET"):
+            exec(code, dict(names))
+        set_it = "import os\n" + comments[2].removeprefix("# ").replace("…", repr(mp.credentials.secret))
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("MP_SECRET", "")
+            exec(f"{set_it}\n{code}", names)
+        with names["result"] as result:
+            assert result.total_rows == mp.count(date(2026, 1, 1), date(2026, 1, 2))
+        assert seen
+
+
+def test_code_names_the_variable_that_the_notebook_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that a variable of the session holds goes by its name, and nothing is to be set."""
+    with duckdb.connect() as connection:
+        monkeypatch.setattr("__main__.warehouse", connection, raising=False)
+        asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
+        code = code_of(asked, from_environment=True)
+    assert "database=warehouse" in code
+    assert "#" not in code
 
 
 def test_code_of_the_panel_gives_the_same_plan(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpnb._api import export
 from mpnb._base.scalars import as_int
+from mpnb._exporting.handles import variable_of
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import Spool
@@ -19,13 +20,15 @@ DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is no
 
 def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:
     """
-    Return a call of ``mpnb.export()`` with all arguments that differ from their defaults. It never holds a secret.
+    Return a call of ``mpnb.export()`` with all arguments that differ from their defaults.
+
+    It never holds a secret: comments say which variables it reads that the reader has to set.
 
     Args:
         asked: arguments of ``mpnb.export()``.
         from_environment: whether the call finds the credentials by itself.
     """
-    lines = ["import mpnb"]
+    lines, to_set = ["import mpnb"], []
     words = [_word("from_date", asked["from_date"]), _word("to_date", asked["to_date"])]
     for name, value in asked.items():
         if name in ("from_date", "to_date") or value == DEFAULTS[name] or value is None:
@@ -33,12 +36,22 @@ def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:
         if name == "credentials" and from_environment:
             continue
         words.append(f"{name}={_word(name, value)}")
-    if any('os.environ["' in word for word in words):
-        lines.insert(0, "import os")
+        if isinstance(value, Credentials):
+            lines.insert(0, "import os")
+            to_set.append(f"# Set MP_SECRET in the environment to the secret of {_word('', value.username)} first:")
+            to_set.append('# os.environ["MP_SECRET"] = …')
+        elif not _is_known(value):
+            to_set.append(f"# Set {_word(name, value)} to what you passed to the panel as {name} first.")
     call = f"result = mpnb.export({', '.join(words)})"
     if len(call) > 100:
         call = "result = mpnb.export(\n" + "".join(f"    {word},\n" for word in words) + ")"
-    return "\n".join([*lines, "", call])
+    return "\n".join([*lines, "", *to_set, call])
+
+
+def _is_known(value: object) -> bool:
+    """Whether the word for a value can be read without what only the notebook has."""
+    is_plain = isinstance(value, Quota | Spool | os.PathLike | str | list | tuple) or as_int(value) is not None
+    return is_plain or variable_of(value) != ""
 
 
 def _word(name: str, value: object) -> str:
@@ -60,5 +73,4 @@ def _word(name: str, value: object) -> str:
         return f"[{', '.join(_word(name, each) for each in value)}]"
     if (number := as_int(value)) is not None:
         return repr(number)
-    # An object of the notebook's: only its owner knows its name.
-    return getattr(value, "__name__", "con" if name == "database" else name)
+    return variable_of(value) or ("con" if name == "database" else name)
