@@ -146,6 +146,9 @@ def test_it_needs_a_host_of_anywidgets_and_nothing_else(host: Callable[..., Page
     assert [sent["type"] for sent in page.evaluate("window.sent")].count("cancel") == 1
     page.evaluate("all => window.update(all)", {"info": info(phase="done", done=3)})
     expect(page.get_by_role("status")).to_have_text("Done. 3 of 3 batches.")
+    page.evaluate("all => window.update(all)", {"info": info(phase="failed", failed=3)})
+    expect(page.get_by_role("status")).to_have_text("Ended. 0 of 3 batches, 3 not fetched.")
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuetext", "0 of 3 batches, 3 not fetched")
     page.evaluate("window.end()")
     assert page.evaluate("window.listeners()") == 0
 

@@ -452,3 +452,27 @@ def test_labels_are_of_their_own_panel(notebook: Open) -> None:
             expect(output.get_by_label(label, exact=True)).to_be_focused()
     twice = "all => all.map(one => one.id).filter((id, at, ids) => ids.indexOf(id) !== at)"
     assert book.page.locator(".jp-OutputArea [id]").evaluate_all(twice) == []
+
+
+def test_no_date_is_cut_off_where_it_is_narrow(notebook: Open) -> None:
+    """In a panel of 270 pixels the fields for days are as wide as what they show, and do not stick out."""
+    panel = 'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-09")\npanel'
+    book = notebook(["import mpnb", panel])
+    book.run(0)
+    book.run(1)
+    output = book.output(1)
+    expect(output.get_by_label("Last day")).to_be_visible()
+    output.locator(".mpnb-panel").evaluate("panel => { panel.style.width = '270px'; }")
+    for label in ("First day", "Last day"):
+        field = output.get_by_label(label)
+        # Wider than the text that it holds, its button and its padding.
+        needed = field.evaluate("""one => {
+            const other = one.cloneNode();
+            other.style.cssText = "width: auto !important; flex: none; position: absolute";
+            one.parentElement.append(other);
+            const width = other.getBoundingClientRect().width;
+            other.remove();
+            return width; }""")
+        assert field.bounding_box()["width"] >= needed
+        inside = "one => one.getBoundingClientRect().right <= one.closest('.mpnb-panel').getBoundingClientRect().right"
+        assert field.evaluate(inside)

@@ -82,6 +82,9 @@ def test_a_plan_shows_what_is_there_and_what_is_not(
     frame = plan_frame(plan, [])
     assert [STATUSES[byte] for byte in frame.state] == ["queued", "skipped", "skipped", "queued"]
     assert dict(frame.info["facts"])["days there already"] == "2"
+    assert "quota left" in dict(frame.info["facts"])
+    # Without credentials nobody knows whose quota it is.
+    assert "quota left" not in dict(plan_frame(plan, [], project_known=False).info["facts"])
 
 
 def test_a_retry_stands_in_for_what_it_fetches(
@@ -92,7 +95,8 @@ def test_a_retry_stands_in_for_what_it_fetches(
     track = Track(start(mp, day(1), day(6)))
     result = track.job.outcome(30)
     assert [cell.status for cell in track.cells()] == ["done", "failed", "done", "done", "failed", "done"]
-    assert track.frame(track.cells(), []).info["phase"] == "failed"
+    info = track.frame(track.cells(), []).info
+    assert (info["phase"], dict(info["facts"])["batches"]) == ("failed", "4 of 6")
     job = result.start_retry()
     track.go_on(job)
     job.outcome(30).close()

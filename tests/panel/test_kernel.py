@@ -122,6 +122,7 @@ def test_a_panel_from_login_to_result(kernel: Kernel, known: Known) -> None:
         [grid], [login] = kernel.comms("Grid"), kernel.comms("Login")
         kernel.until(lambda: kernel.state(grid)["info"].get("title"))
         assert "start" not in kernel.enabled(grid)
+        assert "quota left" not in dict(kernel.state(grid)["info"]["facts"])
         assert "nothing was exported yet" in kernel.run("panel.result")
         kernel.say(
             login,

@@ -200,7 +200,7 @@ class Panel:
         frame = (
             Frame(info={"actions": self._actions(), **more})
             if plan is None
-            else plan_frame(plan, self._actions(), face=in_labels, **more)
+            else plan_frame(plan, self._actions(), face=in_labels, project_known=self._credentials is not None, **more)
         )
         self._screen.grid.paint(frame)
 

@@ -97,7 +97,7 @@ class Track:
         unmet = sum(counts[status] for status in UNMET)
         ended = sum(counts[status] for status in ENDED)
         facts = [
-            ("batches", f"{ended:,} of {len(cells):,}"),
+            ("batches", f"{ended - unmet:,} of {len(cells):,}"),
             ("events", f"{sum(p.rows for p in progress):,}"),
             ("received", size(sum(p.bytes for p in progress))),
         ]
@@ -135,9 +135,20 @@ def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
 
 
 def plan_frame(
-    plan: ExportPlan, actions: Sequence[Info], *, notes: Sequence[str] = (), face: Face = str, **more: Any
+    plan: ExportPlan,
+    actions: Sequence[Info],
+    *,
+    notes: Sequence[str] = (),
+    face: Face = str,
+    project_known: bool = True,
+    **more: Any,
 ) -> Frame:
-    """Return what would be fetched, and what is there already, as a frame."""
+    """
+    Return what would be fetched, and what is there already, as a frame.
+
+    Args:
+        project_known: whether there are credentials; without, nobody knows how much of a quota is left.
+    """
     cells = sorted(
         [(b.from_date, b.to_date, "queued") for b in plan.batches]
         + [(h.from_date, h.to_date, "skipped") for h in plan.held]
@@ -145,7 +156,7 @@ def plan_frame(
     facts = [
         ("batches", f"{len(plan.batches):,}"),
         ("requests", f"{plan.requests:,}"),
-        ("quota left", f"{plan.quota_left:,} this hour"),
+        *([("quota left", f"{plan.quota_left:,} this hour")] if project_known else []),
         ("days there already", f"{len(plan.days_held):,}"),
     ]
     notes = [*(said(note, face) for note in plan.notes), *notes]

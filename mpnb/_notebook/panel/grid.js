@@ -347,7 +347,7 @@ function render({ model, el }) {
 
   function speak(info) {
     const now = performance.now();
-    const text = !info.total || info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done + info.failed} of ${info.total} batches`
+    const text = !info.total || info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done} of ${info.total} batches`
       + (info.failed ? `, ${info.failed} not fetched.` : ".");
     const over = !MOVING.has(info.phase);
     if (text === spoken || (now - spokenAt < SPEAK_MS && !over)) return;
@@ -367,7 +367,7 @@ function render({ model, el }) {
     const total = Math.max(1, info.total ?? 0), done = info.done ?? 0, failed = info.failed ?? 0;
     bar.setAttribute("aria-valuemax", info.total ?? 0);
     bar.setAttribute("aria-valuenow", done + failed);
-    bar.setAttribute("aria-valuetext", `${done + failed} of ${info.total ?? 0} batches` + (failed ? `, ${failed} not fetched` : ""));
+    bar.setAttribute("aria-valuetext", `${done} of ${info.total ?? 0} batches` + (failed ? `, ${failed} not fetched` : ""));
     barDone.style.width = `${(100 * done) / total}%`;
     barFailed.style.width = `${(100 * failed) / total}%`;
     paintClock();
