@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
+import psutil
 import pytest
 
 import mpnb
@@ -110,8 +111,9 @@ def test_the_demo_can_be_stopped(tmp_path: Path) -> None:
 # --- in JupyterLab ---------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_opens_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
-    """In a copy that a kernel can run in, until JupyterLab is shut down; then the copy is gone, and the status is 0."""
+@pytest.mark.parametrize("how", ["api", "SIGTERM", "SIGHUP"])
+def test_the_demo_opens_the_quickstart_in_jupyterlab(tmp_path: Path, how: str) -> None:
+    """In a copy that a kernel can run in, until JupyterLab or the demo is ended; then nothing is left of either."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -134,6 +136,7 @@ def test_the_demo_opens_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
             return True
         return False
 
+    started: list[psutil.Process] = []
     with (
         (tmp_path / "said").open("w") as said,
         subprocess.Popen(
@@ -147,11 +150,21 @@ def test_the_demo_opens_the_quickstart_in_jupyterlab(tmp_path: Path) -> None:
             names = {each["name"] for each in json.loads(ask("GET", "api/contents"))["content"]}
             assert names == {path.name for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
             assert b"jupyter-config-data" in ask("GET", "lab/tree/01_quickstart.ipynb")
-            ask("POST", "api/shutdown")
+            ask("POST", "api/kernels")
+            started = psutil.Process(process.pid).children(recursive=True)
+            assert len(started) >= 2  # the kernel as well
+            if how == "api":
+                ask("POST", "api/shutdown")
+            else:
+                process.send_signal(getattr(signal, how))
             assert process.wait(SECONDS) == 0
+            assert psutil.wait_procs(started, SECONDS)[1] == []
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+            for each in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
     told = (tmp_path / "said").read_text()
     assert "JupyterLab opens 01_quickstart.ipynb" in told
     assert "/lab/tree/01_quickstart.ipynb" in told

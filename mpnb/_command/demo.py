@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -93,12 +96,24 @@ def open_lab() -> int:
             f"JupyterLab opens {QUICKSTART}: Run, then Run All Cells. All data in it is made up.",
             "It is a copy that is deleted when JupyterLab ends. To keep what you change: File, Download.",
         )
-        with subprocess.Popen(command) as process:  # noqa: S603 (our own interpreter and file)
+        with subprocess.Popen(command) as process, _ended_with_us(process):  # noqa: S603 (our own interpreter and file)
             while True:
                 try:
                     return process.wait()
                 except KeyboardInterrupt:
                     continue  # JupyterLab got it too, and asks whether it is meant
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let a process hear the signals that would end this one alone, and leave it and its folder behind."""
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: process.terminate()) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def notebooks() -> Path:
