@@ -131,7 +131,7 @@ def test_a_repr_never_shows_the_secret() -> None:
     [
         ({"username": ""}, "username is empty"),
         ({"secret": " "}, "secret is empty"),
-        ({"secret": "a\nb"}, "secret holds a line break or another character"),  # pragma: allowlist secret
+        ({"secret": "a\nb"}, "secret contains a line break or another invalid character"),  # pragma: allowlist secret
         ({"username": "a:b"}, "username holds a colon"),
         ({"project_id": "abc"}, "project_id must be the number of the project, not 'abc'"),
         ({"project_id": "١٢٣"}, "project_id must be the number of the project"),
