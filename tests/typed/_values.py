@@ -107,8 +107,21 @@ def events(draw: st.DrawFn, least: int = 1, most: int = 12) -> list[dict[str, An
     rows = []
     for number in range(count):
         present = draw(st.sets(st.sampled_from(sorted(sorts)))) if sorts else set()
-        rows.append({name: draw(sorts[name]) for name in sorted(present)} | {"n": number})
+        row = {name: draw(sorts[name]) for name in sorted(present)}
+        if not _fits_python(row.get("time")):
+            del row["time"]
+        rows.append(row | {"n": number})
     return rows
+
+
+def _fits_python(time: Any) -> bool:
+    """Whether a value, taken for the time of an event, is no moment, or one of the years that Python has."""
+    try:
+        seconds = float(time)
+    except (TypeError, ValueError, OverflowError):
+        return True
+    seconds = seconds / 1000 if abs(seconds) >= 1e11 else seconds
+    return -62_135_596_800 <= seconds < 253_402_300_800
 
 
 def random_value(r: random.Random, depth: int = 3) -> Any:

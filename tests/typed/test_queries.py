@@ -149,7 +149,7 @@ def test_local_time_of_a_new_project(export: Export, sandbox: Callable[..., Sand
         (True, timedelta(hours=2)),
     }
     assert all(t == utc for t, utc, _ in rows)
-    with pytest.raises(mpnb.PlanError, match="no time zone is called 'Berlin'"):
+    with pytest.raises(mpnb.PlanError, match="there is no time zone 'Berlin'"):
         result.local_time("Berlin")
 
 
@@ -209,7 +209,7 @@ def test_frames_have_types_that_hold_the_values(exported: values.Exporter) -> No
         assert result.arrow("E").schema.field("huge").type == pyarrow.decimal128(38, 0)
         assert result.pl("E")["huge"].to_list() == result.df("E")["huge"].tolist()
         assert list(result.df().columns) == result.events.columns
-        with pytest.raises(TypeError, match="options are columns, deduplicated, materialize, not 'nonsense'"):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
             result.df(nonsense=True)
 
 
