@@ -183,7 +183,9 @@ USABLE = {
     "http://[::1]:3128": ("http", "::1", 3128, None),
     "http://my_proxy:8080": ("http", "my_proxy", 8080, None),
     "http://me:p@ss@proxy.test:1": ("http", "proxy.test", 1, ("me", "p@ss")),
+    # pragma: allowlist nextline secret
     "http://me:p%40%23%2Fss@proxy.test:1": ("http", "proxy.test", 1, ("me", "p@#/ss")),
+    # pragma: allowlist nextline secret
     "http://DOMAIN\\me:pass@proxy.test:1": ("http", "proxy.test", 1, ("DOMAIN\\me", "pass")),
     "http://me@proxy.test:1": ("http", "proxy.test", 1, ("me", "")),
     "http://me:a:b@proxy.test:1": ("http", "proxy.test", 1, ("me", "a:b")),
@@ -443,6 +445,7 @@ def by_proxy(answer: str) -> Callable[[Sandbox, pytest.MonkeyPatch], Any]:
     @contextlib.contextmanager
     def way(mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with Proxy(port_of(mp), (answer,) * 100) as proxy:
+            # pragma: allowlist nextline secret
             monkeypatch.setenv("HTTPS_PROXY", f"http://me:hunter2hunter2@{LOOPBACK}:{proxy.port}")
             yield FAR
 
@@ -1116,6 +1119,7 @@ def test_a_proxys_password_is_not_repeated(tmp_path, monkeypatch) -> None:
     """Nor is what a proxy says back of its own login."""
     login = base64.b64encode(b"me:hunter2hunter2").decode()
     with Proxy(1, (f"407 {login} is no login, nor is hunter2hunter2",) * 9) as proxy:
+        # pragma: allowlist nextline secret
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:hunter2hunter2@{LOOPBACK}:{proxy.port}")
         with pytest.raises(mpnb.ExportError) as raised:
             mpnb.export(
@@ -1176,6 +1180,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "url": {"base_url": "http://example.com"},
     "no url": {"base_url": 5},
     "port": {"base_url": "https://example.com:abc"},
+    # pragma: allowlist nextline secret
     "password in the url": {"base_url": "https://me:hunter2@example.com"},
     "password in half a url": {"base_url": "me:hunter2@[example.com:abc"},
 }

@@ -159,6 +159,7 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
     login, _, place = authority.rpartition("@")
     found = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+)(?::(\d*))?", place)
     if not found:
+        # pragma: allowlist nextline secret
         raise PlanError(f"{variable} cannot be read: a proxy is named as {scheme}://user:password@host:port")
     port = int(found[2] or PROXY_PORTS[scheme])
     if not 1 <= port <= 65535:
