@@ -553,6 +553,17 @@ def test_retry_after_is_one_cool_down_for_all_workers(sandbox, export, monkeypat
     assert limiter.starts[3] + 50 <= limiter.starts[4]
 
 
+def test_the_last_429_of_a_batch_holds_the_others_as_well(sandbox, export, monkeypatch) -> None:
+    """It has no attempt left, and what the server asks for is for all requests of the project."""
+    mp = sandbox(faults=[Fault("status", day(1), status=429, retry_after=50, times=4)])
+    limiter = Recorded.of(mp, monkeypatch)
+    limiter.quota = WIDE
+    result = export(mp, day(1), day(2), quota=None, workers=1)
+    assert statuses(result) == {"failed": 1, "done": 1}
+    gaps = [b - a for a, b in zip(limiter.starts, limiter.starts[1:], strict=False)]
+    assert [gap >= 50 for gap in gaps] == [True] * 4
+
+
 @pytest.mark.parametrize("retry_after", ["soon", "", "nan", "-5", "Thu, 99 Foo 2026", "0", "1e400", "inf"])
 def test_a_retry_after_that_cannot_be_read_is_no_wait_for_ever(sandbox, export, monkeypatch, retry_after: str) -> None:
     """The backoff takes its place, or at most two hours."""

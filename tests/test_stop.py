@@ -322,6 +322,26 @@ def large() -> Iterator[Sandbox]:
         yield mp
 
 
+def test_cancel_while_workers_wait_for_the_writer(sandbox, start, monkeypatch) -> None:
+    """A full queue holds them up while a long write goes on, which a cancel interrupts all the same."""
+    monkeypatch.setattr(mpnb._storing.writer, "QUEUED_SPOOLS", 1)
+    monkeypatch.setattr(mpnb._storing.writer, "TOGETHER_LINES", 1)
+    land = mpnb._storing.table.Table.land
+
+    def until_interrupted(self: Any, items: Any) -> Any:
+        self._stopping.wait(30)
+        return land(self, items)
+
+    monkeypatch.setattr(mpnb._storing.table.Table, "land", until_interrupted)
+    job = start(sandbox(), day(1), day(8), workers=8)
+    until(lambda: [cell.status for cell in job.batches()] == ["writing"] * 8)
+    began = time.monotonic()
+    job.cancel()
+    with job.outcome(30) as result:
+        assert time.monotonic() - began < BACK_IN
+        assert result.cancelled_batches == 8
+
+
 @pytest.mark.parametrize(("grace", "rows"), [(0.0, False), (60.0, True)], ids=["interrupted", "let through"])
 def test_cancel_while_it_writes(large, start, database, monkeypatch, grace: float, rows: bool) -> None:
     """A write gets a moment to be done; past it, it is interrupted, and nothing of the batch is in the table."""

@@ -10,11 +10,12 @@ is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -304,36 +305,46 @@ class Engine:
         if not self.is_wanted(task):
             return
         try:
-            fetched = self._fetched(task)
+            with self._connected() as connection:
+                self._fetch_by(connection, task)
         except Cancelled:
             pass
-        except FetchError as error:
-            self._failed(task, error.failure)
         except Exception as error:
             log.exception("unexpected error in a worker")
             self._lose(task, self._unexpected(error))
-        else:
-            self._has_fetched = True
-            if not self.is_wanted(task):
-                self._spool.remove(fetched.path)
-                return
-            self._board.set(task.index, "writing")
-            self._hand_over(fetched)
 
-    def _fetched(self, task: Task) -> Fetched:
-        """Fetch a batch over a connection that a cancel can abort. Raises what ``Fetcher.fetch`` raises."""
-        connection = Connection(self._credentials, self._route)
-        try:
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """
+        Lend a connection that a cancel can abort. It is active until what came of it is in the writer's queue.
+
+        Raises:
+            Cancelled: no further request is to begin.
+        """
+        with contextlib.closing(Connection(self._credentials, self._route)) as connection:
             with self._changed:
                 if self._stopping.is_set():  # nobody would abort it any more
                     raise Cancelled
                 self._active.add(connection)
-            return self._fetcher.fetch(task, connection)
-        finally:
-            with self._changed:
-                self._active.discard(connection)
-                self._changed.notify_all()
-            connection.close()
+            try:
+                yield connection
+            finally:
+                with self._changed:
+                    self._active.discard(connection)
+                    self._changed.notify_all()
+
+    def _fetch_by(self, connection: Connection, task: Task) -> None:
+        try:
+            fetched = self._fetcher.fetch(task, connection)
+        except FetchError as error:
+            self._failed(task, error.failure)
+            return
+        self._has_fetched = True
+        if not self.is_wanted(task):
+            self._spool.remove(fetched.path)
+            return
+        self._board.set(task.index, "writing")
+        self._hand_over(fetched)
 
     def _failed(self, task: Task, why: Failure) -> None:
         """Handle a failed batch: split it if it is too large, else lose it; end the export if all would fail alike."""

@@ -7,8 +7,10 @@ engine decides.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -100,7 +102,7 @@ class Fetcher:
             # Not tenacity's own count: the writer may have sent the batch back.
             stop=lambda _: task.attempts >= MAX_ATTEMPTS,
             retry=lambda state: _is_worth_another(task, state),
-            wait=self._pause,
+            wait=lambda state: self._pause(task, _failure_of(state)),
             sleep=self._sleep,
             before_sleep=before_sleep,
             reraise=True,
@@ -109,7 +111,7 @@ class Fetcher:
             self._sleep(BACKOFF_SECONDS * 2.0 ** (task.attempts - 1))
         try:
             for attempt in retrying:
-                with attempt:
+                with attempt, self._cooling_down(task):
                     kept, body = self._attempt(task, connection, path)
         except BaseException:
             self._spool.remove(path)
@@ -156,30 +158,35 @@ class Fetcher:
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _pause(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds that this batch alone waits: none after a 429, when all requests of the project wait."""
-        why = _failure_of(state)
-        return 0.0 if why.kind == "rate_limit" else self._backoff(why, state)
+    @contextlib.contextmanager
+    def _cooling_down(self, task: Task) -> Iterator[None]:
+        """After a 429, the batch's last one included, make all requests of the project wait."""
+        try:
+            yield
+        except FetchError as error:
+            why = error.failure
+            if why.kind == "rate_limit":
+                self._limiter.cool_down(self._backoff(task, why), hour_is_full=why.queries_over > 0)
+            raise
 
-    def _backoff(self, why: Failure, state: tenacity.RetryCallState) -> float:
+    def _pause(self, task: Task, why: Failure) -> float:
+        """Return the seconds that this batch alone waits: none after a 429, when all requests of the project wait."""
+        return 0.0 if why.kind == "rate_limit" else self._backoff(task, why)
+
+    def _backoff(self, task: Task, why: Failure) -> float:
         """Return the seconds until the next attempt: what the server asks for, else a growing backoff."""
         if why.wait is not None:
             return why.wait
         first, factor, longest = BACKOFF_SECONDS, 2.0, MAX_BACKOFF_SECONDS
         if why.queries_over:
             first, factor, longest = why.queries_over * HOUR / self._limiter.quota.per_hour, HOUR_FULL_FACTOR, HOUR
-        # Not wait_exponential_jitter: the name of its first argument changes from one tenacity to the next.
-        backoff = tenacity.wait_exponential(multiplier=first, exp_base=factor, max=longest)
-        jitter = tenacity.wait_random(0, min(first, BACKOFF_SECONDS))
-        return backoff(state) + jitter(state)
+        jitter = random.uniform(0.0, min(first, BACKOFF_SECONDS))  # noqa: S311 (no secret)
+        return min(first * factor ** (task.attempts - 1), longest) + jitter
 
     def _announce(self, task: Task, state: tenacity.RetryCallState) -> None:
-        """Report the wait before the next attempt; after a 429, make all requests of the project wait."""
-        why = _failure_of(state)
-        if why.kind == "rate_limit":
-            self._limiter.cool_down(self._backoff(why, state), hour_is_full=why.queries_over > 0)
+        """Report the wait before the next attempt."""
         seconds = state.next_action.sleep if state.next_action else 0.0
-        self._watch.waiting(task, epoch_seconds() + seconds if seconds else None, why)
+        self._watch.waiting(task, epoch_seconds() + seconds if seconds else None, _failure_of(state))
 
 
 def _failure_of(state: tenacity.RetryCallState) -> Failure:

@@ -189,8 +189,10 @@ class Table:
 
     def _roll_back(self, error: BaseException) -> None:
         self._store.note(error)
+        if self._writing is None:
+            return
         try:
-            run(self._writer(), "ROLLBACK")
+            run(self._writing, "ROLLBACK")
         except duckdb.TransactionException:
             pass  # there is no transaction: it did not begin, or ended with the error
         except duckdb.Error:
@@ -255,15 +257,15 @@ class Table:
         try:
             with self._store.committing():
                 ledger.lost(self._writer(), self._table, lost, "failed")
-        except (duckdb.Error, LedgerError) as error:
+        except (duckdb.Error, LedgerError, MpnbError) as error:
             self._roll_back(error)
             return False
         return True
 
     def split(self, task: Task) -> tuple[list[tuple[Batch, int]], Group | None]:
         """Replace a batch of the ledger by smaller ones; return none if that is impossible."""
-        cursor = self._writer()
         try:
+            cursor = self._writer()
             run(cursor, "BEGIN")
             batches, together = self._resource.parts(task.batch, ledger.held_batches(cursor, self._table))
             ids: list[int] = []
@@ -278,7 +280,7 @@ class Table:
                 )
             with self._store.committing():
                 run(cursor, "COMMIT")
-        except duckdb.Error as error:
+        except (duckdb.Error, MpnbError) as error:
             self._roll_back(error)
             return [], None
         return list(zip(batches, ids, strict=True)), Group(len(batches)) if together else None
