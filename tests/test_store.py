@@ -19,8 +19,9 @@ from tests._helpers import WIDE, all_or_nothing, child, day, event, query, statu
 
 
 def settings(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Read all settings but those that say where the process is."""
-    return dict(con.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+    """Read all settings but the progress bar's, which a connection has where Python is interactive, and no cursor."""
+    query = "SELECT name, value FROM duckdb_settings() WHERE name <> 'enable_progress_bar'"
+    return dict(con.execute(query).fetchall())
 
 
 # --- beside the user's own connection ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,8 +27,16 @@ SECONDS = 170
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a checker of this environment on this checkout."""
+    # pyright does not find a package that is installed in place, as this one is.
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
 
 
