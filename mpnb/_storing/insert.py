@@ -77,13 +77,11 @@ def _is_as_verified(file: Fetched) -> bool:
 
 
 def _ways(files: Sequence[Fetched]) -> Iterator[tuple[Way, list[Fetched]]]:
-    """Divide files into those that are read side by side, and those that are joined to one before."""
+    """Divide files into those that are inserted one by one, and those that are joined to one before."""
     small = [file for file in files if not file.body.gzip and file.body.json_size <= SMALL_BYTES]
     if len(small) == 1:
         small = []
-    large = [file for file in files if file not in small]
-    if large:
-        yield _insert_side_by_side, large
+    yield from ((_insert_file, [file]) for file in files if file not in small)
     joined: list[Fetched] = []
     size = 0
     for file in small:
@@ -96,34 +94,32 @@ def _ways(files: Sequence[Fetched]) -> Iterator[tuple[Way, list[Fetched]]]:
         yield _insert_joined, joined
 
 
-def _insert_side_by_side(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
-    """Insert files in one statement that reads each by itself: one each would leave row groups that are not full."""
+def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
+    """Insert one file. Several in one statement would take no less CPU, and a third more memory."""
+    [file] = files
+    with _opened(file) as text:
+        first = text.readline()
+    if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
+        raise NotAllRecords
+    compression = "gzip" if file.body.gzip else "uncompressed"
+    values = {"path": str(file.path), "compression": compression, "batch_id": file.task.batch_id}
     head, body = resource.keys
-    values: dict[str, object] = {}
-    parts = []
-    for n, file in enumerate(files):
-        with _opened(file) as lines:
-            first = lines.readline()
-        if len(first) > MAX_BRACKETS and first.count(b"[") + first.count(b"{") > MAX_BRACKETS:
-            raise NotAllRecords
-        compression = "gzip" if file.body.gzip else "uncompressed"
-        values |= {f"path{n}": str(file.path), f"compression{n}": compression, f"batch_id{n}": file.task.batch_id}
-        # DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or
-        # a key twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB
-        # raises, too; and so it does where the first line has "Event" for "event", which other queries would take for
-        # the same. With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2
-        # does in all files of a list but the first; read_ndjson_objects, which keeps them, parses each line once more
-        # to take it apart, and takes 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
-        parts.append(f"""SELECT *, $batch_id{n} AS batch_id FROM (
-            SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
-            FROM {_read(n, depth=1)} UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)""")
-    [(rows,)] = run(cursor, _insertion(table, resource, " UNION ALL ".join(parts)), values)
+    # DuckDB takes the names of the columns from the first line, and raises where another line has a key besides, or a
+    # key twice. Where the first line has one more, the union has not as many columns on both sides, and DuckDB raises,
+    # too; and so it does where the first line has "Event" for "event", which other queries would take for the same.
+    # With `columns` in place of `auto_detect` it would leave such keys out without a word, as DuckDB 2 does in all
+    # files of a list but the first; read_ndjson_objects, which keeps them, parses each line once more to take it apart,
+    # and takes 1.2 times the CPU; a column of type MAP, which keeps them too, 1.13 times.
+    lines = f"""SELECT *, $batch_id AS batch_id FROM (
+        SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
+        FROM {_read(depth=1)} UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
+    [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
     return int(rows)
 
 
-def _read(n: int, *, depth: int) -> str:
-    """Return the call that reads the nth file, whose path and compression are parameters."""
-    return f"""read_json($path{n}, format = 'newline_delimited', records = true, compression = $compression{n},
+def _read(*, depth: int) -> str:
+    """Return the call that reads a file, whose path and compression are parameters."""
+    return f"""read_json($path, format = 'newline_delimited', records = true, compression = $compression,
         auto_detect = true, sample_size = 1, maximum_object_size = {MAX_OBJECT}, maximum_depth = {depth})"""
 
 
@@ -136,7 +132,7 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, f
     """Insert plain files together; each line has the id of its batch."""
     head, body = resource.keys
     lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
-        FROM {_read(0, depth=2)}"""
+        FROM {_read(depth=2)}"""
     # Names the columns: it is no record, and leaves no row.
     first = json.dumps({"line": dict.fromkeys(resource.keys), "batch_id": 0})
     path = files[0].path.with_name("joined")
@@ -154,7 +150,7 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, f
                         last = block
                 joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
                 joined.write(end + b"\n")
-        values = {"path0": str(path), "compression0": "uncompressed"}
+        values = {"path": str(path), "compression": "uncompressed"}
         [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
         return int(rows)
     finally:
