@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,11 @@ def _ours() -> set[object]:
     """Name the threads and TCP sockets of this process."""
     connections = psutil.Process().net_connections("tcp")
     return {t for t in threading.enumerate() if t is not threading.main_thread()} | {c.fd for c in connections}
+
+
+# A shell starts what runs in its background without Ctrl-C, and Python would leave it so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from mpnb._planning.request import Source
 from mpnb._planning.resource import Events
 from mpnb._storing.database import Store
 from mpnb._storing.destination import Destination, WriteError
+from mpnb._storing.running import running
 from mpnb._storing.table import Table
 from tests._helpers import day, query
 
@@ -66,8 +67,10 @@ class InDuckDB:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make a new place."""
     assert request.param == "duckdb"
+    before = set(running)
     with contextlib.closing(Store(tmp_path / "x.duckdb")) as store:
         yield InDuckDB(store, tmp_path / "x.duckdb")
+    running.intersection_update(before)  # whatever a test has not left
 
 
 @pytest.fixture
