@@ -96,7 +96,7 @@ class Wire(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Start TLS on a connection, for its stream."""
         self.step, self.peer = "tls", host or self.peer
-        return self._connected(lambda: stream.start_tls(tls, host, timeout))
+        return self._connected(lambda: _with_tls(stream, tls, host, timeout))
 
     def _connected(self, connect: Callable[[], httpcore.NetworkStream]) -> httpcore.NetworkStream:
         self.connecting = True
@@ -136,6 +136,18 @@ class Wire(httpcore.NetworkBackend):
                 raise TooSlow(f"fewer than {self._least:.0f} bytes a second arrived for {self._waited:.0f} s")
             self._waited, self._arrived = 0.0, 1
         return data
+
+
+def _with_tls(
+    stream: httpcore.NetworkStream, tls: ssl.SSLContext, host: str | None, timeout: float | None
+) -> httpcore.NetworkStream:
+    """Start TLS on a connection that its peer has not reset: ssl would leave the socket of one that it has open."""
+    try:
+        stream.get_extra_info("socket").getpeername()
+    except OSError as error:
+        stream.close()
+        raise httpcore.ConnectError(str(error)) from error
+    return stream.start_tls(tls, host, timeout)
 
 
 class _Stream(httpcore.NetworkStream):
