@@ -1,5 +1,6 @@
 """
-A local server that behaves like Mixpanel's raw export API, with made-up events and, on request, faults.
+A local server that behaves like Mixpanel's raw export API and its Engage query API, with made-up events and profiles
+and, on request, faults.
 
     from mpnb.sandbox import Fault, serve
 
@@ -52,6 +53,23 @@ The kinds of ``Fault``. *at* means the position in the body that ``Fault.at`` se
 | encoding_zstd     | the same with ``zstd``                                                                           |
 | unlabelled        | the body is gzip, but no header says so                                                          |
 | charset           | ``Content-Type: text/plain; charset=latin-1``, but the body is UTF-8 (harmless)                  |
+
+These are for profiles, and strike a page, which ``Fault.page`` can name. So do those above, but for the ones that act
+on lines of events.
+
+| kind              | what happens                                                                                     |
+|-------------------|--------------------------------------------------------------------------------------------------|
+| page_lost         | the page has no profiles                                                                         |
+| page_short        | the last profile of the page is missing                                                          |
+| page_twice        | the last profile of the page before stands in the place of the first                             |
+| page_error        | 200 with ``{"error": …, "status": "error"}``                                                     |
+| page_other        | the answer says that it is the next page                                                         |
+| session_other     | the answer says that it is of another session                                                    |
+| session_expired   | 400, and the session is gone                                                                     |
+| page_size         | 400, only if the request has a ``page_size``                                                     |
+| profile_inserted  | before the page is served, a profile comes in at the front: all others move                      |
+| profile_deleted   | before the page is served, the first profile goes: all others move                               |
+| profile_swapped   | before the page is served, the first profile goes and another comes in at the end                |
 
 A request gets the first fault that applies to it and is not used up. ``bad_lines`` and ``charset`` combine with another
 fault. A fault that would have no effect, such as a gzip fault for a client that does not accept gzip, is not used up.

@@ -101,7 +101,7 @@ class MadeUp:
         left = self.count(day)
         if not left:
             return
-        cast = _cast(self.seed, min(20_000, max(12, self.events_per_day // 6)))
+        cast = _cast(self.seed, self._people)
         rng = self._random("day", day)
         midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
         to_utc = self._to_utc(midnight)
@@ -163,6 +163,23 @@ class MadeUp:
                         lines.append(TEMPLATE % (head, shown, identity, visit, bits, processed, *rest))
                 yield lines
 
+    def profiles(self, count: int | None = None) -> list[bytes]:
+        """
+        Return the profiles of the people in these events, or of some number of other people.
+
+        Of the people in events, those have one who have signed up: a device has none.
+        """
+        if count is None:
+            cast = _cast(self.seed, self._people)
+            people = [person for person in cast.people if b'"$user_id"' in person.identity]
+            return [_profile(person, number) for number, person in enumerate(people)]
+        rng = random.Random(f"mpnb {self.seed} {count} profiles")  # noqa: S311 # nosec B311
+        return [_profile(_person(number, rng, signed_up=True), number) for number in range(count)]
+
+    @property
+    def _people(self) -> int:
+        return min(20_000, max(12, self.events_per_day // 6))
+
     def _to_utc(self, midnight: int) -> Callable[[int], int] | None:
         if self.legacy_timezone is None:
             return None
@@ -202,7 +219,7 @@ def _cast(seed: int, people: int) -> _Cast:
     )
 
 
-def _person(number: int, rng: random.Random) -> _Person:
+def _person(number: int, rng: random.Random, *, signed_up: bool = False) -> _Person:
     device = f"{rng.getrandbits(128):032x}"
     device = f"{device[:8]}-{device[8:12]}-{device[12:16]}-{device[16:20]}-{device[20:]}"
     library, system, browser = rng.choices([row[1:] for row in PLATFORMS], [row[0] for row in PLATFORMS])[0]
@@ -218,7 +235,7 @@ def _person(number: int, rng: random.Random) -> _Person:
     }
     if browser:
         profile |= {"$browser": browser, "$browser_version": rng.randint(99, 140)}
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 and not signed_up:
         return _Person(_inner({"distinct_id": f"$device:{device}", "$device_id": device}), _inner(profile))
     name = "user" if rng.random() < 0.9 else rng.choice(("zoë", "łukasz", "田中", "ольга"))
     user = f"{name}-{number:06}"
@@ -226,6 +243,29 @@ def _person(number: int, rng: random.Random) -> _Person:
     # Names that differ by case only: a column store folds them into one.
     profile |= {"plan": plan, "Plan": plan.title(), "account_id": rng.randint(10**18, 9 * 10**18)}
     return _Person(_inner({"distinct_id": user, "$device_id": device, "$user_id": user}), _inner(profile))
+
+
+def _profile(person: _Person, number: int) -> bytes:
+    """Return the profile of a person who has signed up, as Mixpanel serves it."""
+    who = json.loads(b"{%b}" % person.identity[1:])
+    has: dict[str, object] = json.loads(b"{%b}" % person.profile[1:])
+    seen = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=7919 * number % 2_592_000)
+    created = seen - timedelta(days=1 + number % 400)
+    properties: dict[str, object] = {
+        "$name": str(who["$user_id"]),
+        "$email": f"{number}@made-up.example",
+        "$city": has["$city"],
+        "$region": has["$region"],
+        "$country_code": has["mp_country_code"],
+        "$created": created.strftime("%Y-%m-%dT%H:%M:%S"),
+        "$last_seen": seen.strftime("%Y-%m-%dT%H:%M:%S"),
+        "plan": has["plan"],
+        "account_id": has["account_id"],
+        "seats": number % 9,
+        "made_up": True,
+    }
+    profile = {"$distinct_id": who["distinct_id"], "$properties": properties}
+    return json.dumps(profile, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _inner(properties: Mapping[str, object]) -> bytes:

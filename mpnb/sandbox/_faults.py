@@ -35,7 +35,22 @@ LINES = frozenset(
 STATUS = frozenset({"status", "sign_in", "too_many_504", "too_large", "redirect", "redirect_same"})
 SILENCE = frozenset({"stall", "slow_start", "hang", "hang_start", "drip"})
 HOSTILE = frozenset({"bomb", "long_line", "encoding_br", "encoding_zstd", "unlabelled", "charset"})
-KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE
+PAGES = frozenset(
+    {
+        "page_lost",
+        "page_short",
+        "page_twice",
+        "page_error",
+        "page_other",
+        "session_other",
+        "session_expired",
+        "page_size",
+        "profile_inserted",
+        "profile_deleted",
+        "profile_swapped",
+    }
+)
+KINDS = TRANSPORT | GZIP | LINES | STATUS | SILENCE | HOSTILE | PAGES
 
 # These change what is sent and leave the way of sending to another fault.
 COMBINE = frozenset({"bad_lines", "charset"})
@@ -97,6 +112,7 @@ def _are(items: Iterable[object], kind: type) -> bool:
 # What an argument of a fault becomes, by its name. Each raises PlanError.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "day": checked_day,
+    "page": lambda name, value: whole_number(name, value, 0),
     "times": lambda name, value: whole_number(name, value, 1),
     "status": lambda name, value: whole_number(name, value, 200, 599),
     "body": _a("a text, or an object that is sent as JSON", lambda v: isinstance(v, str | Mapping)),
@@ -134,6 +150,7 @@ class Fault:
         lines: what ``"bad_lines"`` puts in, instead of ``BAD_LINES``.
         headers: more headers for a refusal or redirect.
         size: plain bytes of ``"bomb"`` (4 GiB if not said) and ``"long_line"`` (2 GiB).
+        page: only for requests for this page of profiles, from 0; ``None`` for any page, and for events.
 
     Raises:
         PlanError: an unknown kind, with the closest one in the message, or a value out of range or of another type.
@@ -150,6 +167,7 @@ class Fault:
     lines: Sequence[bytes] | None = None
     headers: Mapping[str, str] | None = None
     size: int | None = None
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in KINDS:
@@ -176,6 +194,8 @@ class Target:
         days: the days asked for, with the number of lines that each one is answered with.
         gzip: whether the client accepts gzip.
         marked: whether the request comes from the redirect of ``"redirect_same"``.
+        page: of profiles that is asked for, ``None`` for events.
+        sized: whether the request says how large a page is to be.
     """
 
     days: Callable[[], Mapping[date, int]]
@@ -183,9 +203,15 @@ class Target:
     to_date: date
     gzip: bool
     marked: bool
+    page: int | None = None
+    sized: bool = False
 
     def can_show(self, fault: Fault) -> bool:
         """Whether the fault can have its effect on this request."""
+        if (self.page is None and fault.kind in PAGES) or fault.page not in (None, self.page):
+            return False
+        if self.page is not None and not self._can_spoil_page(fault):
+            return False
         if isinstance(fault.day, date) and not self.from_date <= fault.day <= self.to_date:
             return False
         if fault.kind in NEED_GZIP:
@@ -197,6 +223,11 @@ class Target:
         if fault.kind in ("half_line", "terminated_inside", "error_inside"):
             return any(self.days().values())
         return fault.kind != "bad_lines" or bad_lines_day(fault, self.days()) is not None
+
+    def _can_spoil_page(self, fault: Fault) -> bool:
+        if fault.day is not None or fault.kind in LINES:
+            return False
+        return (self.sized or fault.kind != "page_size") and (self.page != 0 or fault.kind != "page_twice")
 
 
 def bad_lines_day(fault: Fault, counts: Mapping[date, int]) -> date | None:

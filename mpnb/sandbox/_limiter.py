@@ -32,9 +32,12 @@ class Limiter:
         self._starts: deque[float] = deque()
         self._running = 0
 
-    def enter(self) -> tuple[str, float] | None:
+    def enter(self, *, hourly: bool = True) -> tuple[str, float] | None:
         """
         Admit a request, or return why not.
+
+        Args:
+            hourly: whether it takes a place in the hour.
 
         Returns:
             ``None`` if it is let in, and then ``leave()`` is due at its end; else the text of the refusal and the
@@ -49,7 +52,7 @@ class Limiter:
                 return None
             second = [start for start in self._starts if now - start < 1.0]
             wait = 0.0
-            if len(self._starts) >= self._quota.per_hour:
+            if hourly and len(self._starts) >= self._quota.per_hour:
                 wait = HOUR - (now - self._starts[-self._quota.per_hour])
             elif len(second) >= self._quota.per_second:
                 wait = 1.0 - (now - second[-self._quota.per_second])
@@ -57,7 +60,8 @@ class Limiter:
                 wait = 1.0
             if wait:
                 return self._refusal(len(second)), wait
-            self._starts.append(now)
+            if hourly:
+                self._starts.append(now)
             self._running += 1
             return None
 

@@ -97,7 +97,7 @@ def parse(params: dict[str, str], project_id: str, today: date) -> Query:
         from_date,
         to_date,
         _events(params.get("event", "")),
-        _where(where) if where else None,
+        where_of(where) if where else None,
         _limit(params.get("limit", "")),
         params.get("time_in_ms", "").lower() in ("true", "1"),
     )
@@ -133,7 +133,8 @@ def _limit(text: str) -> int | None:
     return int(text)
 
 
-def _where(text: str) -> Condition:
+def where_of(text: str) -> Condition:
+    """Return the condition of a filter expression. Raises ``BadQuery``."""
     conditions, at = [], 0
     while True:
         found = CONDITION.match(text, at)

@@ -20,6 +20,7 @@ class Request:
         status: HTTP status that was answered, 0 if none was (yet).
         bytes: bytes of the body that were sent, without framing.
         fault: kinds of the faults that struck, joined by ``+``, or ``None``.
+        page: of profiles, ``None`` for a request of events.
     """
 
     at: float
@@ -29,6 +30,7 @@ class Request:
     status: int
     bytes: int
     fault: str | None
+    page: int | None = None
 
 
 @dataclass(slots=True)
@@ -42,10 +44,13 @@ class Entry:
     status: int = 0
     bytes: int = 0
     fault: str | None = None
+    page: int | None = None
 
     def frozen(self) -> Request:
         """Return the record in its current state."""
-        return Request(self.at, self.from_date, self.to_date, dict(self.params), self.status, self.bytes, self.fault)
+        return Request(
+            self.at, self.from_date, self.to_date, dict(self.params), self.status, self.bytes, self.fault, self.page
+        )
 
     def sent(self, count: int) -> None:
         """Add sent bytes of the body."""

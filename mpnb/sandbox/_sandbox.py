@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
+from functools import cache
 from types import TracebackType
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -21,6 +22,7 @@ from mpnb.sandbox._data import MadeUp
 from mpnb.sandbox._days import Days, checked_day, days_between
 from mpnb.sandbox._faults import DAY_SECONDS, Fault, FaultBook
 from mpnb.sandbox._limiter import Limiter
+from mpnb.sandbox._people import People, Profiles
 from mpnb.sandbox._record import Request
 from mpnb.sandbox._server import Server, World
 
@@ -67,6 +69,10 @@ class Sandbox:
     def lines(self, day: date) -> tuple[bytes, ...]:
         """Return the lines of a day, without newlines, as served without a filter and without a fault."""
         return self._world.days.lines(checked_day("day", day))
+
+    def profiles(self) -> tuple[bytes, ...]:
+        """Return the JSON objects of all profiles, as served without a filter and without a fault."""
+        return tuple(self._world.people.profiles())
 
     def bad_lines(self, day: date) -> tuple[bytes, ...]:
         """Return the lines that the latest ``"bad_lines"`` fault inserted into a day; none before that."""
@@ -117,6 +123,11 @@ def serve(
     port: int = 0,
     project_id: str | int | None = None,
     legacy_timezone: str | None = None,
+    profiles: int | Callable[[], Sequence[bytes]] | None = None,
+    groups: Mapping[str, Callable[[], Sequence[bytes]]] | None = None,
+    query_quota: Quota | None = None,
+    pages_count: bool = False,
+    session_seconds: float | None = None,
 ) -> Sandbox:
     """
     Start a local server with made-up events that behaves like Mixpanel's raw export API.
@@ -136,6 +147,13 @@ def serve(
         port: TCP port on 127.0.0.1; 0 for any free one.
         project_id: number of the project; ``None`` for one that no other server has.
         legacy_timezone: IANA zone of ``time`` and of the days, as in projects created before 2023; ``None`` for UTC.
+        profiles: number of made-up people whose profiles ``/api/query/engage`` serves; or a function that returns the
+            exact JSON object of each profile; ``None`` for the people in the events. Called at the beginning of each
+            session, in the threads of connections.
+        groups: such functions for the profiles of groups, by ``data_group_id``.
+        query_quota: limits on requests for profiles, counted by themselves; ``None`` for no limits.
+        pages_count: whether each page takes a place in the hour, or only the first of a session.
+        session_seconds: for how long a session can be paged, 0 or more; ``None`` for as long as the server runs.
 
     Returns:
         The running server. Use it in a ``with`` statement, or call its ``close()``.
@@ -157,6 +175,13 @@ def serve(
         raise PlanError(Argument("quota"), f" must be an mpnb.Quota, or None for no limits, not {brief(quota)}")
     if lines is not None and not callable(lines):
         raise PlanError(Argument("lines"), f" must be a function of a day, not {brief(lines)}")
+    if query_quota is not None and not isinstance(query_quota, Quota):
+        why = f" must be an mpnb.Quota, or None for no limits, not {brief(query_quota)}"
+        raise PlanError(Argument("query_quota"), why)
+    if profiles is not None and not callable(profiles):
+        profiles = whole_number("profiles", profiles, 0, 10**7)
+    if session_seconds is not None:
+        session_seconds = real_number("session_seconds", session_seconds, 0, DAY_SECONDS)
     last_day = None if today is None else checked_day("today", today)
     made_up = MadeUp(seed, events_per_day, legacy_timezone)
     if not isinstance(faults, Iterable):
@@ -185,8 +210,16 @@ def serve(
         latency=latency,
         bytes_per_second=bytes_per_second,
         gzip_members=gzip_members,
+        people=People(_profiles(made_up, profiles), session_seconds=session_seconds, groups=groups),
+        people_limiter=Limiter(query_quota, credentials.project_id),
+        pages_count=bool(pages_count),
     )
     return Sandbox(server, world)
+
+
+def _profiles(made_up: MadeUp, profiles: int | Profiles | None) -> Profiles:
+    """Return what gives the profiles: the caller's function, or people made up once."""
+    return profiles if callable(profiles) else cache(lambda: made_up.profiles(profiles))
 
 
 def _today(zone: str | None) -> date:

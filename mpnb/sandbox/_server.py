@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import json
 import math
 import socket
 import socketserver
@@ -24,14 +25,17 @@ from urllib.parse import urlsplit
 from mpnb._base.clock import utc_now
 from mpnb._mixpanel.credentials import Credentials
 from mpnb.sandbox._answer import Answer, Export, accepts_gzip, narrowed, refusal, refused_by
-from mpnb.sandbox._days import Days, Part, days_between, part_of_lines
+from mpnb.sandbox._days import Days, Part, days_between, part, part_of_lines
 from mpnb.sandbox._faults import COMBINE, Fault, FaultBook, Target
 from mpnb.sandbox._limiter import Limiter
+from mpnb.sandbox._people import People, parse_page, spoiled
 from mpnb.sandbox._query import BadQuery, Query, parameters, parse
 from mpnb.sandbox._record import Entry
 from mpnb.sandbox._wire import Gone, Wire
 
 EXPORT = "/api/2.0/export"
+ENGAGE = ("/api/query/engage", "/api/2.0/engage")
+MAX_FORM = 1 << 20
 NAME = "mpnb-sandbox (made-up data)"
 # How long the days of "other_days" end before the days that were asked for.
 OTHER_DAYS = timedelta(days=28)
@@ -50,6 +54,9 @@ class World:
     latency: float
     bytes_per_second: float | None
     gzip_members: int
+    people: People
+    people_limiter: Limiter
+    pages_count: bool
     closing: threading.Event = field(default_factory=threading.Event)
     entries: list[Entry] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         world = self.server.world
         target = urlsplit(self.path)
-        entry = Entry(time.monotonic(), parameters(target.query))
+        entry = Entry(time.monotonic(), parameters(target.query) | self._form())
         with world.lock:
             world.entries.append(entry)
         wire = Wire(self.connection, world.closing, world.bytes_per_second, entry.sent)
@@ -86,14 +93,32 @@ class _Handler(BaseHTTPRequestHandler):
         except Gone:
             self.close_connection = True
 
+    do_POST = do_GET
+
+    def _form(self) -> dict[str, str]:
+        """Return the parameters in the body of a request: a form, or a JSON object."""
+        size = self.headers.get("Content-Length", "0")
+        body = self.rfile.read(min(int(size), MAX_FORM) if size.isdigit() else 0).decode(errors="replace")
+        if not self.headers.get("Content-Type", "").startswith("application/json"):
+            return parameters(body)
+        with contextlib.suppress(ValueError, AttributeError):
+            return {
+                name: each if isinstance(each, str) else json.dumps(each) for name, each in json.loads(body).items()
+            }
+        return {}
+
     @contextmanager
     def _answer(self, entry: Entry, path: str, wire: Wire) -> Iterator[Answer]:
         world = self.server.world
-        if path != EXPORT:
+        if path != EXPORT and path not in ENGAGE:
             yield refusal(404)
             return
         if not self._authorized():
             yield refusal(401)
+            return
+        if path in ENGAGE:
+            with self._page_of_people(entry, wire) as answer:
+                yield answer
             return
         try:
             query = parse(entry.params, world.credentials.project_id, world.today())
@@ -110,6 +135,43 @@ class _Handler(BaseHTTPRequestHandler):
             yield self._export(entry, query, wire)
         finally:
             world.limiter.leave()
+
+    @contextmanager
+    def _page_of_people(self, entry: Entry, wire: Wire) -> Iterator[Answer]:
+        world = self.server.world
+        try:
+            asked = parse_page(entry.params, world.credentials.project_id)
+            entry.page = asked.page
+            # A page that is read again in its session is one of its pages.
+            is_first = not asked.session_id
+            refused = world.people_limiter.enter(hourly=is_first or world.pages_count)
+            if refused:
+                message, wait = refused
+                yield refusal(429, {"request": self.path, "error": message}, retry_after=self._retry_after(wait))
+                return
+            try:
+                gzip = accepts_gzip(self.headers.get("Accept-Encoding", ""))
+                marked = "redirected" in entry.params
+                day = date.min
+                target = Target(dict, day, day, gzip, marked, asked.page, asked.page_size is not None)
+                [fault] = world.faults.take(target)[:1] or (None,)
+                entry.fault = fault.kind if fault else None
+                self._before_the_answer(fault, wire)
+                port = self.server.server_address[1]
+                answer = refused_by(fault, self.path, f"http://localhost:{port}") if fault else None
+                if answer is None:
+                    session = world.people.session(asked)
+                    if fault:
+                        world.people.change(session, fault.kind)
+                    page = part([spoiled(session, asked.page, fault.kind if fault else "")])
+                    headers = {"Content-Type": "application/json"}
+                    http10 = self.request_version == "HTTP/1.0"
+                    answer = Export({day: page}, gzip, world.gzip_members, http10, headers).answer(fault)
+                yield answer
+            finally:
+                world.people_limiter.leave()
+        except BadQuery as error:
+            yield refusal(error.status, {"request": self.path, "error": str(error), "status": "error"})
 
     def _export(self, entry: Entry, query: Query, wire: Wire) -> Answer:
         world = self.server.world

@@ -122,8 +122,8 @@ def test_the_last_day_is_today_in_utc_unless_set():
 
 
 def test_other_paths_are_not_there(client):
-    """Only the export is served."""
-    assert client.get("/api/2.0/engage").status_code == 404
+    """Only the export and profiles are served."""
+    assert client.get("/api/2.0/annotations").status_code == 404
 
 
 def events(answer):
