@@ -38,7 +38,7 @@ EXAMPLES = dict(examples())
 
 def test_there_are_examples() -> None:
     """In the three modules that a user imports."""
-    assert list(EXAMPLES) == ["__init__.py", "analysis.py", "sandbox/__init__.py"]
+    assert list(EXAMPLES) == ["__init__.py", "analysis/__init__.py", "sandbox/__init__.py"]
 
 
 @pytest.mark.parametrize("place", EXAMPLES)

@@ -301,7 +301,7 @@ def test_a_user_s_table_called_block(mp) -> None:
             assert not result.has_failures
 
 
-COLUMNS = ["person", "born", "cohort", "period", "users", "size", "last", "segment", "step", "t1", "t2", "least", "w"]
+COLUMNS = ["session", "born", "cohort", "period", "users", "size", "last", "segment", "step", "t1", "t2", "least", "w"]
 COLUMNS += ["s", "b", "a", "c", "events", "median_seconds", "of_first"]
 
 

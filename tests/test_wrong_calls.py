@@ -238,20 +238,33 @@ def test_each_argument_of_a_result_is_taken_or_refused_in_one_line(name: str, re
 
 
 WEEK = timedelta(days=7)
+TWICE = ["Page View", "Page View"]
 ANALYSED: dict[str, tuple[Callable[[duckdb.DuckDBPyRelation, Any], duckdb.DuckDBPyRelation], set[str]]] = {
     "funnel events": (lambda e, v: mpnb.analysis.funnel(v, ["Page View", "Purchase"], WEEK), set()),
     "funnel steps": (lambda e, v: mpnb.analysis.funnel(e, v, WEEK), set()),
-    "funnel window": (lambda e, v: mpnb.analysis.funnel(e, ["Page View", "Page View"], v), {"a time span"}),
-    "funnel user": (lambda e, v: mpnb.analysis.funnel(e, ["Page View", "Page View"], WEEK, user=v), set()),
+    "funnel window": (lambda e, v: mpnb.analysis.funnel(e, TWICE, v), {"a time span"}),
+    "funnel grace": (lambda e, v: mpnb.analysis.funnel(e, TWICE, grace=v), {"a time span"}),
+    "funnel reentry": (lambda e, v: mpnb.analysis.funnel(e, TWICE, reentry=v), {"True"}),
+    "funnel order": (lambda e, v: mpnb.analysis.funnel(e, TWICE, order=v), set()),
+    "funnel counting": (lambda e, v: mpnb.analysis.funnel(e, TWICE, counting=v), set()),
+    "funnel exclude": (lambda e, v: mpnb.analysis.funnel(e, TWICE, exclude=v), {"None", "no list"}),
+    "funnel by": (lambda e, v: mpnb.analysis.funnel(e, TWICE, by=v), {"None"}),
+    "funnel holding_constant": (lambda e, v: mpnb.analysis.funnel(e, TWICE, holding_constant=v), {"None", "no list"}),
+    "funnel user": (lambda e, v: mpnb.analysis.funnel(e, TWICE, WEEK, user=v), {"None"}),
     "retention events": (lambda e, v: mpnb.analysis.retention(v, "Page View", "Page View"), set()),
-    "retention first": (lambda e, v: mpnb.analysis.retention(e, v, "Page View"), set()),
-    "retention again": (lambda e, v: mpnb.analysis.retention(e, "Page View", v), set()),
+    "retention born": (lambda e, v: mpnb.analysis.retention(e, v, "Page View"), set()),
+    "retention returned": (lambda e, v: mpnb.analysis.retention(e, "Page View", v), {"None"}),
     "retention unit": (lambda e, v: mpnb.analysis.retention(e, "Page View", "Page View", unit=v), set()),
+    "retention brackets": (lambda e, v: mpnb.analysis.retention(e, "Page View", brackets=v), {"None", "a numpy array"}),
+    "retention zone": (lambda e, v: mpnb.analysis.retention(e, "Page View", zone=v), {"None"}),
     "segmentation events": (lambda e, v: mpnb.analysis.segmentation(v, "Page View"), set()),
     "segmentation event": (lambda e, v: mpnb.analysis.segmentation(e, v), {"None"}),
-    "segmentation by": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", by=v), {"None"}),
+    "segmentation by": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", by=v), {"None", "no list"}),
     "segmentation unit": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", unit=v), set()),
-    "segmentation user": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", user=v), set()),
+    "segmentation measure": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", measure=v), set()),
+    "segmentation top": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", by="time", top=v), {"None"}),
+    "segmentation user": (lambda e, v: mpnb.analysis.segmentation(e, "Page View", user=v), {"None"}),
+    "sessions timeout": (lambda e, v: mpnb.analysis.sessions(e, v), {"a time span"}),
 }
 
 

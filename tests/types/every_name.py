@@ -158,7 +158,8 @@ def reports(result: mpnb.ExportResult) -> None:
         DuckDBPyRelation,
     )
     assert_type(mpnb.analysis.retention(events, "Sign Up", "Purchase", unit="week"), DuckDBPyRelation)
-    assert_type(mpnb.analysis.segmentation(events, by="country"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.segmentation(events, by=["country"], measure="users"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.sessions(events, timedelta(minutes=10)), DuckDBPyRelation)
 
 
 def faults() -> None:

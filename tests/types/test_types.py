@@ -73,16 +73,11 @@ def test_the_types_of_the_public_api_are_complete() -> None:
     assert report["completenessScore"] >= 0.98, unknown
 
 
-def is_public_function(value: object) -> bool:
-    """Whether it is a function that ``mpnb.analysis`` defines for users."""
-    return inspect.isfunction(value) and value.__module__ == "mpnb.analysis" and not value.__name__.startswith("_")
-
-
 PUBLIC = [
     (f"{module.__name__}.{name}", getattr(module, name))
     for module, names in (
         (mpnb, [*mpnb.__all__, "open", "load_ipython_extension", "unload_ipython_extension"]),
-        (mpnb.analysis, [name for name, _ in inspect.getmembers(mpnb.analysis, is_public_function)]),
+        (mpnb.analysis, mpnb.analysis.__all__),
         (mpnb.sandbox, mpnb.sandbox.__all__),
     )
     for name in names
