@@ -284,7 +284,8 @@ def test_the_map_of_modules_is_complete() -> None:
         room = next(iter(ticked(row[0])), room)
         told |= {f"{room}{name}" for name in ticked(row[2])} if row[2] else {room}
     package = ROOT / "mpnb"
-    real = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__", "_version"} | {"analysis/", "sandbox/"}
+    real = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__", "_version"}
+    real |= {"analysis/", "sandbox/"}
     for path in package.glob("_*/*"):
         if path.suffix == ".py" and path.stem != "__init__":
             real.add(f"{path.parent.name}/{path.stem}")
