@@ -5,7 +5,7 @@ from __future__ import annotations
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.scalars import brief, is_text
-from mpnb._base.sql import exact, literal, run
+from mpnb._base.sql import exact, literal, quoted, run
 from mpnb._errors import PlanError
 from mpnb._reading.offset import time_offset
 from mpnb._reading.reader import Reader
@@ -18,11 +18,31 @@ def deduplicated(reader: Reader) -> DuckDBPyRelation:
 
 
 def deduplicated_query(reader: Reader) -> str:
-    """Return the query for ``deduplicated()``."""
+    """
+    Return the query for ``deduplicated()``.
+
+    It sorts none but the rows that may be duplicates: those that have the same hash as another.
+    """
+    # By its full name, since the name alone may be that of a query, which has no row ids.
+    table = f"{reader.store.place}.{quoted(reader.table)}"
+    same = f"{exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
+    hashed = f"CASE WHEN insert_id IS NOT NULL THEN hash({same}) END AS mpnb_hash, rowid AS mpnb_row"
+    parts = {
+        "mpnb_hashed": reader.selection.rows_of(table, hashed),
+        "mpnb_twice": "SELECT mpnb_hash FROM mpnb_hashed GROUP BY mpnb_hash HAVING count(*) > 1",
+        "mpnb_some": "SELECT mpnb_row FROM mpnb_hashed SEMI JOIN mpnb_twice USING (mpnb_hash)",
+        "mpnb_left_out": (
+            f"SELECT rowid AS mpnb_row FROM {table} AS e SEMI JOIN mpnb_some ON e.rowid = mpnb_row"
+            f" QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY"
+            " TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) > 1"
+        ),
+        "mpnb_rows": reader.selection.rows_of(table, "*, rowid AS mpnb_row"),
+    }
+    # Queries by name, not in each other, since users may limit how deep those go.
+    named = ", ".join(f"{name} AS NOT MATERIALIZED ({query})" for name, query in parts.items())
     return (
-        f"SELECT * FROM ({reader.selection.events}) QUALIFY insert_id IS NULL OR row_number() OVER ("
-        f" PARTITION BY {exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
-        " ORDER BY TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) = 1"
+        f"SELECT * FROM (WITH {named}"
+        " SELECT * EXCLUDE (mpnb_row) FROM mpnb_rows ANTI JOIN mpnb_left_out USING (mpnb_row))"
     )
 
 

@@ -84,8 +84,12 @@ class Selection:
         They are selected by batch, since in projects older than 2023 events may lie outside their days; and by ``time``
         only if a batch has other days as well.
         """
+        return self.rows_of(quoted(self.table))
+
+    def rows_of(self, table: str, columns: str = "*") -> str:
+        """Return the same query for other columns, or the table under another name. Both are SQL."""
         # Two scans: DuckDB skips the second where no batch reaches beyond, and an OR would take twice as long.
-        rows = f"SELECT * FROM {quoted(self.table)} WHERE"
+        rows = f"SELECT {columns} FROM {table} WHERE"
         inside = f"{rows} batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.inside})"
         if not self.days:
             return inside
