@@ -1,5 +1,5 @@
 """
-Mixpanel's reports in SQL, over any relation of events: funnels, retention, segmentation and sessions.
+Mixpanel's reports in SQL, over any relation of events: funnels, retention, segmentation, flows and more.
 
     events = result.event(["Sign Up", "Purchase"], deduplicated=True)
     mpnb.analysis.funnel(events, ["Sign Up", "Purchase"], timedelta(days=7))
@@ -26,9 +26,12 @@ comes from; for any other relation, before 1970 or after 2099. ``result.check()`
 
 from __future__ import annotations
 
+from mpnb.analysis._flows import flows
 from mpnb.analysis._funnel import funnel
+from mpnb.analysis._lifecycle import lifecycle
+from mpnb.analysis._people import features, first_touch
 from mpnb.analysis._retention import retention
 from mpnb.analysis._segmentation import segmentation
 from mpnb.analysis._sessions import sessions
 
-__all__ = ["funnel", "retention", "segmentation", "sessions"]
+__all__ = ["features", "first_touch", "flows", "funnel", "lifecycle", "retention", "segmentation", "sessions"]

@@ -217,7 +217,7 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
 
 def several(name: str, value: object) -> list[object]:
     """Return one thing or a list of them as a list."""
-    if isinstance(value, str | tuple):
+    if isinstance(value, str) or (isinstance(value, tuple) and value):  # which is a name and a condition
         return [value]
     found = each_of(value)
     if found is None:

@@ -159,6 +159,10 @@ def reports(result: mpnb.ExportResult) -> None:
     )
     assert_type(mpnb.analysis.retention(events, "Sign Up", "Purchase", unit="week"), DuckDBPyRelation)
     assert_type(mpnb.analysis.segmentation(events, by=["country"], measure="users"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.flows(events, "Sign Up", direction="before"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.lifecycle(events, "week"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.first_touch(events, "utm_source"), DuckDBPyRelation)
+    assert_type(mpnb.analysis.features(events, "2026-02-01", counts=["Purchase"], sums=["amount"]), DuckDBPyRelation)
     assert_type(mpnb.analysis.sessions(events, timedelta(minutes=10)), DuckDBPyRelation)
 
 
