@@ -11,15 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpnb import analysis
-from mpnb._api import export, plan, start
+from mpnb._api import export, export_profiles, plan, plan_profiles, start, start_profiles
 from mpnb._api import open as open  # for type checkers: it is left out of __all__, see below
 from mpnb._errors import ClosedError, CredentialsError, DatabaseError, MpnbError, PlanError, TableError
 from mpnb._exporting.handles import ExportCancelled, ExportError, ExportJob, ExportResult
+from mpnb._exporting.profiles import ProfilesCancelled, ProfilesError, ProfilesJob, ProfilesResult
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._notebook.panel import panel
 from mpnb._planning.batches import Batch, HeldBatch, split_date_range
 from mpnb._planning.options import Spool
+from mpnb._planning.people import ProfilesPlan
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import BatchProgress, JobProgress
 from mpnb._reading.check import Check, Finding
@@ -48,6 +50,11 @@ __all__ = [
     "JobProgress",
     "MpnbError",
     "PlanError",
+    "ProfilesCancelled",
+    "ProfilesError",
+    "ProfilesJob",
+    "ProfilesPlan",
+    "ProfilesResult",
     "Quota",
     "Spool",
     "TableError",
@@ -55,10 +62,13 @@ __all__ = [
     "analysis",
     "drop",
     "export",
+    "export_profiles",
     "panel",
     "plan",
+    "plan_profiles",
     "split_date_range",
     "start",
+    "start_profiles",
 ]
 
 

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -26,11 +26,22 @@ from mpnb._exporting.launch import (
     run_export,
     start_export,
 )
+from mpnb._exporting.profiles import (
+    ProfilesJob,
+    ProfilesResult,
+    check_profiles_table,
+    profiles_limiter,
+    profiles_plan,
+    run_profiles_export,
+    start_profiles_export,
+)
 from mpnb._fetching.route import route_to
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode
 from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, TABLE, WORKERS, Spool
+from mpnb._planning.people import MAX_AGE, PROFILES, ProfilesPlan, check_profiles
+from mpnb._planning.people import WORKERS as PROFILES_WORKERS
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import Database, OnBatch, check, check_helpers, check_table_name
 from mpnb._planning.states import Outcome
@@ -199,6 +210,103 @@ def open(
     except BaseException:
         store.close()
         raise
+
+
+def export_profiles(
+    *,
+    where: str | None = None,
+    properties: str | Iterable[str] | None = None,
+    cohort: int | None = None,
+    group: str | int | None = None,
+    database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
+    table: str = PROFILES,
+    workers: int = PROFILES_WORKERS,
+    page_size: int | Literal["auto"] = "auto",
+    workspace: str | int | None = None,
+    mode: Mode = "resume",
+    max_age: timedelta = MAX_AGE,
+    on_batch: OnBatch | None = None,
+    credentials: Credentials | None = None,
+    quota: Quota | None = None,
+    spool: Spool | None = None,
+) -> ProfilesResult:
+    """
+    Fetch the profiles of a project into a DuckDB table, whole or not at all, and wait until it is done.
+
+    Pages are fetched side by side into a staging table. When all are there, the first is read again, and the table is
+    replaced in one transaction if each page had as many profiles as it must have, no id came twice, there are as many
+    as Mixpanel said, and the first page has the same people still. Otherwise all is fetched again, once; if it does not
+    fit together then, the table stays as it was. Not seen is a profile that went while another came, behind the first
+    page: a third may be missing then.
+
+    Args:
+        where: a filter expression in Mixpanel's syntax, such as ``'properties["plan"] == "pro"'``.
+        properties: names of the only properties to fetch; ``None`` for all.
+        cohort: number of a cohort whose people's profiles to fetch.
+        group: number of a group key (``data_group_id``), for the profiles of its groups.
+        database: a path on this machine (``~`` is the home folder), ``":memory:"``, or an open DuckDB connection.
+        table: the table, created if missing, replaced otherwise. A table belongs to one project, ``where``,
+            ``properties``, ``cohort``, ``group`` and ``workspace``.
+        workers: requests at once, 1–100; Mixpanel allows 5.
+        page_size: profiles per page, 1–1,000,000. ``"auto"`` asks for 10,000, and does without if that is refused.
+        workspace: number of the Data View to see the project through.
+        mode: ``"resume"`` sends no request while the table's profiles are younger than ``max_age``, and goes on with
+            the pages that a stopped or failed call has left; ``"refresh"`` fetches all again; ``"new"`` requires an
+            empty table.
+        max_age: how old profiles may be, counted from the request for their first page.
+        on_batch: called with a ``BatchProgress`` at every change of a page's state, in the calling thread. Its
+            ``from_date`` and ``to_date`` are the day on which the call began, and ``label`` names the page.
+        credentials: the service account to use; default: from the environment, as for ``export``.
+        quota: the limits of a project to which Mixpanel has granted more than 60 queries an hour and 5 at once. The
+            first page takes a place in the hour; further ones do not, until Mixpanel says that they do.
+        spool: the folder and the size limit for downloads that wait to be written.
+
+    Returns:
+        The result, with the profiles.
+
+    Raises:
+        PlanError: an argument is invalid, and nothing was sent. ``CredentialsError``, ``DatabaseError`` and
+            ``TableError`` are subclasses.
+        ProfilesError: the profiles could not be fetched whole, and the table is as it was; it carries the result.
+        KeyboardInterrupt: Ctrl-C was pressed. The table is as it was, and the same call goes on from there.
+    """
+    asked = check_profiles(**locals())
+    return run_profiles_export(asked, lambda: Store(asked.database))
+
+
+@_takes_arguments_of(export_profiles)
+def start_profiles(**arguments: Any) -> ProfilesJob:
+    """
+    Start an export of profiles in the background and return at once.
+
+    It takes the arguments of ``export_profiles`` and raises the same errors, except ``ProfilesError``, which
+    ``job.result()`` raises. ``on_batch`` is called in a thread of its own, one call at a time.
+    """
+    asked = check_profiles(**arguments)
+    return start_profiles_export(asked, lambda: Store(asked.database))
+
+
+@_takes_arguments_of(export_profiles)
+def plan_profiles(**arguments: Any) -> ProfilesPlan:
+    """
+    Return what ``export_profiles`` would do with the same arguments. Sends nothing and writes nothing.
+
+    It works without credentials too, and then assumes that none of the hour's quota is used.
+
+    Raises:
+        PlanError: as for ``export_profiles``.
+    """
+    asked = check_profiles(**arguments, needs_credentials=False)
+    if asked.credentials is not None:
+        route_to(asked.credentials.query_host)
+    limiter = profiles_limiter(asked)
+    with _existing(asked.database) as store:
+        if store is None:
+            return profiles_plan(asked, None, limiter)
+        with store.reading() as cursor:
+            layout.check(cursor, store.label)
+            check_profiles_table(cursor, asked, store)
+            return profiles_plan(asked, cursor, limiter)
 
 
 # --- from a plan to a job ------------------------------------------------------------------------------------------

@@ -238,11 +238,11 @@ class Recorded(RateLimiter):
     def of(cls, mp: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Recorded:
         """Put one in the place of a sandbox's own limiter."""
         limiter = cls()
-        monkeypatch.setitem(mpnb._fetching.limiter._limiters, (mp.url, mp.project_id), limiter)
+        monkeypatch.setitem(mpnb._fetching.limiter._limiters, (mp.url, mp.project_id, "export"), limiter)
         return limiter
 
     @contextmanager
-    def slot(self, *args: Any) -> Iterator[float]:
-        with super().slot(*args) as start:
+    def slot(self, *args: Any, **options: Any) -> Iterator[float]:
+        with super().slot(*args, **options) as start:
             self.starts.append(self.clock.mine)
             yield start

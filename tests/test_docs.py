@@ -182,7 +182,7 @@ def test_every_name_of_the_readme_exists() -> None:
     for name in re.findall(r"`job\.(\w+)", README):
         assert hasattr(mpnb.ExportJob, name), name
     members = {row[0]: row[1] for row in table(README, "| | |\n|---|---|\n| `mpnb.export")}
-    for owner in (mpnb.ExportResult, mpnb.ExportJob):
+    for owner in (mpnb.ExportResult, mpnb.ExportJob, mpnb.ProfilesResult):
         for name in ticked(members[f"`{owner.__name__}`"]):
             assert name == "await" or hasattr(owner, name.removesuffix("()")), name
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README + CONTRIBUTING):

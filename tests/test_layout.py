@@ -66,6 +66,28 @@ def test_a_file_of_layout_1_is_migrated_when_it_is_opened(tmp_path: Path) -> Non
         assert db.total_rows == 2
 
 
+def test_a_file_of_layout_2_is_migrated_when_it_is_opened(tmp_path: Path) -> None:
+    """All that was in it stays as it was, and what layout 3 has besides is there and empty."""
+    path = unpacked("layout-2.duckdb.gz", tmp_path)
+    tables = ("events", "other", "mpnb_batches", "mpnb_rejected", "mpnb_typed.events", "mpnb_typed.kinds")
+    before = {table: sorted(map(str, query(path, f"FROM {table}"))) for table in tables}
+    assert len(before["events"]) == 230
+    with mpnb.open(path, table="events") as db:
+        assert db.total_rows == 230
+        assert db.failed_date_ranges == [(day(10), day(12))]
+        assert {table: sorted(map(str, db.sql(f"FROM {table}").fetchall())) for table in tables} == before
+        assert db.sql("SELECT value FROM mpnb_meta WHERE name = 'layout'").fetchall() == [(str(LAYOUT),)]
+        assert db.sql("FROM mpnb_snapshots").fetchall() == db.sql("FROM mpnb_pages").fetchall() == []
+
+
+def test_a_file_of_layout_2_is_read_as_it_is_where_it_cannot_be_written(tmp_path: Path) -> None:
+    """Nothing is migrated then, and the rows are there."""
+    path = unpacked("layout-2.duckdb.gz", tmp_path)
+    with duckdb.connect(str(path), read_only=True) as con, mpnb.open(con, table="events") as db:
+        assert db.total_rows == 230
+        assert db.sql("SELECT value FROM mpnb_meta WHERE name = 'layout'").fetchall() == [("2",)]
+
+
 def test_an_export_goes_on_in_a_file_of_layout_1(tmp_path: Path) -> None:
     """The failed batch is fetched, and the others are there already."""
     path = unpacked("layout-1.duckdb.gz", tmp_path)

@@ -1164,7 +1164,7 @@ def test_what_nobody_expected_shows_no_secret(sandbox, export, monkeypatch, capl
     def broken(*_: object) -> None:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr(mpnb._fetching.client, "_keep", broken)
+    monkeypatch.setattr(mpnb._fetching.client, "_keep_lines", broken)
     mp = sandbox()
     with pytest.raises(mpnb.ExportError, match="made up") as raised:
         export(mp, day(1), day(1))

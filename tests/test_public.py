@@ -32,6 +32,11 @@ NAMES = [
     "JobProgress",
     "MpnbError",
     "PlanError",
+    "ProfilesCancelled",
+    "ProfilesError",
+    "ProfilesJob",
+    "ProfilesPlan",
+    "ProfilesResult",
     "Quota",
     "Spool",
     "TableError",
@@ -39,10 +44,13 @@ NAMES = [
     "analysis",
     "drop",
     "export",
+    "export_profiles",
     "panel",
     "plan",
+    "plan_profiles",
     "split_date_range",
     "start",
+    "start_profiles",
 ]
 
 
@@ -70,6 +78,17 @@ def test_export_start_and_plan_share_one_signature() -> None:
     assert list(signatures[0]) == [
         "from_date", "to_date", "events", "where", "database", "table", "workers", "chunk_days", "mode", "late_days",
         "on_batch", "credentials", "quota", "spool",
+    ]  # fmt: skip
+
+
+def test_the_calls_for_profiles_share_one_signature() -> None:
+    """What is true of one call is true of all three."""
+    calls = (mpnb.export_profiles, mpnb.start_profiles, mpnb.plan_profiles)
+    signatures = [inspect.signature(call).parameters for call in calls]
+    assert signatures[0] == signatures[1] == signatures[2]
+    assert list(signatures[0]) == [
+        "where", "properties", "cohort", "group", "database", "table", "workers", "page_size", "workspace", "mode",
+        "max_age", "on_batch", "credentials", "quota", "spool",
     ]  # fmt: skip
 
 

@@ -345,7 +345,7 @@ def test_a_bomb_is_refused_before_it_is_large(monkeypatch: pytest.MonkeyPatch, f
     with pytest.raises(BodyError) as error:
         verifier.feed(zipped(filler * (40 << 20)))
     assert error.value.kind == "decode"
-    assert verifier._json_size <= _verify.MAX_LINE + _verify.BLOCK
+    assert verifier._unpacker.plain_size <= _verify.MAX_LINE + _verify.BLOCK
 
 
 def test_a_bomb_of_empty_lines_does_not_hold_up_the_workers_beside_it() -> None:

@@ -48,7 +48,7 @@ class BatchBoard:
             first, total = len(self._cells), len(self._cells) + len(batches)
             self._cells = [replace(cell, total=total) for cell in self._cells]
             for index, (batch, status, rows) in enumerate(batches, first):
-                cell = BatchProgress(index, total, batch.from_date, batch.to_date, status, rows)
+                cell = BatchProgress(index, total, batch.from_date, batch.to_date, status, rows, label=batch.label)
                 self._cells.append(cell)
                 self._count(cell, 1)
                 self._listener(cell)
@@ -74,7 +74,8 @@ class BatchBoard:
 
     def become(self, index: int, batch: Batch, error: str) -> None:
         """Replace a batch by another that waits for its first request; ``error`` says why."""
-        self.set(index, "queued", from_date=batch.from_date, to_date=batch.to_date, attempt=0, bytes=0, error=error)
+        days = {"from_date": batch.from_date, "to_date": batch.to_date}
+        self.set(index, "queued", **days, label=batch.label, attempt=0, bytes=0, error=error)
 
     def received(self, index: int, size: int) -> None:
         """Record how many bytes of a batch have arrived in this attempt."""

@@ -24,14 +24,14 @@ from mpnb._base.text import safe_text
 from mpnb._errors import MpnbError
 from mpnb._exporting.board import BatchBoard
 from mpnb._fetching.client import Connection, FetchError
-from mpnb._fetching.fetched import Fetched, Group, Lost, Split, Task
+from mpnb._fetching.fetched import Anew, Fetched, Group, Lost, Split, Task
 from mpnb._fetching.fetcher import MAX_ATTEMPTS, Fetcher
 from mpnb._fetching.limiter import RateLimiter
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._mixpanel.credentials import Credentials, forms_of
 from mpnb._mixpanel.failures import HINTS, Failure, failure
-from mpnb._planning.batches import Batch
+from mpnb._planning.batches import Batch, most_requests
 from mpnb._planning.resource import Resource
 from mpnb._storing.destination import Destination, Landed, WriteError
 from mpnb._storing.writer import Writer
@@ -91,6 +91,9 @@ class Engine:
         self._unreached: set[int] = set()  # batches whose request did not leave, since the last one that did
         self._has_fetched = False  # any body was whole
         self._strangers = 0  # batches that somebody else answered
+        self._dropped: set[int] = set()  # ids of batches that were of no use any more
+        self._keys = {task.index: task.batch.key for task in tasks}
+        self._cells: dict[str, int] = {}  # places on the board that are free again, by the key of what was there
         self._aborting = False
         self._go = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"mpnb-worker-{name}")
@@ -112,7 +115,7 @@ class Engine:
             RuntimeError: not even two threads can be started.
         """
         self._writer.start()
-        for _ in range(min(self._workers, sum(task.batch.most_parts for task in self._tasks.values()) or 1)):
+        for _ in range(int(min(self._workers, sum(most_requests(task.batch) for task in self._tasks.values()) or 1))):
             try:
                 self._loops.append(self._pool.submit(self._work))
             except RuntimeError:
@@ -239,7 +242,7 @@ class Engine:
         """Record what became of the batches that did not finish."""
         with self._changed:
             left, self._tasks = self._tasks, {}
-        not_noted = self._writer.not_noted
+        not_noted = [lost for lost in self._writer.not_noted if lost.task.batch_id not in self._dropped]
         if self.cancelled:
             status, why = "cancelled", Failure("cancelled", "the export was cancelled", hint=HINTS["cancelled"])
         else:
@@ -258,6 +261,12 @@ class Engine:
         for index in left:
             if index not in landed:
                 self._show_unmet(index, status, why)
+        for index in self._cells.values():
+            # Pages that there were before the export began anew.
+            if left or self._halted_by:
+                self._show_unmet(index, status, why)
+            else:
+                self._board.set(index, "skipped", rows=0, error=None)
         for index, outcome in landed.items():
             self._show_landed(index, outcome)
 
@@ -347,9 +356,17 @@ class Engine:
         self._hand_over(fetched)
 
     def _failed(self, task: Task, why: Failure) -> None:
-        """Handle a failed batch: split it if it is too large, else lose it; end the export if all would fail alike."""
+        """
+        Handle a failed batch: split it if it is too large, else lose it; end the export if all would fail alike, or let
+        it begin anew where nothing is of use any more.
+        """
+        if not self.is_wanted(task):
+            return
         if why.too_large and task.batch.most_parts > 1:
             self._hand_over(Split(task, lambda parts, group: self._on_split(task, why, parts, group)))
+            return
+        if why.begins_anew:
+            self._hand_over(Anew(task, lambda begun: self._on_anew(task, why, begun)))
             return
         self._lose(task, why)
         if why.hits_all:
@@ -359,7 +376,7 @@ class Engine:
         elif why.stranger:
             self._count_stranger(why)
 
-    def _hand_over(self, item: Fetched | Lost | Split) -> None:
+    def _hand_over(self, item: Fetched | Lost | Split | Anew) -> None:
         if not self._writer.put(item):
             raise RuntimeError("the writer has ended")
 
@@ -371,6 +388,8 @@ class Engine:
 
     def waiting(self, task: Task, until: float | None, why: Failure | None = None) -> None:
         """Show that a batch waits."""
+        if not self.is_wanted(task):
+            return
         if why is None:
             self._board.set(task.index, "waiting", until=until)
         else:
@@ -378,16 +397,22 @@ class Engine:
 
     def fetching(self, task: Task) -> None:
         """Show that a request begins."""
+        if not self.is_wanted(task):
+            return
         self._board.set(task.index, "fetching", attempt=task.attempts, bytes=0)
         with self._changed:
             self._trying.add(task.index)
 
     def answered(self, task: Task, status: int) -> None:
         """Show the status of an answer."""
+        if not self.is_wanted(task):
+            return
         self._board.set(task.index, "fetching", http_status=status)
 
     def received(self, task: Task) -> None:
         """Show how many bytes have arrived."""
+        if not self.is_wanted(task):
+            return
         self._board.received(task.index, task.size)
 
     def tried(self, task: Task, *, sent: bool, why: Failure | None) -> None:
@@ -476,9 +501,41 @@ class Engine:
             self._ready.extend(tasks)
             self._changed.notify_all()
 
+    def _go_on_with(self, further: Sequence[tuple[Batch, int]]) -> None:
+        """Continue with batches that an answer calls for. Those that there were before have their place still."""
+        places = [self._cells.pop(batch.key, None) for batch, _ in further]
+        added = [(batch, "queued", 0) for (batch, _), place in zip(further, places, strict=True) if place is None]
+        new = iter(self._board.add(added) if added else ())
+        tasks = []
+        for (batch, batch_id), place in zip(further, places, strict=True):
+            tasks.append(Task(next(new) if place is None else place, batch_id, batch))
+        self._keys.update((task.index, task.batch.key) for task in tasks)
+        with self._changed:
+            self._tasks.update((task.index, task) for task in tasks)
+            self._ready.extend(tasks)
+            self._changed.notify_all()
+
+    def _on_anew(self, task: Task, why: Failure, begun: Sequence[tuple[Batch, int]]) -> None:
+        """Drop all batches, and begin again; where that is impossible, end the export."""
+        if not self.is_wanted(task):
+            return
+        if not begun:
+            self._lose_here(task, why, http_status=why.http_status)
+            self._halt(why, abort=True)
+            return
+        with self._changed:
+            self._dropped |= {each.batch_id for each in self._tasks.values()}
+            self._tasks.clear()
+            self._ready.clear()
+        for index, key in self._keys.items():
+            self._cells[key] = index
+            self._board.set(index, "queued", rows=0, rejected=0, bytes=0, attempt=0, error=f"begun anew, since {why}")
+        self._go_on_with(begun)
+
     def is_to_write(self, item: Fetched) -> bool:
         """Whether a batch is still to be written."""
-        if self.cancelled or (self._halted_by and self._halted_by.kind == "write"):
+        is_over = self.cancelled or (self._halted_by and self._halted_by.kind == "write")
+        if is_over or not self.is_wanted(item.task):
             self._spool.remove(item.path)
             return False
         return True
@@ -496,12 +553,16 @@ class Engine:
         self._spool.remove(item.path)
         if isinstance(outcome, Landed):
             self._show_landed(item.task.index, outcome)
+            self._go_on_with(outcome.further)
             self._end(item.task)
             return
         why = outcome.failure
         if why.kind == "cancelled":
             return  # closed out with the others
         if why.kind == "truncated" and self._fetch_again(item.task, why):
+            return
+        if why.begins_anew:
+            self._on_anew(item.task, why, self._writer.begin_anew(item.task))
             return
         self._lose_here(item.task, why, http_status=200)
         if why.hits_all:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from mpnb._base.warn import warn
 from mpnb._errors import MpnbError
@@ -22,6 +22,16 @@ from mpnb._reading.answers import Answers
 from mpnb._reading.reader import Reader
 from mpnb._showing import sentences, summary
 from mpnb._showing.live import panel_of
+
+
+class Closable(Protocol):
+    """What comes of a job: it keeps a database open."""
+
+    def close(self) -> None:
+        """Close the database."""
+
+
+R = TypeVar("R", bound=Closable)
 
 
 class ExportError(MpnbError):
@@ -241,24 +251,23 @@ def reader_of(result: ExportResult) -> Reader:
     return result._reader
 
 
-class ExportJob:
+class Job(Generic[R]):
     """
-    An export that runs in the background, returned by ``mpnb.start()``.
+    Something that runs in the background, and what comes of it.
 
     Any thread may call any method. ``await job`` is ``job.result()`` without blocking the event loop. The interpreter
     does not exit before the job has ended.
     """
 
+    _records = "events"
+
     def __init__(self) -> None:
         """Raise ``TypeError``: a call returns one."""
-        raise TypeError("mpnb.start() returns an ExportJob")
+        raise TypeError(f"a call such as mpnb.start() returns this {type(self).__name__}")
 
-    def _hold(self, run: Run[ExportResult]) -> ExportJob:
-        self._run = run
-        self._heard = False  # whether it was said which names of events brought nothing
-        return self
+    _run: Run[R]
 
-    def result(self, timeout: float | None = None) -> ExportResult:
+    def result(self, timeout: float | None = None) -> R:
         """
         Wait for the end and return the result.
 
@@ -274,7 +283,7 @@ class ExportJob:
         """
         return self._judged(self.outcome(timeout))
 
-    def outcome(self, timeout: float | None = None) -> ExportResult:
+    def outcome(self, timeout: float | None = None) -> R:
         """
         Wait for the end and return the result, also of an export that failed or was cancelled.
 
@@ -332,6 +341,39 @@ class ExportJob:
         """How many requests the project may still send in the current rolling hour."""
         return self._run.engine.quota_left
 
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait for the end without blocking the event loop. Cancelling the wait leaves the export running."""
+        result = yield from self._run.awaitable().__await__()
+        return self._judged(result)
+
+    def __repr__(self) -> str:
+        """Return the export's progress as text."""
+        p = self.progress()
+        state = "cancelled" if p.finished and self.cancelled() else "done" if p.finished else "running"
+        return f"<{type(self).__name__} {state}: {p.ended:,} of {p.total:,} batches, {p.rows:,} {self._records}>"
+
+    def _judged(self, result: R) -> R:
+        """Return a result, or raise the error that carries it."""
+        raise NotImplementedError
+
+
+class ExportJob(Job[ExportResult]):
+    """
+    An export that runs in the background, returned by ``mpnb.start()``.
+
+    Any thread may call any method. ``await job`` is ``job.result()`` without blocking the event loop. The interpreter
+    does not exit before the job has ended.
+    """
+
+    def __init__(self) -> None:
+        """Raise ``TypeError``: a call returns one."""
+        raise TypeError("mpnb.start() returns an ExportJob")
+
+    def _hold(self, run: Run[ExportResult]) -> ExportJob:
+        self._run = run
+        self._heard = False  # whether it was said which names of events brought nothing
+        return self
+
     def panel(self) -> Any:
         """
         Show the batches live in a notebook, and a static summary once the job has ended. Same as ``mpnb.panel(job)``.
@@ -343,17 +385,6 @@ class ExportJob:
             RuntimeError: there is no front end that shows widgets.
         """
         return panel_of(self)
-
-    def __await__(self) -> Generator[Any, None, ExportResult]:
-        """Wait for the end without blocking the event loop. Cancelling the wait leaves the export running."""
-        result = yield from self._run.awaitable().__await__()
-        return self._judged(result)
-
-    def __repr__(self) -> str:
-        """Return the export's progress as text."""
-        p = self.progress()
-        state = "cancelled" if p.finished and self.cancelled() else "done" if p.finished else "running"
-        return f"<ExportJob {state}: {p.ended:,} of {p.total:,} batches, {p.rows:,} events>"
 
     def _judged(self, result: ExportResult) -> ExportResult:
         engine = self._run.engine

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -25,8 +25,10 @@ from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.engine import Engine
 from mpnb._exporting.handles import (
+    Closable,
     ExportJob,
     ExportResult,
+    Job,
     RetryOptions,
     make_job,
     make_result,
@@ -48,13 +50,14 @@ from mpnb._planning import plan as planning
 from mpnb._planning.batches import Batch, Calendar, HeldBatch, losses, overlapping, ranges_of
 from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.request import MAX_WORKERS, Asked, Source, check_helpers
-from mpnb._planning.resource import Events
+from mpnb._planning.request import MAX_WORKERS, Asked, OnBatch, Source, check_helpers
+from mpnb._planning.resource import Events, Resource
 from mpnb._planning.states import outcome_of
 from mpnb._reading.offset import day_lag
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
+from mpnb._showing.live import Progress as _Progress
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
@@ -64,6 +67,9 @@ from mpnb._storing.table import Table
 # Between two looks at the whole while an export runs in the caller's thread.
 TICK_SECONDS = 0.1
 log = logging.getLogger("mpnb")
+R = TypeVar("R", bound=Closable)
+R_co = TypeVar("R_co", bound=Closable, covariant=True)
+J = TypeVar("J", bound=Job[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,61 +174,75 @@ def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
 # --- from a plan to an export that runs: admitted, wired, handed out -------------------------------------------------
 
 
-def _launch(
-    asked: Asked,
-    open_store: Callable[[], Store],
-    callbacks: Callbacks,
-    *,
-    in_background: bool,
-    choose: Choose | None = None,
-    whole: bool = False,
-) -> ExportJob:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """
+    What it takes to fetch records, whatever they are.
+
+    Attributes:
+        host: scheme and host of their API.
+    """
+
+    credentials: Credentials
+    host: str
+    limiter: RateLimiter
+    spool: Spool
+    workers: int
+    resource: Resource
+
+
+class Landing(Protocol[R_co]):
+    """Where records land, and what comes of them: three steps in the caller's thread."""
+
+    def table(self, store: Store, export_id: str) -> Table:
+        """Return the place where they land."""
+
+    def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
+        """Decide on what to fetch, admit it and put it on the board; within ``table.admission``."""
+
+    def result(self, store: Store, board: BatchBoard) -> R_co:
+        """Return the result of what was fetched; called at the end, in the coordinator's thread."""
+
+
+def launched(
+    order: Order, open_store: Callable[[], Store], callbacks: Callbacks, landing: Landing[R], *, in_background: bool
+) -> Run[R]:
     """
     Enter an export into the ledger and start it. If that fails, everything is undone.
 
     Args:
         open_store: opens the database, which is closed where that fails.
-        choose: decides on the batches to fetch and to leave; without it, the plan of what was asked.
-        whole: whether the result covers the whole ledger, not the days that were asked for.
     """
-    assert asked.credentials is not None
-    assert asked.source is not None
     export_id = uuid.uuid4().hex[:12]
-    limiter = limiter_of(asked)
-    route = route_to(asked.credentials.host)
+    route = route_to(order.host)
     with contextlib.ExitStack() as undo:
         store = open_store()
         undo.callback(store.close)
-        spool = _spool_folder(asked, store, export_id)
+        spool = _spool_folder(order.spool, store, export_id)
         undo.callback(spool.close)
-        resource = Events(asked.source)
-        table = Table(store, asked.table, resource, export_id)
+        table = landing.table(store, export_id)
         undo.callback(table.leave)
         with table.admission():
-            batches, kept, ids = _admitted(asked, store, table, choose or _by_plan(asked, limiter))
             board = BatchBoard(callbacks.put)
+            tasks = landing.admitted(store, table, board)
             engine = Engine(
                 name=export_id,
-                resource=resource,
+                resource=order.resource,
                 destination=table,
-                credentials=asked.credentials,
+                credentials=order.credentials,
                 route=route,
-                limiter=limiter,
+                limiter=order.limiter,
                 spool=spool,
                 board=board,
-                workers=asked.workers,
-                tasks=_tasks(board, zip(batches, ids, strict=True), kept),
+                workers=order.workers,
+                tasks=tasks,
             )
-            selection = Selection(asked.table)
-            if not whole:
-                days = (asked.from_date, asked.to_date)
-                selection = Selection(asked.table, days, ranges_of(batches), since=min(ids, default=0))
-            run: Run[ExportResult] = Run(
+            run: Run[R] = Run(
                 engine=engine,
                 board=board,
                 callbacks=callbacks,
                 store=store,
-                make_result=partial(_result, asked, Reader(store, selection), board),
+                make_result=partial(landing.result, store, board),
                 on_end=table.leave,
                 in_background=in_background,
             )
@@ -234,13 +254,70 @@ def _launch(
                 raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
         run.begin()
         undo.pop_all()
-    return make_job(run)
+    return run
 
 
-def _spool_folder(asked: Asked, store: Store, export_id: str) -> SpoolFolder:
+class _EventsLanding:
+    """
+    Events, in the table that was asked for.
+
+    Args:
+        choose: decides on the batches to fetch and to leave.
+        whole: whether the result covers the whole ledger, not the days that were asked for.
+    """
+
+    def __init__(self, asked: Asked, resource: Resource, choose: Choose, *, whole: bool) -> None:
+        self._asked = asked
+        self._resource = resource
+        self._choose = choose
+        self._whole = whole
+        self._selection = Selection(asked.table)
+
+    def table(self, store: Store, export_id: str) -> Table:
+        return Table(store, self._asked.table, self._resource, export_id)
+
+    def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
+        asked = self._asked
+        batches, kept, ids = _admitted(asked, store, table, self._choose)
+        if not self._whole:
+            days = (asked.from_date, asked.to_date)
+            self._selection = Selection(asked.table, days, ranges_of(batches), since=min(ids, default=0))
+        return _tasks(board, zip(batches, ids, strict=True), kept)
+
+    def result(self, store: Store, board: BatchBoard) -> ExportResult:
+        return _result(self._asked, Reader(store, self._selection), board)
+
+
+def _launch(
+    asked: Asked,
+    open_store: Callable[[], Store],
+    callbacks: Callbacks,
+    *,
+    in_background: bool,
+    choose: Choose | None = None,
+    whole: bool = False,
+) -> ExportJob:
+    """
+    Enter an export of events into the ledger and start it. If that fails, everything is undone.
+
+    Args:
+        open_store: opens the database, which is closed where that fails.
+        choose: decides on the batches to fetch and to leave; without it, the plan of what was asked.
+        whole: whether the result covers the whole ledger, not the days that were asked for.
+    """
+    assert asked.credentials is not None
+    assert asked.source is not None
+    limiter = limiter_of(asked)
+    resource = Events(asked.source)
+    order = Order(asked.credentials, asked.credentials.host, limiter, asked.spool, asked.workers, resource)
+    landing = _EventsLanding(asked, resource, choose or _by_plan(asked, limiter), whole=whole)
+    return make_job(launched(order, open_store, callbacks, landing, in_background=in_background))
+
+
+def _spool_folder(spool: Spool, store: Store, export_id: str) -> SpoolFolder:
     beside = store.path.parent if store.path else None
     try:
-        return SpoolFolder(asked.spool, beside, export_id)
+        return SpoolFolder(spool, beside, export_id)
     except OSError as error:
         raise PlanError(
             f"the spool folder cannot be made: {safe_text(str(error))}: pass ", SPOOL_ELSEWHERE, argument="spool"
@@ -301,11 +378,27 @@ def _result(asked: Asked, reader: Reader, board: BatchBoard) -> ExportResult:
 
 def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportJob:
     """Start an export in the background."""
+    return started(lambda callbacks, **how: _launch(asked, open_store, callbacks, **how, **more), asked.on_batch)
+
+
+def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportResult:
+    """Run an export in the caller's thread, which runs the callbacks; Ctrl-C stops it."""
+    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
+    return ran(lambda callbacks, **how: _launch(asked, open_store, callbacks, **how, **more), show, stopped_line)
+
+
+def started(launch: Callable[..., J], on_batch: OnBatch | None) -> J:
+    """
+    Start a job in the background.
+
+    Args:
+        launch: starts it, given its callbacks and ``in_background``.
+    """
     job = None
     try:
         with interrupts_later():
-            callbacks = Callbacks(asked.on_batch)
-            job = _launch(asked, open_store, callbacks, in_background=asked.on_batch is not None, **more)
+            callbacks = Callbacks(on_batch)
+            job = launch(callbacks, in_background=on_batch is not None)
     except BaseException:
         if job is not None:  # it was started, but will not be returned
             with interrupts_later():
@@ -315,14 +408,19 @@ def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> 
     return job
 
 
-def run_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportResult:
-    """Run an export in the caller's thread, which runs the callbacks; Ctrl-C stops it."""
-    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose()
+def ran(launch: Callable[..., Job[R]], show: _Progress, stopped_line: Callable[..., str]) -> R:
+    """
+    Run a job in the caller's thread, which runs the callbacks; Ctrl-C stops it.
+
+    Args:
+        launch: starts it, given its callbacks and ``in_background``.
+        stopped_line: makes a sentence of what a stop left undone, given the result and ``closing``.
+    """
     job = None
     callbacks = Callbacks(show.on_batch)
     try:
         with interrupts_later():
-            job = _launch(asked, open_store, callbacks, in_background=False, **more)
+            job = launch(callbacks, in_background=False)
         show.begin(job)
         ticked = 0.0
         while callbacks.dispatch(TICK_SECONDS) and not (job.done() and callbacks.is_empty()):

@@ -9,21 +9,23 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 from isal import isal_zlib
 
-from mpnb._base.clock import Cancelled, epoch_seconds, today
+from mpnb._base.clock import Cancelled, epoch_seconds
 from mpnb._fetching.belongs import is_for_other_days
+from mpnb._fetching.document import Splitter
 from mpnb._fetching.reach import unreached
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import PlainCopy, SpoolFolder
-from mpnb._fetching.verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, NoExport, Verifier
+from mpnb._fetching.verify import GZIP_ERROR, GZIP_MAGIC, Body, BodyError, NoExport, Unpacker, Verifier
 from mpnb._fetching.wire import TooSlow, Wire
 from mpnb._mixpanel.credentials import Credentials, forms_of
-from mpnb._mixpanel.export_api import Request
-from mpnb._mixpanel.failures import Failure, failure, from_answer, from_os_error
+from mpnb._mixpanel.failures import Failure, failure, from_os_error
+from mpnb._planning.resource import Request
 from mpnb._version import __version__
 
 CONNECT_SECONDS = 10.0
@@ -56,6 +58,9 @@ BLOCK = 512 << 10
 # More threads than cores would only push each other out of the caches, and end all at the same time: with two cores
 # and ten workers a twentieth more CPU, and the writer begins later.
 _unpacking = threading.Semaphore(os.cpu_count() or 1)
+
+
+UNFRAMED = "the answer has neither a length nor chunks: it is unknown whether it is whole"
 
 
 class FetchError(Exception):
@@ -114,24 +119,25 @@ class Connection:
         """Close the connection. Called by its worker, or by any thread once the worker has ended."""
         self._pool.close()
 
-    def _headers(self) -> list[tuple[bytes, bytes]]:
+    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
         login = b64encode(f"{self._credentials.username}:{self._credentials.secret}".encode())
-        host = urlsplit(self._credentials.host).netloc
+        form = [(b"Content-Type", b"application/x-www-form-urlencoded")] if request.content else []
         return [
-            (b"Host", host.encode("idna")),
+            (b"Host", _host_of(self._route)),
             (b"Accept", b"*/*"),
             (b"Accept-Encoding", b"gzip"),
             (b"Cache-Control", b"no-cache"),  # days change, and some caches do not look at a query
             (b"User-Agent", f"mpnb/{__version__}".encode()),
             (b"Authorization", b"Basic " + login),
+            *form,
         ]
 
     @contextlib.contextmanager
     def _answer(self, request: Request) -> Iterator[Answer]:
         """Send the request, and follow redirects that stay on the same scheme, host and port."""
-        target = f"/api/2.0/export?{urlencode(request.params(), quote_via=quote)}"
+        target = request.target
         for _ in range(MAX_REDIRECTS + 1):
-            with self._send(target) as answer:
+            with self._send(request, target) as answer:
                 location = answer.headers.get("location")
                 if answer.status_code not in REDIRECTS or location is None:
                     yield answer
@@ -140,11 +146,12 @@ class Connection:
         raise FetchError(failure("http", "too many redirects", http_status=answer.status_code, retryable=False))
 
     @contextlib.contextmanager
-    def _send(self, target: str) -> Iterator[Answer]:
+    def _send(self, request: Request, target: str) -> Iterator[Answer]:
         route = self._route
         times = {"connect": CONNECT_SECONDS, "read": IDLE_SECONDS, "write": IDLE_SECONDS, "pool": CONNECT_SECONDS}
         url = httpcore.URL(scheme=route.scheme, host=route.host, port=route.port, target=target)
-        with self._pool.stream("GET", url, headers=self._headers(), extensions={"timeout": times}) as response:
+        head: Any = {"headers": self._headers(request), "extensions": {"timeout": times}}
+        with self._pool.stream(request.method, url, content=request.content or None, **head) as response:
             headers: dict[str, str] = {}
             for name, value in response.headers:
                 key, text = name.decode("latin-1").lower(), value.decode("latin-1")
@@ -202,7 +209,8 @@ class Connection:
                 if answer.status_code != 200:
                     raise FetchError(_refusal(answer, request))
                 try:
-                    return _keep(answer, request, spool, path, is_cancelled, on_bytes)
+                    keep = _keep_lines if request.first_key is None else _keep_document
+                    return keep(answer, request, spool, path, is_cancelled, on_bytes)
                 except NoExport as error:
                     raise FetchError(_judged_words(answer, error.words, request)) from None
         except Cancelled:
@@ -250,17 +258,30 @@ def _refusal(answer: Answer, request: Request) -> Failure:
 
 
 def _judged_words(answer: Answer, words: bytes, request: Request) -> Failure:
-    return from_answer(
-        answer.status_code,
-        words[:MAX_ERROR_BODY],
-        answer.headers.get("retry-after"),
-        where=request.where,
-        asks_for_today=request.to_date >= today().isoformat(),
-        now=epoch_seconds(),
-    )
+    retry_after = answer.headers.get("retry-after")
+    return request.refused(answer.status_code, words[:MAX_ERROR_BODY], retry_after, now=epoch_seconds())
 
 
-def _keep(
+def _host_of(route: Route) -> bytes:
+    """Return a server as the header names it: without a port that goes without saying."""
+    host = f"[{route.host}]" if ":" in route.host else route.host
+    return (host if route.port == DEFAULT_PORTS[route.scheme] else f"{host}:{route.port}").encode("idna")
+
+
+def _is_gzip(answer: Answer) -> bool:
+    """
+    Whether a body is compressed.
+
+    Raises:
+        FetchError: it is in another way than was asked for.
+    """
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("gzip", "x-gzip", "identity", ""):
+        raise FetchError(_unasked(f"as {encoding!r}, which was not asked for"))
+    return "gzip" in encoding
+
+
+def _keep_document(
     answer: Answer,
     request: Request,
     spool: SpoolFolder,
@@ -268,12 +289,39 @@ def _keep(
     is_cancelled: Callable[[], bool],
     on_bytes: Callable[[int], object],
 ) -> tuple[Path, Body]:
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("gzip", "x-gzip", "identity", ""):
-        raise FetchError(_unasked(f"as {encoding!r}, which was not asked for"))
-    if "content-length" not in answer.headers and "transfer-encoding" not in answer.headers:
-        raise _unframed(answer, Verifier(gzip="gzip" in encoding))
-    gzip = "gzip" in encoding
+    """Keep the records of a JSON document as lines, not compressed."""
+    assert request.first_key is not None
+    gzip = _is_gzip(answer)
+    if _is_unframed(answer):
+        raise BodyError("truncated", UNFRAMED)
+    with spool.new_file(path) as file:
+
+        def write(lines: bytes) -> None:
+            spool.grow(path, len(lines), is_cancelled)
+            file.write(lines)
+
+        splitter = Splitter(write, request.first_key)
+        unpacker = Unpacker(splitter.feed, gzip=gzip)
+        for block in _blocks(answer, is_cancelled, on_bytes):
+            with _unpacking:
+                unpacker.feed(block)
+        unpacker.finish()
+        with _unpacking:
+            envelope = splitter.finish()
+    return path, Body(False, unpacker.size, splitter.size, splitter.lines, envelope)
+
+
+def _keep_lines(
+    answer: Answer,
+    request: Request,
+    spool: SpoolFolder,
+    path: Path,
+    is_cancelled: Callable[[], bool],
+    on_bytes: Callable[[int], object],
+) -> tuple[Path, Body]:
+    gzip = _is_gzip(answer)
+    if _is_unframed(answer):
+        raise _unframed(answer, Verifier(gzip=gzip))
     with PlainCopy(spool, path.with_name(path.name + ".plain")) as copy:
         verifier = Verifier(gzip=gzip, on_unpacked=copy.write)
         begun = False
@@ -287,8 +335,8 @@ def _keep(
                     verifier.feed(block)
                     file.write(block)
         body = verifier.finish()
-        if is_for_other_days(
-            path, verifier.last_line, request.from_date, request.to_date, gzip=gzip, is_cancelled=is_cancelled
+        if request.days and is_for_other_days(
+            path, verifier.last_line, *request.days, gzip=gzip, is_cancelled=is_cancelled
         ):
             hint = "A proxy or a cache seems to mix up answers: retry, and without it if this happens again."
             raise FetchError(
@@ -304,6 +352,10 @@ def _unasked(how: str) -> Failure:
     """Return the failure for a body in an encoding that was not asked for. The next one would be the same."""
     hint = "Something between here and Mixpanel, perhaps a proxy, changes the compression of answers: retry without it."
     return failure("decode", f"the body arrived {how}", http_status=200, retryable=False, hint=hint)
+
+
+def _is_unframed(answer: Answer) -> bool:
+    return "content-length" not in answer.headers and "transfer-encoding" not in answer.headers
 
 
 def _unframed(answer: Answer, verifier: Verifier) -> Exception:
@@ -322,7 +374,7 @@ def _unframed(answer: Answer, verifier: Verifier) -> Exception:
                 break
     if verifier.words and verifier.words.strip():
         return NoExport(verifier.words)
-    return BodyError("truncated", "the answer has neither a length nor chunks: it is unknown whether it is whole")
+    return BodyError("truncated", UNFRAMED)
 
 
 def _blocks(answer: Answer, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], object]) -> Iterator[bytes]:

@@ -67,6 +67,19 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Anew:
+    """
+    A batch that failed so that nothing of the export is of use any more: it begins again, if it can.
+
+    ``done`` is called in the writer's thread with the batches that it begins with and their ids, without any where it
+    cannot begin again.
+    """
+
+    task: Task
+    done: Callable[[list[tuple[Batch, int]]], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """
     A batch that is too large, to be replaced in the ledger by smaller ones.

@@ -128,7 +128,10 @@ class Fetcher:
             self._spool.wait_for_room(self._stopping.is_set, at_once=task.group is not None)
         except OSError as error:
             raise FetchError(from_os_error(error)) from None
-        with self._limiter.slot(self._stopping.is_set, lambda until: self._watch.waiting(task, until)) as slot:
+        request = self._resource.request(task.batch)
+        with self._limiter.slot(
+            self._stopping.is_set, lambda until: self._watch.waiting(task, until), hourly=not request.is_in_session
+        ) as slot:
             task.attempts, task.size = task.attempts + 1, 0
             task.started_at = utc_now()
             self._watch.fetching(task)
@@ -139,14 +142,17 @@ class Fetcher:
 
             why: Failure | None = None
             try:
-                return connection.fetch(
-                    self._resource.request(task.batch),
+                kept, body = connection.fetch(
+                    request,
                     self._spool,
                     path,
                     is_cancelled=self._is_aborting,
                     on_answer=lambda status: self._watch.answered(task, status),
                     on_bytes=received,
                 )
+                if (why := self._resource.fault(task.batch, body.lines, body.envelope)) is not None:
+                    raise FetchError(why)
+                return kept, body
             except FetchError as error:
                 why = error.failure
                 raise
@@ -166,7 +172,11 @@ class Fetcher:
         except FetchError as error:
             why = error.failure
             if why.kind == "rate_limit":
-                self._limiter.cool_down(self._backoff(task, why), hour_is_full=why.queries_over > 0)
+                self._limiter.cool_down(
+                    self._backoff(task, why),
+                    hour_is_full=why.queries_over > 0,
+                    sessions_count=why.queries_over > 0 and self._resource.request(task.batch).is_in_session,
+                )
             raise
 
     def _pause(self, task: Task, why: Failure) -> float:
@@ -198,6 +208,8 @@ def _failure_of(state: tenacity.RetryCallState) -> Failure:
 def _is_worth_another(task: Task, state: tenacity.RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
     if not isinstance(error, FetchError) or not error.failure.retryable or error.failure.hits_all:
+        return False
+    if error.failure.begins_anew and not error.failure.once_more:
         return False
     if error.failure.once_more:
         first, task.asked_once_more = not task.asked_once_more, True

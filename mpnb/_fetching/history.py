@@ -49,11 +49,13 @@ class Times:
         cool_until: no request starts before.
         withdrawn: starts that no request followed. They stay known, since another process may still hold them for
             starts and write them again.
+        sessions_count_until: requests within a session take a place in the hour until then.
     """
 
     starts: tuple[float, ...] = ()
     cool_until: float = 0.0
     withdrawn: tuple[float, ...] = ()
+    sessions_count_until: float = 0.0
 
 
 class History:
@@ -63,11 +65,13 @@ class History:
     Args:
         host: scheme and host of the API.
         project_id: number of the project there.
+        family: of the API whose quota it is, ``"export"`` or ``"query"``.
     """
 
-    def __init__(self, host: str, project_id: str) -> None:
+    def __init__(self, host: str, project_id: str, family: str = "export") -> None:
         # The same project behind another address, such as a sandbox, is another one.
-        self._name = f"quota-{project_id}-{hashlib.sha256(host.encode()).hexdigest()[:8]}.json"
+        of = "quota" if family == "export" else f"quota-{family}"
+        self._name = f"{of}-{project_id}-{hashlib.sha256(host.encode()).hexdigest()[:8]}.json"
         self._host = urlsplit(host).hostname or host
         self._skip_until = -math.inf
         self._told = False
@@ -145,7 +149,8 @@ def _parse(data: bytes) -> Times:
         raise ValueError("the file holds something else")
     # A file of an older version has no "withdrawn".
     starts, withdrawn = (_moments(value.get(name, default)) for name, default in (("starts", None), ("withdrawn", [])))
-    return Times(starts, _moment(value.get("cool_until", 0.0)), withdrawn)
+    cool_until, counted = (_moment(value.get(name, 0.0)) for name in ("cool_until", "sessions_count_until"))
+    return Times(starts, cool_until, withdrawn, counted)
 
 
 def _moments(value: Any) -> tuple[float, ...]:

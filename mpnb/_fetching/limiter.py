@@ -22,6 +22,8 @@ HOUR_WINDOW = HOUR + 2.0
 MOST_SHARED = 1000
 # As long as the longest Retry-After that is believed: a moment later than that is of a clock that was set back.
 MOST_COOL = 2 * HOUR + 1.0
+# How long it is remembered that Mixpanel counts requests within a session, too.
+SESSIONS_COUNT = 24 * HOUR
 # How often those who wait look at the file again: another process may have given a start back.
 LOOK_AGAIN = 60.0
 # Waits shorter than this are the pace of three a second, not news.
@@ -57,13 +59,19 @@ class RateLimiter:
         self._wait = wait
         self._changed = threading.Condition()
         self._starts: list[float] = []  # in order
+        self._uncounted: list[float] = []  # in order, of the last second: those that take no place in the hour
         self._withdrawn: set[float] = set()
         self._in_flight = 0
         self._cool_until = 0.0
+        self._sessions_count_until = 0.0
 
     @contextmanager
     def slot(
-        self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None = None
+        self,
+        is_cancelled: Callable[[], bool],
+        on_wait: Callable[[float | None], object] | None = None,
+        *,
+        hourly: bool = True,
     ) -> Iterator[float]:
         """
         Wait until all three limits allow a request, and count it as in flight within the block.
@@ -72,6 +80,7 @@ class RateLimiter:
             is_cancelled: looked at whenever ``wake()`` was called.
             on_wait: told until when (seconds since the epoch, ``None`` for a place among those in flight) if the
                 wait is worth telling.
+            hourly: whether the request takes a place in the hour. All do for a day after Mixpanel has said so.
 
         Returns:
             The start, for ``withdraw`` where no request followed.
@@ -79,7 +88,7 @@ class RateLimiter:
         Raises:
             Cancelled: ``is_cancelled()`` became true before the request started.
         """
-        start = self._start(is_cancelled, on_wait)
+        start = self._start(is_cancelled, on_wait, hourly)
         try:
             yield start
         finally:
@@ -90,6 +99,8 @@ class RateLimiter:
     def withdraw(self, start: float) -> None:
         """Return a slot to the hour: no request left this machine, so Mixpanel did not count it."""
         with self._changed, self._exclusive():
+            if start in self._uncounted:
+                return
             self._next_start(self._clock())
             self._withdrawn.add(start)
             with suppress(ValueError):  # it left the hour meanwhile
@@ -97,7 +108,9 @@ class RateLimiter:
             self._note([])
             self._changed.notify_all()
 
-    def _start(self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None) -> float:
+    def _start(
+        self, is_cancelled: Callable[[], bool], on_wait: Callable[[float | None], object] | None, hourly: bool
+    ) -> float:
         told: float | None = 0.0
         with self._changed:
             while True:
@@ -105,10 +118,10 @@ class RateLimiter:
                     raise Cancelled
                 with self._exclusive():
                     now = self._clock()
-                    until = self._next_start(now)
+                    until = self._next_start(now, hourly=hourly)
                     full = self._in_flight >= self.quota.concurrent
                     if until <= now and not full:
-                        [start] = self._note([now])
+                        [start] = self._note([now]) if self._counts(hourly, now) else self._note_uncounted(now)
                         self._in_flight += 1
                         return start
                 moment = until if until > now else None
@@ -137,14 +150,27 @@ class RateLimiter:
             insort(self._starts, start)
             noted.append(start)
         if self._shared:
-            self._shared.write(Times(tuple(self._starts), self._cool_until, tuple(sorted(self._withdrawn))))
+            withdrawn = tuple(sorted(self._withdrawn))
+            self._shared.write(Times(tuple(self._starts), self._cool_until, withdrawn, self._sessions_count_until))
         return noted
 
-    def _next_start(self, now: float) -> float:
+    def _note_uncounted(self, start: float) -> list[float]:
+        self._uncounted = [each for each in self._uncounted if start - SECOND_WINDOW < each <= start]
+        while start in self._uncounted:
+            start = math.nextafter(start, math.inf)
+        self._uncounted.append(start)
+        return [start]
+
+    def _counts(self, hourly: bool, now: float) -> bool:
+        # A moment later than that is of a clock that was set back.
+        return hourly or now < self._sessions_count_until <= now + SESSIONS_COUNT
+
+    def _next_start(self, now: float, *, hourly: bool = True) -> float:
         """Return the earliest time at which both windows and any cool-down allow a request."""
         if self._shared:
             theirs = self._shared.read()
             self._cool_until = max(self._cool_until, theirs.cool_until)
+            self._sessions_count_until = max(self._sessions_count_until, theirs.sessions_count_until)
             self._withdrawn.update(theirs.withdrawn)
             self._starts = sorted({*self._starts, *theirs.starts} - self._withdrawn)
         # What lies in the future is of a clock that was set back: it would block for ever.
@@ -154,12 +180,17 @@ class RateLimiter:
         if self._cool_until > now + MOST_COOL:
             self._cool_until = 0.0
         until = max(now, self._cool_until)
-        for count, window in ((self.quota.per_second, SECOND_WINDOW), (self.quota.per_hour, HOUR_WINDOW)):
-            if len(self._starts) >= count:
-                until = max(until, self._starts[-count] + window)
+        second, hour = self.quota.per_second, self.quota.per_hour
+        latest = self._starts[-second:]
+        if self._uncounted:
+            latest = sorted([*latest, *(start for start in self._uncounted if start <= now + 1)])[-second:]
+        if len(latest) >= second:
+            until = max(until, latest[0] + SECOND_WINDOW)
+        if len(self._starts) >= hour and self._counts(hourly, now):
+            until = max(until, self._starts[-hour] + HOUR_WINDOW)
         return until
 
-    def cool_down(self, seconds: float, *, hour_is_full: bool = False) -> float:
+    def cool_down(self, seconds: float, *, hour_is_full: bool = False, sessions_count: bool = False) -> float:
         """
         Let no request of the project start for some seconds, and return the time at which that ends.
 
@@ -167,11 +198,15 @@ class RateLimiter:
             hour_is_full: Mixpanel says that the hour's quota is used up. Others must have sent the requests that are
                 not known here, at unknown times: they are assumed to be spread over the hour, so that requests become
                 possible again one by one.
+            sessions_count: the request that it said so of was one within a session: these take a place in the hour as
+                well, for a day.
         """
         with self._changed, self._exclusive():
             now = self._clock()
             self._next_start(now)
             self._cool_until = max(self._cool_until, now + max(seconds, 0.0))
+            if sessions_count:
+                self._sessions_count_until = now + SESSIONS_COUNT
             others = self.quota.per_hour - len(self._starts)
             if hour_is_full and self._shared and others > 0:
                 self._note([now - HOUR * i / others for i in range(others)])
@@ -197,24 +232,30 @@ class RateLimiter:
             self._changed.notify_all()
 
 
-_limiters: dict[tuple[str, str], RateLimiter] = {}
+_limiters: dict[tuple[str, str, str], RateLimiter] = {}
 _limiters_lock = threading.Lock()
 # A child learns what its parent asked as any other process does: a limiter may have been in use when it was forked.
 free_in_child(_limiters_lock)
 in_child(_limiters.clear)
 
 
-def limiter_for(host: str, project_id: str, quota: Quota | None) -> RateLimiter:
+def limiter_for(
+    host: str, project_id: str, quota: Quota | None, *, family: str = "export", usual: Quota | None = None
+) -> RateLimiter:
     """
-    Return the limiter of a project, one per process.
+    Return the limiter of a project and a family of APIs, one per process.
 
     Args:
+        family: of APIs that share a quota: ``"export"`` or ``"query"``.
+        usual: Mixpanel's default for them; ``None`` for that of exports.
         quota: what the project was granted; ``None`` keeps what an earlier call said, or takes Mixpanel's default.
     """
     with _limiters_lock:
-        limiter = _limiters.get((host, project_id))
+        key = (host, project_id, family)
+        limiter = _limiters.get(key)
         if limiter is None:
-            limiter = _limiters[host, project_id] = RateLimiter(quota or Quota(), history=History(host, project_id))
+            history = History(host, project_id, family)
+            limiter = _limiters[key] = RateLimiter(quota or usual or Quota(), history=history)
         if quota is not None:
             limiter.quota = quota
         return limiter

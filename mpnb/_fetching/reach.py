@@ -13,11 +13,11 @@ import httpcore
 from mpnb._base.text import safe_text
 from mpnb._fetching.route import Route
 from mpnb._fetching.wire import Wire
-from mpnb._mixpanel.credentials import HOSTS
+from mpnb._mixpanel.credentials import HOSTS, QUERY_HOSTS
 from mpnb._mixpanel.failures import TOO_MANY_FILES, Failure, failure
 
 ADDRESS_HINT = "Check MP_API_BASE_URL, or base_url of the credentials, then retry."
-MIXPANEL = {urlsplit(url).hostname for url in HOSTS.values()}
+MIXPANEL = {urlsplit(url).hostname for url in (*HOSTS.values(), *QUERY_HOSTS.values())}
 NETWORK_HINT = "Check the network, and whether a proxy is needed (HTTPS_PROXY), then retry."
 # Python's names for answers that are not TLS, by OpenSSL's version.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}

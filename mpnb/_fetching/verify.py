@@ -10,7 +10,7 @@ Whether a line is an event is not asked here, wherever it stands: DuckDB decides
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,44 +90,47 @@ class Body:
         size: bytes as received.
         json_size: bytes of JSON lines.
         lines: number of line ends, and one more where the last line has none; blank lines count.
+        envelope: what a JSON document said besides its records, ``None`` for a body of lines.
     """
 
     gzip: bool
     size: int
     json_size: int
     lines: int
+    envelope: Mapping[str, Any] | None = None
 
 
-class Verifier:
+class Unpacker:
     """
-    A verifier that checks a body while it arrives. One thread at a time.
+    The plain bytes of a body, which may be compressed, while it arrives. One thread at a time.
 
     Args:
         gzip: whether it comes compressed.
-        on_unpacked: given a compressed body's plain bytes, block by block, before they are known to be right.
+        take: given the plain bytes block by block, before they are known to be right.
+
+    Attributes:
+        size: bytes received so far.
+        plain_size: bytes that they are unpacked.
     """
 
-    def __init__(self, *, gzip: bool, on_unpacked: Callable[[bytes], object] | None = None) -> None:
+    def __init__(self, take: Callable[[bytes], object], *, gzip: bool) -> None:
         self._gzip = gzip
-        self._on_unpacked = on_unpacked
-        self._size = 0
-        self._json_size = 0
-        self._newlines = 0
-        self._open = 0  # bytes since the last line end
-        self._tail = b""  # the last line that is not blank, and what follows it
-        self._words: bytes | None = b""  # how the body begins, until a line of it is like an event
+        self._take = take
+        self.size = 0
+        self.plain_size = 0
         self._inflate: Any = None  # the decompressor of the member that is under way
         self._members = 0
 
     def feed(self, data: bytes) -> None:
         """
-        Check the next bytes as received.
+        Unpack the next bytes as received.
 
         Raises:
             BodyError: they cannot belong to a whole body (kind ``"decode"``).
         """
-        self._size += len(data)
+        self.size += len(data)
         if not self._gzip:
+            self.plain_size += len(data)
             self._take(data)
             return
         for begin in range(0, len(data), PIECE):
@@ -149,11 +152,10 @@ class Verifier:
                 block = self._inflate.decompress(data, BLOCK)
             except GZIP_ERROR as error:
                 raise BodyError("decode", f"gzip member {self._members} is damaged: {error}") from None
+            self.plain_size += len(block)
             self._take(block)
-            if self._on_unpacked is not None:
-                self._on_unpacked(block)
-            if self._json_size > BOMB_BYTES and self._json_size > self._size * BOMB_RATIO:
-                raise BodyError("decode", f"{self._size:,} bytes unpack to more than {self._json_size:,}: a gzip bomb")
+            if self.plain_size > BOMB_BYTES and self.plain_size > self.size * BOMB_RATIO:
+                raise BodyError("decode", f"{self.size:,} bytes unpack to more than {self.plain_size:,}: a gzip bomb")
             if self._inflate.eof:
                 rest: bytes = self._inflate.unused_data
                 self._inflate = None
@@ -162,9 +164,43 @@ class Verifier:
             if not data and len(block) < BLOCK:
                 return b""
 
+    def finish(self) -> None:
+        """Raise ``BodyError`` if the body ends within a gzip member, or before the first."""
+        if self._inflate is not None:
+            raise BodyError("truncated", f"the body ends inside gzip member {self._members}, before its trailer")
+        if self._gzip and not self._members:
+            raise BodyError("truncated", "the body should be compressed, but it is empty")
+
+
+class Verifier:
+    """
+    A verifier that checks a body of lines while it arrives. One thread at a time.
+
+    Args:
+        gzip: whether it comes compressed.
+        on_unpacked: given a compressed body's plain bytes, block by block, before they are known to be right.
+    """
+
+    def __init__(self, *, gzip: bool, on_unpacked: Callable[[bytes], object] | None = None) -> None:
+        self._gzip = gzip
+        self._on_unpacked = on_unpacked if gzip else None
+        self._unpacker = Unpacker(self._take, gzip=gzip)
+        self._newlines = 0
+        self._open = 0  # bytes since the last line end
+        self._tail = b""  # the last line that is not blank, and what follows it
+        self._words: bytes | None = b""  # how the body begins, until a line of it is like an event
+
+    def feed(self, data: bytes) -> None:
+        """
+        Check the next bytes as received.
+
+        Raises:
+            BodyError: they cannot belong to a whole body (kind ``"decode"``).
+        """
+        self._unpacker.feed(data)
+
     def _take(self, block: bytes) -> None:
         """Count the lines of a decompressed block and keep the last one."""
-        self._json_size += len(block)
         # bytes.count() looks at each byte by itself; replace() leaps from one line to the next, in a fifth of the time,
         # but of a bomb, all of whose lines are empty, it takes thirty times as long.
         are_long = block.count(b"\n", 0, SAMPLE) < SAMPLE // 64
@@ -180,6 +216,8 @@ class Verifier:
             rest = tail[len(text) :]
             tail = text[text.rfind(b"\n") + 1 :] + (b"\n" if b"\n" in rest else rest)
         self._tail = tail
+        if self._on_unpacked is not None:
+            self._on_unpacked(block)
 
     def _measure_lines(self, block: bytes) -> None:
         """Raise for a line that is too long, even if it spans several blocks; each block is shorter than that limit."""
@@ -216,10 +254,7 @@ class Verifier:
             BodyError: it ends too early (kind ``"truncated"``).
             NoExport: it is something else than events.
         """
-        if self._inflate is not None:
-            raise BodyError("truncated", f"the body ends inside gzip member {self._members}, before its trailer")
-        if self._gzip and not self._members:
-            raise BodyError("truncated", "the body should be compressed, but it is empty")
+        self._unpacker.finish()
         last = _bare(self._tail)
         if _is_marker(last):
             raise BodyError("truncated", f"Mixpanel ended the export early: {_shown(last[:80])!r}")
@@ -230,7 +265,7 @@ class Verifier:
             raise NoExport(self._words)
         if why := ended_early(last):
             raise BodyError("truncated", why)
-        return Body(self._gzip, self._size, self._json_size, self._newlines + is_open)
+        return Body(self._gzip, self._unpacker.size, self._unpacker.plain_size, self._newlines + is_open)
 
 
 def ended_early(line: bytes) -> str | None:

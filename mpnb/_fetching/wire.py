@@ -114,7 +114,7 @@ class Wire(httpcore.NetworkBackend):
 
     def write(self, stream: httpcore.NetworkStream, data: bytes, timeout: float | None) -> None:
         """Send bytes, for a stream."""
-        if data.startswith(b"GET "):
+        if data.startswith((b"GET ", b"POST ")):
             self.step, self.sent = "send", True
         elif self.step != "send":
             self.step = "proxy"

@@ -23,6 +23,12 @@ HOSTS = {
     "eu": "https://data-eu.mixpanel.com",
     "in": "https://data-in.mixpanel.com",
 }
+# Of the query API: https://developer.mixpanel.com/reference/engage-query
+QUERY_HOSTS = {
+    "us": "https://mixpanel.com",
+    "eu": "https://eu.mixpanel.com",
+    "in": "https://in.mixpanel.com",
+}
 REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 # Where the environment has what the arguments are.
 VARIABLES = {
@@ -46,7 +52,7 @@ class Credentials:
         secret: secret of the service account. Never part of a repr.
         project_id: number of the project, as text or integer.
         region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data is stored.
-        base_url: scheme and host to use instead of the region's, for proxies and the sandbox.
+        base_url: scheme and host to use instead of all of the region's, for proxies and the sandbox.
             Plain ``http`` is allowed for loopback only.
 
     Raises:
@@ -82,6 +88,11 @@ class Credentials:
     def host(self) -> str:
         """Return the scheme and host that requests go to, without a trailing slash."""
         return (self.base_url or HOSTS[self.region]).rstrip("/")
+
+    @property
+    def query_host(self) -> str:
+        """Return the scheme and host that queries go to, as for profiles, without a trailing slash."""
+        return (self.base_url or QUERY_HOSTS[self.region]).rstrip("/")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Credentials:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from mpnb._base.clock import today
+from mpnb._mixpanel.failures import Failure, from_answer
 
 PATH = "/api/2.0/export"
 Columns = tuple[tuple[str, str], ...]
 # Of a line: https://developer.mixpanel.com/reference/raw-event-export
 KEYS = ("event", "properties")
+IS_RECORD = "starts_with(head, '\"') AND starts_with(body, '{')"
 # As in Mixpanel's own warehouse export, so that SQL written for it runs here.
 COLUMNS: Columns = (
     ("event_name", "VARCHAR"),
@@ -24,13 +29,33 @@ COLUMNS: Columns = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request for a range of days: the query parameters of ``GET /api/2.0/export``."""
+    """One request for a range of days: ``GET /api/2.0/export``, answered by lines."""
 
     from_date: str
     to_date: str
     project_id: str
     events: tuple[str, ...] | None
     where: str | None
+
+    method = "GET"
+    content = b""
+    first_key = None
+    is_in_session = False
+
+    @property
+    def days(self) -> tuple[str, str]:
+        """Return the first and the last day."""
+        return self.from_date, self.to_date
+
+    @property
+    def target(self) -> str:
+        """Return the path with the query."""
+        return f"{PATH}?{urlencode(self.params(), quote_via=quote)}"
+
+    def refused(self, status: int, body: bytes, retry_after: str | None, *, now: float) -> Failure:
+        """Return the failure for an answer that is not an export."""
+        asks_for_today = self.to_date >= today().isoformat()
+        return from_answer(status, body, retry_after, where=self.where, asks_for_today=asks_for_today, now=now)
 
     def params(self) -> dict[str, str]:
         """Return the parameters in Mixpanel's format: ``event`` is a JSON array as text."""

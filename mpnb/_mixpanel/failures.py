@@ -15,7 +15,18 @@ from typing import Any
 from mpnb._base.text import safe_text
 from mpnb._message import Argument, Message, Phrase, Word
 
-KINDS = ("rate_limit", "timeout", "connection", "truncated", "http", "decode", "write", "auth", "cancelled")
+KINDS = (
+    "rate_limit",
+    "timeout",
+    "connection",
+    "truncated",
+    "http",
+    "decode",
+    "inconsistent",
+    "write",
+    "auth",
+    "cancelled",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class Failure:
             in the same way.
         stranger: something else answered instead of Mixpanel. Other batches are likely to fail in the same way.
         once_more: a second answer of this kind ends the batch, since further requests would be wasted.
+        begins_anew: what was fetched so far is of no use any more: all must be fetched again from the beginning.
     """
 
     kind: str
@@ -51,6 +63,7 @@ class Failure:
     unreached: bool = False
     stranger: bool = False
     once_more: bool = False
+    begins_anew: bool = False
 
     def __str__(self) -> str:
         """Return the failure as one line."""
@@ -106,6 +119,7 @@ HINTS = {
     ),
     "http": "Mixpanel refused the request: its message says why.",
     "decode": "The answer was damaged in transit and nothing of it was kept: retry.",
+    "inconsistent": "What arrived does not fit together, and nothing of it was kept: retry.",
     "write": "The batch could not be written: fix the cause named in the message, then retry.",
     "auth": "Mixpanel refused the credentials: check the service account, its project and MP_REGION.",
     "cancelled": "The export was stopped before this batch was done: retry to continue.",

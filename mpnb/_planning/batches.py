@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -19,18 +20,63 @@ MAX_CHUNK_DAYS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Session:
     """
-    One range of days of an export: one request and one ledger row. It is stored as a whole or not at all.
+    The query that pages belong to, as its first page began it.
 
     Attributes:
-        from_date, to_date: first and last day, both inclusive.
+        id: which the requests for further pages send.
+        total: number of records on all pages.
+        page_size: records on every page but the last.
+    """
+
+    id: str
+    total: int
+    page_size: int
+
+    @property
+    def pages(self) -> int:
+        """Return the number of pages, 1 or more."""
+        return max(1, -(-self.total // self.page_size))
+
+    def rows(self, number: int) -> int:
+        """Return the number of records on a page."""
+        return max(0, min(self.page_size, self.total - number * self.page_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    A page of records that have no days.
+
+    Attributes:
+        number: from 0.
+        asked_size: records a page that its request asks for; ``None`` leaves that to the server.
+        session: the query; ``None`` for the page that begins one.
+        is_again: whether it is read once more at the end, to see that nothing has changed.
+    """
+
+    number: int
+    asked_size: int | None = None
+    session: Session | None = None
+    is_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    One range of days of an export, or one page: one request and one ledger row. It is stored as a whole or not at all.
+
+    Attributes:
+        from_date, to_date: first and last day, both inclusive; of a page, the day on which its query began.
         replaces: ids of batches of the ledger whose rows are deleted in the transaction that writes this one.
+        page: which page it is of records that have no days; ``None`` for days.
     """
 
     from_date: date
     to_date: date
     replaces: tuple[int, ...] = ()
+    page: object | None = None
 
     @property
     def days(self) -> int:
@@ -39,18 +85,30 @@ class Batch:
 
     @property
     def most_parts(self) -> int:
-        """Return how many batches it can be split into at most; 1 if it cannot be split."""
-        return self.days
+        """Return how many batches it can be split into at most, 1 if it cannot be split; a page, into another size."""
+        if not isinstance(self.page, Page):
+            return self.days
+        return 1 + (self.page.session is None and self.page.asked_size is not None)
 
     @property
     def key(self) -> str:
-        """Return what identifies it among the batches of its table; keys sort by time."""
+        """Return what identifies it among the batches of its table; keys sort by time, or by page."""
+        if isinstance(self.page, Page):
+            return f"{self.page.number:012}{'/again' if self.page.is_again else ''}"
         return f"{self.from_date}/{self.to_date}"
 
     @property
     def label(self) -> str:
-        """Return its name in displays: its day, or its first and last day."""
+        """Return its name in displays: its day, its first and last day, or its page."""
+        if isinstance(self.page, Page):
+            return f"page {self.page.number:,}{' again' if self.page.is_again else ''}"
         return text.days(self.from_date, self.to_date)
+
+
+def most_requests(batch: Batch) -> float:
+    """Return how many batches may come of one at most: its parts, or the pages that follow the first."""
+    page = batch.page
+    return batch.most_parts if not isinstance(page, Page) or page.session else math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from duckdb import DuckDBPyConnection
 
@@ -159,7 +159,7 @@ class Source:
         """Return the event names in the ledger's form: a sorted JSON array, ``None`` for all events."""
         return None if self.events is None else json.dumps(sorted(self.events), ensure_ascii=False)
 
-    def is_same(self, other: Source) -> bool:
+    def is_same(self, other: Any) -> bool:
         """Whether both are the same source, in whatever order the events are named."""
         mine, others = ((s.project_id, s.event_filter, s.where) for s in (self, other))
         return mine == others

@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mpnb._mixpanel import export_api
-from mpnb._mixpanel.export_api import Columns, Request
+from mpnb._mixpanel.export_api import Columns
+from mpnb._mixpanel.failures import Failure
 from mpnb._planning.batches import Batch, HeldBatch, make_batches
 from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
+
+
+class Owner(Protocol):
+    """Whose records they are, and which of them: what the ledger has of a source."""
+
+    @property
+    def project_id(self) -> str: ...
+
+    @property
+    def event_filter(self) -> str | None: ...
+
+    @property
+    def where(self) -> str | None: ...
+
+
+class Request(Protocol):
+    """
+    One HTTP request, and how its answer is read.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        target: path and query.
+        content: of a ``POST``, a form.
+        first_key: with which each record begins, where the answer is a JSON document with the records in a list;
+            ``None`` where it is lines of records.
+        is_in_session: whether it goes on with what an earlier request began: it takes no place in the hour's quota,
+            unless Mixpanel says so.
+        days: the first and the last day of the records, ``YYYY-MM-DD``; ``None`` where they have no days.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+    @property
+    def first_key(self) -> str | None: ...
+
+    @property
+    def is_in_session(self) -> bool: ...
+
+    @property
+    def days(self) -> tuple[str, str] | None: ...
+
+    def params(self) -> dict[str, str]:
+        """Return the parameters, wherever they are sent."""
+
+    def refused(self, status: int, body: bytes, retry_after: str | None, *, now: float) -> Failure:
+        """Return the failure for an answer that has no records, by its status and its first kilobytes."""
 
 
 class Resource(Protocol):
@@ -20,12 +74,13 @@ class Resource(Protocol):
     Attributes:
         source: whose records they are. A table has one source alone.
         columns: of its table, in order, as name and SQL type; the last is ``batch_id``.
-        keys: of a line, which is a JSON object: the first has a text, the second an object. Every other line is
-            rejected; lines with further keys are kept whole as well.
+        keys: of a line, which is a JSON object: its ``head`` and ``body``. Lines with further keys are kept whole as
+            well.
+        is_record: condition for lines that are records, by ``head`` and ``body``, both JSON. All others are rejected.
     """
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Owner: ...
 
     @property
     def columns(self) -> Columns: ...
@@ -33,8 +88,20 @@ class Resource(Protocol):
     @property
     def keys(self) -> tuple[str, str]: ...
 
+    @property
+    def is_record(self) -> str: ...
+
     def request(self, batch: Batch) -> Request:
         """Return the request for a batch."""
+
+    def fault(self, batch: Batch, lines: int, envelope: Mapping[str, Any] | None) -> Failure | None:
+        """
+        Return what is wrong with a whole answer, or ``None`` if nothing is.
+
+        Args:
+            lines: number of its records.
+            envelope: what it said besides them, if it was a document.
+        """
 
     def parts(self, batch: Batch, held: Sequence[HeldBatch]) -> tuple[list[Batch], bool]:
         """
@@ -67,11 +134,20 @@ class Events:
         """Return the JSON keys of an event's line."""
         return export_api.KEYS
 
-    def request(self, batch: Batch) -> Request:
+    @property
+    def is_record(self) -> str:
+        """Return the condition for events: a name, and an object. The type of JSON shows in the first character."""
+        return export_api.IS_RECORD
+
+    def request(self, batch: Batch) -> export_api.Request:
         """Return the request for the events of some days."""
         source = self.source
         first, last = batch.from_date.isoformat(), batch.to_date.isoformat()
-        return Request(first, last, source.project_id, source.events, source.where)
+        return export_api.Request(first, last, source.project_id, source.events, source.where)
+
+    def fault(self, batch: Batch, lines: int, envelope: Mapping[str, Any] | None) -> Failure | None:
+        """Return ``None``: nothing says how many events there are."""
+        return None
 
     def parts(self, batch: Batch, held: Sequence[HeldBatch]) -> tuple[list[Batch], bool]:
         """

@@ -31,6 +31,7 @@ class BatchProgress:
         hint: what to do about the failure, one sentence, else empty.
         rejected: number of lines that are not events.
         seconds: from the batch's first request to its end, or to now.
+        label: its name in displays: its days, or its page.
     """
 
     index: int
@@ -48,6 +49,7 @@ class BatchProgress:
     seconds: float = 0.0
     kind: str | None = None
     hint: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -22,6 +22,7 @@ from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import forget_typed
+from mpnb._storing.database import Store
 from mpnb._storing.ledger import ended_exports
 
 if TYPE_CHECKING:
@@ -485,7 +486,18 @@ class Answers:
         return self._last[name]
 
 
-def sql_with(answers: Answers, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
+class Connected(Protocol):
+    """A result with a connection for each thread."""
+
+    _store: Store
+    _own: threading.local
+
+    @property
+    def con(self) -> DuckDBPyConnection:
+        """A connection of the calling thread."""
+
+
+def sql_with(answers: Connected, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
     """Run SQL as ``answers.sql()`` does, with these variables in place of the caller's."""
     database = answers._store.database
     named = {name: each for name, each in variables.items() if name in query}

@@ -86,7 +86,7 @@ def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[S
     rows: list[tuple[Any, ...]] = []
     for start in range(0, len(found.columns), AT_ONCE):
         columns = found.columns[start : start + AT_ONCE]
-        query = f"SELECT count(*), {', '.join(map(_figures, columns))} FROM {found.rows} WHERE {condition}"
+        query = f"SELECT count(*), {', '.join(map(figures_of, columns))} FROM {found.rows} WHERE {condition}"
         [(events, *figures)] = run(cursor, query)
         for column, figure in zip(columns, figures, strict=True):
             kinds = here.get((column.property,), {})
@@ -109,7 +109,8 @@ def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[S
     return rows
 
 
-def _figures(column: Column) -> str:
+def figures_of(column: Column) -> str:
+    """Return the expression for what is known of a column's values: how many differ, least, most, and examples."""
     name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
     ordered = column.type in ORDERED
     least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")

@@ -47,7 +47,8 @@ class Check:
     Attributes:
         findings: one for each check, always the same checks in the same order: ``days held``, ``days missing``,
             ``days provisional``, ``days without events``, ``duplicates``, ``rejected lines``,
-            ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``.
+            ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``. A table of profiles
+            has ``snapshot``, ``profiles``, ``duplicates``, ``rejected lines``, ``ledger against table``.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,11 @@ class Check:
         return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
 
 
+def make_check(findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> Check:
+    """Return a report of findings; ``relate`` makes a relation from a query."""
+    return Check.__new__(Check)._hold(findings, relate)
+
+
 def check(
     cursor: DuckDBPyConnection,
     *,
@@ -113,7 +119,7 @@ def check(
         f" JOIN (SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {mine} AND status IN {HELD}) AS b"
         " USING (batch_id))"
     )
-    return Check.__new__(Check)._hold(
+    return make_check(
         (
             *_days(held, days, Calendar(now, late_days, offset.lag)),
             _without_events(cursor, events, mine, days),

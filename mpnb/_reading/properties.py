@@ -252,7 +252,9 @@ def sql_type(kind: Type) -> str:
     return kind
 
 
-def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ()) -> tuple[Column, ...]:
+def columns_of(
+    kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = (), fixed: Mapping[str, str] = FIXED
+) -> tuple[Column, ...]:
     """
     Return the columns of an event: the project's own properties first, then Mixpanel's, each in order.
 
@@ -262,15 +264,16 @@ def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ())
 
     Args:
         taken: further names that no property can have.
+        fixed: the columns that every record has anyhow, by the properties that they were filled from.
     """
-    fixed, rest = [], []
+    given, rest = [], []
     for name in sorted(names):
-        column = FIXED.get(name)
+        column = fixed.get(name)
         if column and _is_fixed(kinds, name):
-            fixed.append(Column(name, column, "TIMESTAMP" if column == "time" else "VARCHAR", fixed=True))
+            given.append(Column(name, column, "TIMESTAMP" if column == "time" else "VARCHAR", fixed=True))
         else:
             rest.append(name)
-    used = {name.casefold() for name in (*FIXED.values(), BATCH_ID, *taken)}
+    used = {name.casefold() for name in (*fixed.values(), BATCH_ID, *taken)}
     own = {_identifier(name).casefold() for name in rest}
     columns = {}
     for name in rest:
@@ -281,7 +284,7 @@ def columns_of(kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = ())
         used.add(column.casefold())
         columns[name] = Column(name, column, type_of(kinds, (name,)))
     ordered = sorted(rest, key=lambda name: (name.startswith(("$", "mp_")), name))
-    return (*fixed, *(columns[name] for name in ordered))
+    return (*given, *(columns[name] for name in ordered))
 
 
 def _is_fixed(kinds: Kinds, name: str) -> bool:
@@ -318,19 +321,20 @@ _SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
 # --- the columns as SQL ------------------------------------------------------------------------------------------
 
 
-def typed_query(rows: str, columns: Sequence[Column]) -> str:
+def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = FIXED.values()) -> str:
     """
     Return the query that turns events into typed columns. A value that does not fit raises; it never becomes null.
 
     Args:
         rows: a query with the columns of an events table.
         columns: of the event; the five of every event and the batch come first, whatever is in there.
+        fixed: the columns of every record, where these are no events.
     """
     own = [column for column in columns if not column.fixed]
     # Text is cheaper to cast than JSON, but has lost the difference between "1" and 1.
     texts = [c for c in own if isinstance(c.type, str) and c.type != "JSON"]
     jsons = [c for c in own if c not in texts]
-    parts = [f"batch_id AS {BATCH_ID}", *FIXED.values()]
+    parts = [f"batch_id AS {BATCH_ID}", *fixed]
     for number, column in enumerate(texts, 1):
         value = f"texts[{number}]" if column.type == "VARCHAR" else f"CAST(texts[{number}] AS {column.type})"
         parts.append(f"{value} AS {quoted(column.name)}")

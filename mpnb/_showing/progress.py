@@ -19,7 +19,8 @@ WORTH_A_LINE = 30.0
 class TerminalLine:
     """One line on a terminal, redrawn with tqdm."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, records: str = "events") -> None:
+        self._records = records
         from tqdm import tqdm
 
         class Bar(tqdm):  # type: ignore[type-arg]
@@ -47,7 +48,7 @@ class TerminalLine:
         """Redraw the line."""
         self._bar.total = progress.total
         self._bar.n = progress.ended
-        self._bar.set_postfix_str(summary_line(progress), refresh=True)
+        self._bar.set_postfix_str(summary_line(progress, self._records), refresh=True)
 
     def close(self) -> None:
         """Leave the last line on the terminal."""
@@ -57,8 +58,9 @@ class TerminalLine:
 class PipeLines:
     """A line for each batch that has ended, and for each long wait."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, records: str = "events") -> None:
         self._stream = stream
+        self._records = records
         self._waits_until = 0.0
         self._ended = 0
 
@@ -67,7 +69,7 @@ class PipeLines:
 
     def on_batch(self, progress: BatchProgress) -> None:
         """Print the batch, if it has ended."""
-        dates = days(progress.from_date, progress.to_date)
+        dates = progress.label or days(progress.from_date, progress.to_date)
         if progress.status == "waiting" and progress.until:
             if progress.until - max(epoch_seconds(), self._waits_until) > WORTH_A_LINE:
                 self._waits_until = progress.until
@@ -75,7 +77,10 @@ class PipeLines:
                 self._print(f"{dates} waiting until {clock(progress.until)}: {why}")
         elif progress.status in ENDED and progress.status != "skipped":
             self._ended += 1
-            what = f"{progress.rows:,} events" if progress.status == "done" else progress.error or "no events"
+            count = f"{progress.rows:,}" if progress.status == "done" else "no"
+            what = f"{count} {self._records}"
+            if progress.status != "done":
+                what = progress.error or what
             self._print(f"{dates} {progress.status}: {what}, {size(progress.bytes)}, {duration(progress.seconds)}")
 
     def tick(self, progress: JobProgress) -> None:
@@ -121,9 +126,9 @@ def _has_size(stream: TextIO) -> bool:
         return False
 
 
-def summary_line(progress: JobProgress) -> str:
+def summary_line(progress: JobProgress, records: str = "events") -> str:
     """Return the progress of an export as one line."""
-    parts = [f"{progress.rows:,} events", size(progress.bytes)]
+    parts = [f"{progress.rows:,} {records}", size(progress.bytes)]
     if progress.in_flight:
         parts.append(f"{progress.in_flight} in flight")
     if failed := progress.counts.get("failed"):
@@ -143,7 +148,17 @@ def choose(stream: TextIO | None = None) -> Progress:
     """
     if stream is None and (live := notebook_progress()) is not None:
         return live
+    return lines(stream)
+
+
+def lines(stream: TextIO | None = None, records: str = "events") -> Progress:
+    """
+    Return the display that suits a stream (default: standard error), a terminal or not.
+
+    Args:
+        records: what they are called.
+    """
     stream = stream or sys.stderr
     if stream is None or getattr(stream, "closed", False):
         return Silent()
-    return TerminalLine(stream) if _is_terminal(stream) else PipeLines(stream)
+    return (TerminalLine if _is_terminal(stream) else PipeLines)(stream, records)

@@ -33,6 +33,8 @@ from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_de
 META = "mpnb_meta"
 LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
+SNAPSHOTS = "mpnb_snapshots"
+PAGES = "mpnb_pages"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 _OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")
@@ -76,6 +78,28 @@ REJECTED_COLUMNS = (
     ("reason", "VARCHAR"),
     ("line", "BLOB"),
     ("in_events", "BOOLEAN"),
+)
+
+
+SNAPSHOTS_COLUMNS = (
+    ("snapshot_id", "VARCHAR"),
+    ("table_name", "VARCHAR"),
+    ("source", "VARCHAR"),
+    ("session_id", "VARCHAR"),
+    ("total", "BIGINT"),
+    ("page_size", "BIGINT"),
+    ("asked_size", "BIGINT"),
+    ("rows", "BIGINT"),
+    ("rejected", "BIGINT"),
+    ("requested_at", "TIMESTAMP"),
+    ("published_at", "TIMESTAMP"),
+)
+
+PAGES_COLUMNS = (
+    ("batch_id", "BIGINT"),
+    ("snapshot_id", "VARCHAR"),
+    ("page", "BIGINT"),
+    ("is_again", "BOOLEAN"),
 )
 
 

@@ -20,6 +20,14 @@ class WriteError(Exception):
         self.failure = failure
 
 
+class Unfit(Exception):
+    """What landed does not fit together, so that nothing of it is kept."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 @dataclass(frozen=True, slots=True)
 class Landed:
     """
@@ -29,19 +37,22 @@ class Landed:
         status: ``done`` or ``empty``.
         rows: number of its rows in the table.
         rejected: number of its lines that are not records.
+        further: batches that its answer calls for, admitted together with it, with their ids.
     """
 
     status: str
     rows: int
     rejected: int
+    further: tuple[tuple[Batch, int], ...] = ()
 
 
 class Destination(Protocol):
     """
     The place where the batches of one export land. ``tests/contracts`` tests what every implementation must do.
 
-    ``held``, ``admission`` and ``admit`` are for the caller's thread, ``land`` to ``split`` and ``release`` for the
-    writer's, ``settle`` and ``finish`` for the coordinator's once the writer has ended; any thread may call the rest.
+    ``held``, ``admission`` and ``admit`` are for the caller's thread, ``land`` to ``begin_anew`` and ``release`` for
+    the writer's, ``settle`` and ``finish`` for the coordinator's once the writer has ended; any thread may call the
+    rest.
     """
 
     def held(self) -> Sequence[HeldBatch]:
@@ -79,6 +90,14 @@ class Destination(Protocol):
         Returns:
             The smaller batches with their ids, or none if the batch cannot be split or recorded; and their group, if
             they land together.
+        """
+
+    def begin_anew(self, task: Task) -> list[tuple[Batch, int]]:
+        """
+        Forget what this export has stored, since a batch showed that it is of no use, and admit what it begins with.
+
+        Returns:
+            The batches with their ids, or none if it cannot begin again: then nothing is forgotten.
         """
 
     def interrupt(self) -> None:

@@ -31,10 +31,6 @@ COPY_BYTES = 1 << 20
 # DuckDB 1.5 ends the process where the first line is nested by ten thousands. Mixpanel takes three levels.
 MAX_BRACKETS = 5_000
 
-# Both are JSON: the type shows in the first character.
-_IS_RECORD = "starts_with(head, '\"') AND starts_with(body, '{')"
-
-
 # What DuckDB's own reader leaves out around a line, and at the beginning of a file.
 _TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
     chr(9) || chr(10) || chr(11) || chr(12) || chr(13) || ' ')"""
@@ -196,7 +192,7 @@ def insert_lines(
                 THEN {literal(f"{head} is missing or no text")}
             WHEN NOT is_record THEN {literal(f"{body} is missing or no object")}
             ELSE {literal(f"keys besides {head} and {body}")} END, encode(line), is_record
-        FROM (SELECT *, coalesce({_IS_RECORD}, false) AS is_record FROM {parsed})
+        FROM (SELECT *, coalesce({resource.is_record}, false) AS is_record FROM {parsed})
         WHERE NOT is_record OR len(json_keys(json)) <> 2""",
         {**mine, "table": table},
     )
@@ -264,4 +260,4 @@ def _opened(file: Fetched) -> Any:
 
 def _insertion(table: str, resource: Resource, lines: str) -> str:
     """Return the INSERT for those lines that are records, from a query for ``head``, ``body`` and ``batch_id``."""
-    return f"INSERT INTO {quoted(table)} {resource.rows(f'SELECT * FROM ({lines}) WHERE {_IS_RECORD}')}"
+    return f"INSERT INTO {quoted(table)} {resource.rows(f'SELECT * FROM ({lines}) WHERE {resource.is_record}')}"

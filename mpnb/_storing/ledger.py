@@ -25,7 +25,7 @@ from mpnb._mixpanel.failures import HINTS, Failure
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
-from mpnb._planning.resource import Resource
+from mpnb._planning.resource import Owner, Resource
 from mpnb._storing import tables
 from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED
 from mpnb._storing.running import entering, running
@@ -67,8 +67,9 @@ def exists(cursor: DuckDBPyConnection) -> bool:
 
 
 def tables_of(cursor: DuckDBPyConnection) -> list[str]:
-    """Return the names of the events tables in the ledger, in order."""
-    return [name for (name,) in run(cursor, f"SELECT DISTINCT table_name FROM {LEDGER} ORDER BY table_name ASC")]
+    """Return the names of the events tables in the ledger, in order. Records without days are others."""
+    query = f"SELECT DISTINCT table_name FROM {LEDGER} WHERE from_date IS NOT NULL ORDER BY table_name ASC"
+    return [name for (name,) in run(cursor, query)]
 
 
 def table_named(cursor: DuckDBPyConnection, table: str | None, label: str) -> str:
@@ -131,7 +132,7 @@ def check_source(cursor: DuckDBPyConnection, table: str, source: Source) -> None
         )
 
 
-def is_free_for(cursor: DuckDBPyConnection, table: str, source: Source) -> bool:
+def is_free_for(cursor: DuckDBPyConnection, table: str, source: Owner) -> bool:
     """Whether a table has only batches of another source, all of them without rows and rejected lines."""
     there = source_of(cursor, table)
     if there is None or there.is_same(source):
@@ -270,13 +271,13 @@ def admit(
 
 
 def register(
-    cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Source, batches: Sequence[Batch]
+    cursor: DuckDBPyConnection, *, export_id: str, table: str, source: Owner, batches: Sequence[Batch]
 ) -> list[int]:
     """
     Add batches to be fetched, which replace failed ones if they land, and return their ids.
 
     Args:
-        batches: no two of them with a day in common.
+        batches: no two of them with a day in common. Pages have none.
     """
     if not batches:
         return []
@@ -287,7 +288,7 @@ def register(
         f"DELETE FROM {LEDGER} WHERE {of_table(table)} AND status IN {UNMET}"
         f" AND batch_id NOT IN (SELECT batch_id FROM ({unmet_days(of_table(table))})"
         " WHERE day NOT IN (SELECT unnest($days::DATE[])))",
-        {"days": [batch.from_date + DAY * n for batch in batches for n in range(batch.days)]},
+        {"days": [batch.from_date + DAY * n for batch in batches if not batch.page for n in range(batch.days)]},
     )
     run(
         cursor,
@@ -302,8 +303,8 @@ def register(
             source.project_id,
             source.event_filter,
             source.where,
-            [batch.from_date for batch in batches],
-            [batch.to_date for batch in batches],
+            [None if batch.page else batch.from_date for batch in batches],
+            [None if batch.page else batch.to_date for batch in batches],
             utc_now(),
         ],
     )

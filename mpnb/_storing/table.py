@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -24,7 +26,7 @@ from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.resource import Resource
 from mpnb._storing import ledger, tables
 from mpnb._storing.database import Store
-from mpnb._storing.destination import Landed, WriteError
+from mpnb._storing.destination import Landed, Unfit, WriteError
 from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
 from mpnb._storing.ledger import Arrival, LedgerError
 from mpnb._storing.running import entering, registration, running
@@ -38,22 +40,70 @@ SPOOL_CHANGED = hint_of(
 SMALLER_BATCHES = hint_of("Retry with a smaller ", FEWER_DAYS, ".")
 
 
+class Course(Protocol):
+    """What becomes of batches besides rows, within the transactions that admit and write them."""
+
+    def admitted(self, cursor: DuckDBPyConnection, batches: Sequence[tuple[Batch, int]]) -> None:
+        """Note batches that are admitted, with their ids. In the caller's thread."""
+
+    def after(
+        self, cursor: DuckDBPyConnection, items: Sequence[Fetched], arrivals: Sequence[Arrival]
+    ) -> Sequence[tuple[Batch, int]]:
+        """
+        Do what else is to be done where batches land, given what they brought.
+
+        Returns:
+            Batches that they call for, with the ids that they were admitted with.
+
+        Raises:
+            Unfit: nothing of this may land.
+        """
+
+    def anew(self, cursor: DuckDBPyConnection) -> Sequence[tuple[Batch, int]]:
+        """Forget all that the export has stored, and admit what it begins with; without any, it cannot begin again."""
+
+
+class _EachByItself:
+    """The course of batches that call for no others."""
+
+    def admitted(self, cursor: DuckDBPyConnection, batches: Sequence[tuple[Batch, int]]) -> None:
+        """Do nothing: the ledger has all that there is to know."""
+
+    def after(
+        self, cursor: DuckDBPyConnection, items: Sequence[Fetched], arrivals: Sequence[Arrival]
+    ) -> Sequence[tuple[Batch, int]]:
+        """Do nothing."""
+        return ()
+
+    def anew(self, cursor: DuckDBPyConnection) -> Sequence[tuple[Batch, int]]:
+        """Begin nothing again: what has landed stays of use."""
+        return ()
+
+
+EACH_BY_ITSELF = _EachByItself()
+
+
 class Table:
     """
-    One table of events, for one export: a ``Destination``.
+    One table of records, for one export: a ``Destination``.
 
     Args:
         store: the database.
-        table: name of the events table, created if missing.
+        table: name of the table, created if missing.
+        course: what becomes of batches besides rows.
     """
 
-    def __init__(self, store: Store, table: str, resource: Resource, export_id: str) -> None:
+    def __init__(
+        self, store: Store, table: str, resource: Resource, export_id: str, course: Course = EACH_BY_ITSELF
+    ) -> None:
+        self._course = course
         self._store = store
         self._table = table
         self._resource = resource
         self._export_id = export_id
         self._lost: str | None = None
         self._entering: DuckDBPyConnection | None = None
+        self._has_admitted = False
         self._writing: DuckDBPyConnection | None = None
         self._stopping = threading.Event()
         self._inserting = threading.Lock()  # held by interrupt() while it acts, and around the flag below
@@ -76,13 +126,14 @@ class Table:
             DatabaseError: the database cannot be written.
         """
         with registration, self._store.committing(), self._store.reading() as cursor:
-            self._entering = cursor
+            self._entering, self._has_admitted = cursor, False
             try:
                 self._check_free(cursor)
                 yield
                 with entering:
                     running.add(self._export_id)
-                    run(cursor, "COMMIT")
+                    if self._has_admitted:
+                        run(cursor, "COMMIT")
             except duckdb.Error as error:
                 raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
             finally:
@@ -102,9 +153,12 @@ class Table:
         cursor = self._entering
         assert cursor is not None
         run(cursor, "BEGIN")
-        return ledger.admit(
+        self._has_admitted = True
+        ids = ledger.admit(
             cursor, export_id=self._export_id, table=self._table, resource=self._resource, batches=batches, gone=forget
         )
+        self._course.admitted(cursor, list(zip(batches, ids, strict=True)))
+        return ids
 
     def leave(self) -> None:
         """Allow other exports again: this one is over or did not begin. Any thread may call it."""
@@ -132,6 +186,8 @@ class Table:
             if len(landed) == len(items):
                 return landed
             raise self._write_error(error) from None
+        except Unfit as error:
+            raise WriteError(error.failure) from None
         except BodyError as error:
             is_ours = error.kind == "decode"
             hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
@@ -174,13 +230,15 @@ class Table:
                 for item, (rows, rejected) in zip(items, insert(items), strict=True)
             ]
             ledger.landed(cursor, self._table, arrivals)
+            further = tuple(self._course.after(cursor, items, arrivals))
             with self._store.committing():
                 run(cursor, "COMMIT")
         except BaseException as error:
             # After an error COMMIT would say nothing and commit nothing.
             self._roll_back(error)
             raise
-        return [Landed(arrival.status, arrival.rows, arrival.rejected) for arrival in arrivals]
+        landed = [Landed(arrival.status, arrival.rows, arrival.rejected) for arrival in arrivals]
+        return [*landed[:-1], replace(landed[-1], further=further)]
 
     def _writer(self) -> DuckDBPyConnection:
         """Return the cursor that writes. In the writer's thread."""
@@ -278,12 +336,26 @@ class Table:
                     source=self._resource.source,
                     batches=batches,
                 )
+                self._course.admitted(cursor, list(zip(batches, ids, strict=True)))
             with self._store.committing():
                 run(cursor, "COMMIT")
         except (duckdb.Error, MpnbError) as error:
             self._roll_back(error)
             return [], None
         return list(zip(batches, ids, strict=True)), Group(len(batches)) if together else None
+
+    def begin_anew(self, task: Task) -> list[tuple[Batch, int]]:
+        """Forget what the export has stored, and admit what it begins with; return none if that is impossible."""
+        try:
+            cursor = self._writer()
+            run(cursor, "BEGIN")
+            begun = list(self._course.anew(cursor))
+            with self._store.committing():
+                run(cursor, "COMMIT")
+        except (duckdb.Error, MpnbError) as error:
+            self._roll_back(error)
+            return []
+        return begun
 
     def interrupt(self) -> None:
         """

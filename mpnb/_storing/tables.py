@@ -4,9 +4,12 @@ The tables that mpnb keeps in a database besides the events: how they are create
     mpnb_meta        one row a fact about the file: ``layout`` is the version of what follows
     mpnb_batches     the ledger: one row a batch
     mpnb_rejected    lines that are no events, whole
+    mpnb_snapshots   one row for each table of records without days that is in the file whole, or being fetched
+    mpnb_pages       which page of a snapshot a batch of the ledger is; such a batch has no days
     mpnb_batch_ids   the sequence that ids of batches come from: no two batches of a file ever have the same one
 
-Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger. Each later layout comes with a migration,
+Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger; layout 2 had no snapshots. Each
+later layout comes with a migration,
 which runs in the first transaction after the file is opened, and with a sample file in ``tests/files``.
 """
 
@@ -27,13 +30,24 @@ from mpnb._storing.database import (
     LEDGER_COLUMNS,
     META,
     META_COLUMNS,
+    PAGES,
+    PAGES_COLUMNS,
     REJECTED,
     REJECTED_COLUMNS,
+    SNAPSHOTS,
+    SNAPSHOTS_COLUMNS,
 )
 
-LAYOUT = 2
+LAYOUT = 3
 
-_OURS = ((META, META_COLUMNS), (LEDGER, LEDGER_COLUMNS), (REJECTED, REJECTED_COLUMNS))
+_OURS = (
+    (META, META_COLUMNS),
+    (LEDGER, LEDGER_COLUMNS),
+    (REJECTED, REJECTED_COLUMNS),
+    (SNAPSHOTS, SNAPSHOTS_COLUMNS),
+    (PAGES, PAGES_COLUMNS),
+)
+_KEYS = {META: "name", LEDGER: "table_name, batch_id", PAGES: "batch_id"}
 
 
 def check(cursor: DuckDBPyConnection, label: str) -> None:
@@ -93,7 +107,7 @@ def create(cursor: DuckDBPyConnection, table: str | None = None, columns: Column
     found = _version(cursor)
     for name, own in _OURS:
         if columns_of(cursor, name) is None:
-            key = {META: "name", LEDGER: "table_name, batch_id"}.get(name)
+            key = _KEYS.get(name)
             _create_table(cursor, name, own, f", PRIMARY KEY ({key})" if key else "")
     if not _has_ids(cursor):
         # Typed tables refer to batches by id, even to deleted ones: no id may be used twice.
@@ -146,7 +160,11 @@ def _from_1(cursor: DuckDBPyConnection) -> None:
     run(cursor, f"DROP TABLE {before}")
 
 
-_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1}
+def _from_2(cursor: DuckDBPyConnection) -> None:
+    """Change nothing: the tables that layout 2 had not are there by now."""
+
+
+_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1, 2: _from_2}
 
 
 def _is_view(cursor: DuckDBPyConnection, name: str) -> bool:

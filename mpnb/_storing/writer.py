@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mpnb._base.handover import Handover
-from mpnb._fetching.fetched import Fetched, Group, Lost, Split
+from mpnb._fetching.fetched import Anew, Fetched, Group, Lost, Split, Task
+from mpnb._planning.batches import Batch
 from mpnb._storing.destination import Destination, Landed, WriteError
 
 QUEUED_SPOOLS = 20
@@ -27,7 +28,7 @@ LINGER_SECONDS = 0.25
 # Between two looks at whether they still are.
 LOOK_SECONDS = 0.02
 
-Item = Fetched | Lost | Split
+Item = Fetched | Lost | Split | Anew
 
 
 class Sender(Protocol):
@@ -113,6 +114,8 @@ class Writer(threading.Thread):
     def _take(self, item: Item) -> None:
         if isinstance(item, Split):
             item.done(*self._destination.split(item.task))
+        elif isinstance(item, Anew):
+            item.done(self._destination.begin_anew(item.task))
         elif isinstance(item, Lost):
             for parked in self._parked.pop(item.task.group, []) if item.task.group else ():
                 self._sender.dropped(parked)
@@ -181,6 +184,10 @@ class Writer(threading.Thread):
             outcomes = [error] * len(items)
         for item, outcome in zip(items, outcomes, strict=True):
             self._sender.landed(item, outcome)
+
+    def begin_anew(self, task: Task) -> list[tuple[Batch, int]]:
+        """Return what the export begins again with, if it can. In the writer's thread."""
+        return self._destination.begin_anew(task)
 
     def note(self, lost: Lost) -> None:
         """Record a failed batch; if that fails, keep it for another try at the end. In the writer's thread."""

@@ -113,10 +113,6 @@ def refused_by(fault: Fault, path: str, other_host: str) -> Answer | None:
             return refusal(302, fault.body or "", {"Location": other_host + path} | dict(fault.headers or {}))
         case "page_size":
             return make(400, fault.body or {"request": "/api/query/engage", "error": "invalid page_size"})
-        case "session_expired":
-            return make(
-                400, fault.body or {"request": "/api/query/engage", "error": "session_id is invalid or expired"}
-            )
         case "redirect_same":
             return refusal(307, fault.body or "", {"Location": f"{path}&redirected=1"})
     return None

@@ -163,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
                     session = world.people.session(asked)
                     if fault:
                         world.people.change(session, fault.kind)
+                    if fault and fault.kind == "session_expired":
+                        raise BadQuery(400, "session_id is invalid or has expired")
                     page = part([spoiled(session, asked.page, fault.kind if fault else "")])
                     headers = {"Content-Type": "application/json"}
                     http10 = self.request_version == "HTTP/1.0"

@@ -45,7 +45,7 @@ def options(credentials: mpnb.Credentials, quota: mpnb.Quota, spool: mpnb.Spool)
     assert_type(credentials.project_id, str)
     assert_type(credentials.region, str)
     assert_type(credentials.base_url, str | None)
-    assert_type(credentials.host, str)
+    assert_type((credentials.host, credentials.query_host), tuple[str, str])
     assert_type(mpnb.Credentials.from_environment(), mpnb.Credentials)
     assert_type((quota.per_hour, quota.per_second, quota.concurrent), tuple[int, int, int])
     assert_type(spool.max_bytes, int | None)
@@ -61,7 +61,7 @@ def heard(batch: mpnb.BatchProgress) -> None:
     assert_type((batch.status, batch.hint), tuple[str, str])
     assert_type((batch.error, batch.kind), tuple[str | None, str | None])
     assert_type((batch.until, batch.http_status), tuple[float | None, int | None])
-    assert_type(batch.seconds, float)
+    assert_type((batch.seconds, batch.label), tuple[float, str])
 
 
 def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> None:
@@ -78,6 +78,7 @@ def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> N
     assert_type((batch.days, batch.most_parts), tuple[int, int])
     assert_type((batch.key, batch.label), tuple[str, str])
     assert_type(batch.replaces, tuple[int, ...])
+    assert_type(batch.page, object | None)
     assert_type((held.batch_id, held.rows, held.lost), tuple[int, int, int])
     assert_type((held.from_date, held.to_date, held.is_gone), tuple[date, date, bool])
     print(held.requested_at.isoformat())
@@ -141,6 +142,48 @@ def answers(result: mpnb.ExportResult) -> None:
     result.close()
 
 
+def people(credentials: mpnb.Credentials, quota: mpnb.Quota) -> None:
+    """Plan, export and start an export of profiles, and ask the result."""
+    plan = mpnb.plan_profiles(cohort=7, mode="refresh")
+    assert_type(plan, mpnb.ProfilesPlan)
+    assert_type((plan.table, plan.is_held), tuple[str, bool])
+    assert_type((plan.age, plan.profiles, plan.pages), tuple[timedelta | None, int | None, int | None])
+    assert_type((plan.goes_on, plan.quota_left, plan.per_hour), tuple[int, int, int])
+    assert_type(plan.hours_if_pages_count, int | None)
+    job = mpnb.start_profiles(group="-123", workspace=5, database="x.duckdb", table="groups")
+    assert_type(job, mpnb.ProfilesJob)
+    assert_type(job.result(timeout=5), mpnb.ProfilesResult)
+    result = mpnb.export_profiles(
+        where="true", properties=["plan"], workers=3, page_size=1000, max_age=timedelta(0), on_batch=heard,
+        credentials=credentials, quota=quota, spool=None,
+    )  # fmt: skip
+    with result as same:
+        assert_type(same, mpnb.ProfilesResult)
+    assert_type((result.table, result.has_failures), tuple[str, bool])
+    assert_type((result.total_rows, result.fetched_rows, result.bytes), tuple[int, int, int])
+    assert_type((result.successful_batches, result.failed_batches, result.cancelled_batches), tuple[int, int, int])
+    assert_type(result.duration_seconds, float)
+    print(result.taken_at)
+    assert_type(result.profiles, DuckDBPyRelation)
+    assert_type(result.failures, DuckDBPyRelation)
+    assert_type(result.pages, DuckDBPyRelation)
+    assert_type(result.rejected, DuckDBPyRelation)
+    assert_type(result.typed(["plan"]), DuckDBPyRelation)
+    assert_type(result.catalog(), DuckDBPyRelation)
+    assert_type(result.con, DuckDBPyConnection)
+    assert_type(result.sql("SELECT 1"), DuckDBPyRelation)
+    assert_type(result.df(["plan"]), pandas.DataFrame)
+    assert_type(result.pl(), polars.DataFrame)
+    result.arrow()  # pyright: ignore[reportUnknownMemberType]
+    checked(result.check())
+    try:
+        assert_type(result.retry(workers=2), mpnb.ProfilesResult)
+        result.raise_for_failures()
+    except (mpnb.ProfilesError, mpnb.ProfilesCancelled) as error:
+        assert_type(error.result, mpnb.ProfilesResult)
+    result.close()
+
+
 def checked(check: mpnb.Check) -> None:
     """Read a report."""
     assert_type(check.ok, bool)
@@ -191,6 +234,7 @@ def sandbox() -> None:
         assert_type(mp.lines(date(2026, 1, 1)), tuple[bytes, ...])
         assert_type(mp.bad_lines(date(2026, 1, 1)), tuple[bytes, ...])
         assert_type(mp.count(date(2026, 1, 1), date(2026, 1, 2)), int)
+        assert_type(mp.profiles(), tuple[bytes, ...])
         mp.add_fault(Fault("bad_lines", lines=BAD_LINES))
         mp.clear_faults()
         mp.close()

@@ -1,0 +1,171 @@
+"""The profiles of a table: as served, with typed columns, what is in them, and whether all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._base.names import closest
+from mpnb._base.relation import Database, relation
+from mpnb._base.scalars import brief, listed
+from mpnb._base.sql import columns_of, quoted, run
+from mpnb._errors import PlanError
+from mpnb._reading import properties
+from mpnb._reading.catalog import AT_ONCE, figures_of
+from mpnb._reading.check import Finding
+from mpnb._reading.properties import Column, Kinds, drift_of, merged, names_query, scan, sql_type, typed_query
+from mpnb._reading.reader import Reader
+from mpnb._storing.database import LEDGER, PAGES, REJECTED
+from mpnb._storing.ledger import HELD, UNMET, ended_exports, of_table
+from mpnb._storing.snapshot import published, staging
+
+ID = "distinct_id"
+
+
+def failures_query(cursor: DuckDBPyConnection, table: str) -> str:
+    """Return the query for the pages of a table that failed or were cancelled, in order."""
+    mine = f"{of_table(staging(table))} AND (l.status IN {UNMET}"
+    if ended := ended_exports(cursor, staging(table)):
+        names = ", ".join(f"'{each}'" for each in ended)
+        mine += f" OR l.status NOT IN {HELD} AND l.export_id IN ({names})"
+    return (
+        "SELECT coalesce(p.page, 0) AS page, l.status, l.kind, l.http_status, l.message, l.attempts, l.retryable,"
+        f" l.hint, l.started_at, l.finished_at, l.batch_id FROM {LEDGER} AS l LEFT JOIN {PAGES} AS p USING (batch_id)"
+        f" WHERE {mine}) ORDER BY page ASC, batch_id ASC"
+    )
+
+
+def pages_query(table: str) -> str:
+    """Return the query for the pages of the snapshot that a table has, in order; the first stands twice."""
+    return (
+        "SELECT p.page, p.is_again, l.rows, l.rejected, l.bytes, l.attempts, l.started_at, l.finished_at, l.batch_id"
+        f" FROM {LEDGER} AS l JOIN {PAGES} AS p USING (batch_id) WHERE {of_table(table)}"
+        " ORDER BY p.is_again ASC, p.page ASC"
+    )
+
+
+def rejected_query(table: str) -> str:
+    """Return the query for what Mixpanel served as profiles and is none, whole."""
+    return (
+        f"SELECT p.page, r.line_number, r.reason, r.line, r.batch_id FROM {REJECTED} AS r JOIN {PAGES} AS p"
+        f" USING (batch_id) WHERE {of_table(table)} AND NOT r.in_events ORDER BY p.page ASC, r.line_number ASC"
+    )
+
+
+def _rows(reader: Reader) -> str:
+    # All in one batch: what differs by page says nothing.
+    return f"SELECT 0::BIGINT AS batch_id, distinct_id, properties FROM {quoted(reader.table)}"
+
+
+def _scanned(cursor: DuckDBPyConnection, reader: Reader) -> tuple[tuple[Column, ...], Kinds]:
+    """Return the columns of all properties, and the kinds of their values."""
+    query: Callable[[str], list[Any]] = lambda text: run(cursor, text)  # noqa: E731
+    names = sorted(name for _, name, _ in run(cursor, names_query(f"({_rows(reader)})")))
+    kinds = merged(scan(query, _rows(reader), names))
+    return properties.columns_of(kinds, names, fixed={}, taken=[ID]), kinds
+
+
+def typed_relation(
+    reader: Reader, columns: Iterable[str] | None = None, database: Database | None = None
+) -> DuckDBPyRelation:
+    """
+    Return profiles with a typed column for each property, as ``ProfilesResult.typed()`` describes.
+
+    Args:
+        database: where the relation runs; by default on connections with the user's settings.
+    """
+    asked = None if columns is None else listed("columns", columns)
+    with reader.needing_table(), reader.store.reading() as cursor:
+        there, _ = _scanned(cursor, reader)
+    wanted = list(there)
+    if asked is not None:
+        by_name = {c.name: c for c in there} | {c.property: c for c in there}
+        if unknown := [name for name in asked if name not in by_name and name != ID]:
+            why = f"there is no property {brief(unknown[0])}{closest(unknown[0], list(by_name))}"
+            raise PlanError(why, argument="columns")
+        wanted = [by_name[name] for name in dict.fromkeys(asked) if name in by_name]
+    query = typed_query(_rows(reader), wanted, fixed=[ID])
+    names = ", ".join([ID, *(quoted(column.name) for column in wanted)])
+    return reader.relation(f"SELECT {names} FROM ({query})", database)
+
+
+def catalog(reader: Reader) -> DuckDBPyRelation:
+    """Return one row per property, as ``ProfilesResult.catalog()`` describes."""
+    import pyarrow as pa
+
+    rows: list[tuple[Any, ...]] = []
+    with reader.needing_table(), reader.store.reading() as cursor:
+        columns, kinds = _scanned(cursor, reader)
+        for start in range(0, len(columns), AT_ONCE):
+            some = columns[start : start + AT_ONCE]
+            typed = typed_query(_rows(reader), some, fixed=[ID])
+            [(profiles, *figures)] = run(cursor, f"SELECT count(*), {', '.join(map(figures_of, some))} FROM ({typed})")
+            rows += [_row(column, figure, kinds, profiles) for column, figure in zip(some, figures, strict=True)]
+    schema = pa.schema(
+        [
+            ("property", pa.string()),
+            ("column_name", pa.string()),
+            ("type", pa.string()),
+            ("share", pa.float64()),
+            ("nulls", pa.int64()),
+            ("distinct_values", pa.int64()),
+            ("minimum", pa.string()),
+            ("maximum", pa.string()),
+            ("examples", pa.list_(pa.string())),
+            ("drift", pa.string()),
+        ]
+    )
+    by_column = list(zip(*rows, strict=True)) or [()] * len(schema)
+    table = pa.table([list(column) for column in by_column], schema=schema)
+    return relation(reader.store.database, lambda connection: connection.from_arrow(table))
+
+
+def _row(column: Column, figure: dict[str, Any], kinds: Kinds, profiles: int) -> tuple[Any, ...]:
+    found = kinds.get((column.property,), {})
+    return (
+        column.property,
+        column.name,
+        sql_type(column.type),
+        sum(found.values()) / profiles if profiles else 0.0,
+        found.get(("null", None), 0),
+        figure["values"],
+        figure["least"],
+        figure["most"],
+        [example for example in figure["examples"] or [] if example is not None],
+        drift_of(kinds, column),
+    )
+
+
+def findings(cursor: DuckDBPyConnection, table: str) -> tuple[Finding, ...]:
+    """Compare a table with its ledger, and with what Mixpanel said of the snapshot."""
+    snapshot = published(cursor, table)
+    there = columns_of(cursor, table) is not None
+    if snapshot is None:
+        detail = f"table {table!r} has no snapshot: export_profiles() fetches one"
+        return (Finding("snapshot", "problem", 1, detail),)
+    name = quoted(table)
+    rows, ids = run(cursor, f"SELECT count(*), count(DISTINCT {ID}) FROM {name}")[0] if there else (0, 0)
+    mine = of_table(table)
+    [(rejected,)] = run(cursor, f"SELECT count(*) FROM {REJECTED} WHERE {mine} AND NOT in_events")
+    counts = f"SELECT batch_id, count(*) AS rows FROM {name} GROUP BY batch_id" if there else "SELECT 0, 0"
+    [(differing,)] = run(
+        cursor,
+        f"SELECT count(*) FROM (SELECT batch_id, rows FROM {LEDGER} WHERE {mine}) AS l"
+        f" FULL JOIN ({counts}) AS t(batch_id, rows) USING (batch_id) WHERE coalesce(l.rows, 0) <> coalesce(t.rows, 0)",
+    )
+    missing = snapshot.session.total - rows - rejected
+    again = "run the same call with mode='refresh'"
+    lacking = f"{rows:,} profiles and {rejected:,} rejected, Mixpanel had {snapshot.session.total:,}: {again}"
+    return (
+        Finding("snapshot", "ok", 0, f"of {snapshot.requested_at:%Y-%m-%d %H:%M:%S} UTC"),
+        _finding("profiles", abs(missing), "problem", lacking),
+        _finding("duplicates", rows - ids, "problem", f"profiles whose distinct_id another has: {again}"),
+        _finding("rejected lines", rejected, "note", "profiles that are no valid JSON: rejected has them whole"),
+        _finding("ledger against table", differing, "problem", f"pages that differ: {again}"),
+    )
+
+
+def _finding(name: str, count: int, status: str, detail: str) -> Finding:
+    return Finding(name, status, count, detail) if count else Finding(name, "ok", 0, "")
