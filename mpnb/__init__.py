@@ -26,6 +26,7 @@ from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import BatchProgress, JobProgress
 from mpnb._reading.check import Check, Finding
 from mpnb._reading.drop import drop
+from mpnb._reading.zone import set_zone
 from mpnb._version import __version__
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ __all__ = [
     "panel",
     "plan",
     "plan_profiles",
+    "set_zone",
     "split_date_range",
     "start",
     "start_profiles",

@@ -48,6 +48,7 @@ NAMES = [
     "panel",
     "plan",
     "plan_profiles",
+    "set_zone",
     "split_date_range",
     "start",
     "start_profiles",

@@ -20,12 +20,16 @@ class Origin:
         days: gives the first and the last day of the relation, ``None`` where it has none.
         lacking: says which of some names the relation has no event of.
         names: gives the names of all events of the table, and how to call its database.
+        zone: gives the time zone that is stored for the table.
+        is_local: says whether ``time`` is the local time of the project's zone already.
     """
 
     only: tuple[str, ...] | None
     days: Callable[[], tuple[date, date] | None]
     lacking: Callable[[Sequence[str]], list[str]]
     names: Callable[[], tuple[list[str], str]]
+    zone: Callable[[], str | None]
+    is_local: Callable[[], bool]
 
 
 _origins: weakref.WeakKeyDictionary[DuckDBPyRelation, Origin] = weakref.WeakKeyDictionary()

@@ -18,6 +18,7 @@ from mpnb._base.scalars import whole_number
 from mpnb._base.sql import run
 from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._reading import events, frames, rules
+from mpnb._reading.analysed import for_analysis, forget_analysed, identities
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
 from mpnb._reading.reader import Reader
@@ -249,6 +250,60 @@ class Answers:
         """
         return events.event(self._reader, name, columns=columns, deduplicated=deduplicated, materialize=materialize)
 
+    def for_analysis(
+        self,
+        events: str | Iterable[str] | None = None,
+        properties: str | Iterable[str] | None = None,
+        *,
+        identities: str = "merged",
+        zone: str | None = None,
+    ) -> DuckDBPyRelation:
+        """
+        Return the events to analyse: without duplicates, of the days that were asked for, by person.
+
+        Columns: ``event_name``, ``time`` (TIMESTAMP, UTC), ``local_time`` (TIMESTAMP, only if the zone is known),
+        ``person``, ``distinct_id``, ``device_id``, ``user_id``, ``insert_id`` (VARCHAR), then one per property:
+        BOOLEAN, BIGINT, DOUBLE, TIMESTAMP or VARCHAR if that fits all of its values, else JSON. A name that is taken
+        gets a number appended.
+
+        The first call creates tables in the database, in the schema ``mpnb_analysis``; later calls update them with
+        what exports have changed. While an export is writing the events, or if the database is read-only, the relation
+        reads JSON instead: the same rows, more slowly. It has the rows of the batches that the result has now, and
+        reading it raises once one of them is fetched again.
+
+        Args:
+            events: names of events; default: all.
+            properties: names of properties that become columns; default: none.
+            identities: who is a person. ``"exported"`` takes ``distinct_id``; ``"simplified"`` follows Mixpanel's
+                Simplified ID Merge, by events with ``$device_id`` and ``$user_id``; ``"original"`` follows the events
+                ``$identify``, ``$create_alias`` and ``$merge``; ``"merged"`` is the latter if the table has such
+                events, else the former, and says which. Links of the whole table count, whenever they arrived.
+            zone: the time zone of the project's settings, for days and hours; default: that of ``mpnb.set_zone()``.
+                In projects made before 2023 ``time`` is exported as local time, and is not shifted twice.
+
+        Raises:
+            PlanError: there is no such event, property, zone, or kind of identities.
+            ClosedError: the result was closed.
+        """
+        return for_analysis(self._reader, events, properties, identities=identities, zone=zone)
+
+    def identities(self, system: str = "merged") -> DuckDBPyRelation:
+        """
+        Return which ids belong to a person that has another id: one row per id, in order.
+
+        Columns: ``distinct_id``, ``resolved_distinct_id``. An id that is not there is its own. In the simplified system
+        a person has the id of the user; in the original, where Mixpanel chooses, that by which the last export of a
+        linking event names the person.
+
+        Args:
+            system: ``"merged"``, ``"simplified"``, ``"original"`` or ``"exported"``, as in ``for_analysis()``.
+
+        Raises:
+            PlanError: there is no such system.
+            ClosedError: the result was closed.
+        """
+        return identities(self._reader, system)
+
     def catalog(self, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
         """
         Return one row per property of an event: the most frequent events first, properties in the order of ``event()``.
@@ -275,7 +330,8 @@ class Answers:
 
     def forget_typed(self) -> None:
         """
-        Drop the typed tables of this table's events. ``event()`` creates them again when they are needed.
+        Drop the typed tables of this table's events, and those of ``for_analysis()``. They are created again when they
+        are needed.
 
         Raises:
             TableError: an export is writing these events.
@@ -283,6 +339,7 @@ class Answers:
             ClosedError: the result was closed.
         """
         forget_typed(self._reader)
+        forget_analysed(self._reader)
 
     @property
     def con(self) -> DuckDBPyConnection:

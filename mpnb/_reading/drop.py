@@ -14,7 +14,9 @@ from mpnb._errors import DatabaseError, TableError
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
+from mpnb._reading import analysed
 from mpnb._reading import typed as _typed
+from mpnb._reading.zone import forget_zone
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
@@ -61,6 +63,8 @@ def _drop(store: Store, asked: str) -> int:
         with transaction(cursor):
             rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0
             _typed.forget(cursor, name)
+            analysed.forget(cursor, name)
+            forget_zone(cursor, name)
             for ours in (LEDGER, REJECTED):
                 run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")
             run(cursor, f"DROP TABLE IF EXISTS {quoted(name)}")

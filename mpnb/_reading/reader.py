@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from typing import Any
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -17,7 +18,9 @@ from mpnb._base.relation import Database, related, relation
 from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._errors import TableError
 from mpnb._planning.request import Source
+from mpnb._reading.offset import time_offset
 from mpnb._reading.selection import Selection
+from mpnb._reading.zone import zone_of
 from mpnb._storing.database import LEDGER, REJECTED, Store
 from mpnb._storing.ledger import HELD, ended_exports, source_of
 
@@ -42,8 +45,16 @@ class Reader:
 
     # --- relations ---------------------------------------------------------------------------------------------------
 
-    def relation(self, query: str, database: Database | None = None) -> DuckDBPyRelation:
-        """Return a relation of a query of this package; by default on connections with the user's settings."""
+    def relation(
+        self, query: str, database: Database | None = None, variables: Mapping[str, Any] | None = None
+    ) -> DuckDBPyRelation:
+        """
+        Return a relation of a query of this package.
+
+        Args:
+            database: where it runs; by default on connections with the user's settings.
+            variables: tables that the query names.
+        """
         database = database or self.store.database
         # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
         ours = ", ".join(
@@ -53,7 +64,7 @@ class Reader:
 
         def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
             with self.needing_table():
-                return related(connection, database, f"WITH {ours} {query}", {})
+                return related(connection, database, f"WITH {ours} {query}", variables or {})
 
         return relation(database, make)
 
@@ -64,8 +75,12 @@ class Reader:
         Args:
             names: of the events that it has; without, any.
         """
+        return remember(self.relation(query), self.origin(names))
+
+    def origin(self, names: Sequence[str] | None = None) -> Origin:
+        """Return what ``mpnb.analysis`` can look up of a relation that has the events of some names."""
         only = None if names is None else tuple(names)
-        return remember(self.relation(query), Origin(only, self._days, partial(self._lacking, only), self._names))
+        return Origin(only, self._days, partial(self._lacking, only), self._names, self._zone, self._is_local)
 
     @contextlib.contextmanager
     def needing_table(self) -> Iterator[None]:
@@ -150,6 +165,16 @@ class Reader:
         with self.needing_table(), self.store.reading() as cursor:
             found = {name for (name,) in run(cursor, query, [there])}
         return [name for name in names if name not in found]
+
+    def _zone(self) -> str | None:
+        """Return the time zone that is stored for the table."""
+        with self.store.reading() as cursor:
+            return zone_of(cursor, self.table)
+
+    def _is_local(self) -> bool:
+        """Whether the events show that their time is local time."""
+        with self.needing_table(), self.store.reading() as cursor:
+            return time_offset(cursor, self.table, self.selection.held(cursor)).is_local
 
     def _names(self) -> tuple[list[str], str]:
         """Return the names of all events of the table, whatever their days, and the database's name for messages."""

@@ -104,11 +104,9 @@ def asked(
                 " with a list of names, have it"
             )
     origin = origin_of(events)
-    local = _local(events, zone)
+    local = _local(events, origin, zone) if days or zone is not None else "time"
     if names:
         _check_names(events, names)
-    if days and zone is None and local == "time" and origin is not None:
-        log.warning(UTC_NOTICE)
     person = exact(f"nullif(CAST({quoted(user)} AS VARCHAR), '')")
     return Asked(events, origin, person, local, _usable(origin), caller())
 
@@ -225,14 +223,22 @@ def several(name: str, value: object) -> list[object]:
     return found
 
 
-def _local(events: DuckDBPyRelation, zone: object) -> str:
+def _local(events: DuckDBPyRelation, origin: Origin | None, zone: object) -> str:
     """Return the SQL for the time whose days count."""
+    if zone is None and "local_time" in events.columns:
+        return "local_time"
+    if zone is None and origin is not None:
+        zone = origin.zone()
+        if zone is None:
+            log.warning(UTC_NOTICE)
     if zone is None:
-        return "local_time" if "local_time" in events.columns else "time"
+        return "time"
     known = isinstance(zone, str) and is_text(zone) and "\0" not in zone
     found = known and _rows(events, f"SELECT 1 FROM pg_timezone_names() WHERE name = {literal(str(zone))} LIMIT 1")
     if not found:
         raise PlanError(f"there is no time zone {brief(zone)}; names are like 'Europe/Berlin'", argument="zone")
+    if origin is not None and "local_time" not in events.columns and origin.is_local():
+        return "time"  # as in projects made before 2023
     return f"((time AT TIME ZONE 'UTC') AT TIME ZONE {literal(str(zone))})"
 
 

@@ -1,0 +1,493 @@
+"""
+One relation to analyse: events by name without duplicates, with persons, local time and some typed properties.
+
+    mpnb_analysis.sets       one row a set of events and properties: its table, the batches that it covers, its columns
+    mpnb_analysis.kinds      which kinds of values each of its properties has, by batch
+    mpnb_analysis.events_N   the rows of one set
+    mpnb_analysis.links      what links ids to each other, by batch
+    mpnb_analysis.persons    the ids that belong to a person of another id, in each system
+
+Made when first asked for and kept up by batch, as typed events are. Where it cannot be written, as while an export
+runs, the same rows come out of the JSON at each read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from mpnb._base.names import EVENTS, closest, event_names
+from mpnb._base.origin import remember
+from mpnb._base.scalars import brief, listed
+from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
+from mpnb._base.text import safe_text
+from mpnb._base.warn import warn
+from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._reading import identities as ids
+from mpnb._reading.events import rows_condition
+from mpnb._reading.offset import time_offset
+from mpnb._reading.properties import BATCH_ID, FIXED, TIMESTAMP_FORMAT
+from mpnb._reading.reader import Reader
+from mpnb._reading.selection import Selection
+from mpnb._reading.zone import check_zone, zone_of
+from mpnb._storing import ledger
+from mpnb._storing.database import LEDGER
+from mpnb._storing.running import registration
+
+log = logging.getLogger("mpnb")
+
+SCHEMA = "mpnb_analysis"
+# A table by its name, and by its schema where that is not the database's own: schemas share these tables.
+KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END || ?"
+LINKS = "links"
+MAPPING = "mpnb_mapping"
+MANY, PROCESSED = "mpnb_many", "mpnb_processed"
+OWN = ("event_name", "time", "local_time", "person", *FIXED.values(), BATCH_ID, MANY, PROCESSED)
+# Of raw events, looked through for names that are like one that is not there.
+SAMPLE = 10_000
+
+# Kinds of values, in the order of what they are checked for. No type rounds, cuts or nulls what occurs.
+_KIND = f"""CASE json_type(v) WHEN 'NULL' THEN 'null' WHEN 'BOOLEAN' THEN 'boolean' WHEN 'VARCHAR' THEN
+    CASE WHEN strlen(v->>'$') = 19 AND substr(v->>'$', 11, 1) = 'T'
+        AND strftime(TRY_CAST(v->>'$' AS TIMESTAMP), '{TIMESTAMP_FORMAT}') = v->>'$' THEN 'timestamp' ELSE 'text' END
+    WHEN 'ARRAY' THEN 'nested' WHEN 'OBJECT' THEN 'nested'
+    WHEN 'DOUBLE' THEN CASE WHEN isfinite(TRY_CAST(v->>'$' AS DOUBLE)) THEN 'float' ELSE 'nested' END
+    ELSE CASE WHEN TRY_CAST(v->>'$' AS BIGINT) IS NULL THEN 'nested'
+        WHEN strlen(ltrim(v->>'$', '-')) <= 15 THEN 'int15' ELSE 'int64' END END"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """
+    Rows that are ready, and what is known of them.
+
+    Attributes:
+        rows: a table or a query, with the columns of ``OWN`` that are not computed, and the properties.
+        columns: the names of the columns of properties.
+        persons: gives the ids that belong to another in a system, as a query, and a table that it may name.
+        is_local: whether ``time`` is local time already; ``None`` if the events do not show it.
+        has_verbs: whether the table has events that link ids, of the original system.
+    """
+
+    rows: str
+    columns: tuple[str, ...]
+    persons: Callable[[str], tuple[str, Any]]
+    is_local: bool | None
+    has_verbs: bool
+
+
+def for_analysis(
+    reader: Reader,
+    events: str | Iterable[str] | None = None,
+    properties: str | Iterable[str] | None = None,
+    *,
+    identities: str = "merged",
+    zone: str | None = None,
+) -> DuckDBPyRelation:
+    """Return events to analyse, as ``ExportResult.for_analysis()`` describes."""
+    names = None if events is None else event_names(events, EVENTS)
+    given = [properties] if isinstance(properties, str) else properties
+    asked = [] if given is None else list(dict.fromkeys(listed("properties", given)))
+    ids.chosen(identities, False)
+    with reader.needing_table(), reader.store.reading() as cursor:
+        if zone is not None:
+            check_zone(cursor, zone)
+        else:
+            zone = zone_of(cursor, reader.table)
+        if names is not None:
+            _check_events(cursor, reader, names)
+    # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
+    condition = rows_condition(reader)
+    made = _ready(reader, names, asked)
+    system = ids.chosen(identities, made.has_verbs)
+    persons, table = made.persons(system)
+    if system != "exported":
+        ids.say(identities, system, reader.source())
+    if zone is not None and made.is_local is None:
+        warn("these events do not show whether their time is UTC, as it is in projects made since 2023: taken as UTC")
+    found = reader.relation(_query(made, condition, zone, persons), variables={} if table is None else {MAPPING: table})
+    stays_local = bool(made.is_local) and zone is None
+    origin = reader.origin(names)
+    return remember(found, replace(origin, is_local=lambda: stays_local))
+
+
+def identities(reader: Reader, system: str = "merged") -> DuckDBPyRelation:
+    """Return the mapping of ids to persons, as ``ExportResult.identities()`` describes."""
+    ids.chosen(system, False)
+    with reader.needing_table():
+        made = _ready(reader, None, None)
+    follow = ids.chosen(system, made.has_verbs)
+    persons, table = made.persons(follow)
+    if follow != "exported":
+        ids.say(system, follow, reader.source())
+    order = f"ORDER BY {exact('distinct_id')} ASC"
+    shown = 'distinct_id AS "distinct_id", resolved_distinct_id AS "resolved_distinct_id"'
+    return reader.relation(
+        f"SELECT {shown} FROM {persons} {order}", variables={} if table is None else {MAPPING: table}
+    )
+
+
+def _arrow(mapping: Mapping[str, str]) -> Any:
+    import pyarrow as pa
+
+    columns = [list(mapping.keys()), list(mapping.values())]
+    return pa.table([pa.array(each, pa.string()) for each in columns], names=["distinct_id", "resolved_distinct_id"])
+
+
+def _query(made: Made, condition: str, zone: str | None, persons: str) -> str:
+    """Return the query for the relation: no duplicates, a person for each row, the time in a zone."""
+    same = f"{exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
+    newest = f"PARTITION BY {same} ORDER BY {PROCESSED} DESC NULLS LAST, {BATCH_ID} DESC"
+    rows = f"SELECT * FROM {made.rows} WHERE {condition} AND"
+    time, local = "time", []
+    # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.
+    safe = "CASE WHEN time BETWEEN TIMESTAMP '0001-01-02' AND TIMESTAMP '9999-12-30' THEN time END"
+    if zone is not None and made.is_local:
+        time, local = f"({safe} AT TIME ZONE {literal(zone)}) AT TIME ZONE 'UTC'", ['time AS "local_time"']
+    elif zone is not None:
+        local = [f"({safe} AT TIME ZONE 'UTC') AT TIME ZONE {literal(zone)} AS \"local_time\""]
+    elif made.is_local:
+        local = ['time AS "local_time"']
+    shown = [
+        'event_name AS "event_name"',
+        f'{time} AS "time"',
+        *local,
+        'coalesce(mpnb_p.resolved_distinct_id, mpnb_e.distinct_id) AS "person"',
+        *(f'mpnb_e.{name} AS "{name}"' for name in FIXED.values() if name != "time"),
+        *(f"mpnb_e.{quoted(name)}" for name in made.columns),
+    ]
+    return (
+        f"SELECT {', '.join(shown)} FROM ({rows} NOT {MANY} UNION ALL SELECT * FROM ({rows} {MANY})"
+        f" QUALIFY row_number() OVER ({newest}) = 1) AS mpnb_e LEFT JOIN {persons} AS mpnb_p"
+        f" ON {exact('mpnb_e.distinct_id')} = {exact('mpnb_p.distinct_id')}"
+    )
+
+
+def _check_events(cursor: DuckDBPyConnection, reader: Reader, names: Sequence[str]) -> None:
+    there = {name for (name,) in run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(reader.table)}")}
+    for name in names:
+        if name not in there:
+            raise PlanError(f"there is no event {brief(name)} in {reader.store.label}{closest(name, sorted(there))}")
+
+
+# --- ready, in tables or not -------------------------------------------------------------------------------------
+
+
+def _ready(reader: Reader, names: Sequence[str] | None, properties: Sequence[str] | None) -> Made:
+    """
+    Return rows and links, in tables that are brought up to date if they may be written.
+
+    Args:
+        properties: of the rows; ``None`` for links alone.
+    """
+    try:
+        if (made := _materialized(reader, names, properties)) is not None:
+            return made
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        log.warning("events are read from JSON, since their table cannot be written: %s", safe_text(str(error)))
+    with reader.store.reading() as cursor, transaction(cursor):
+        there = _there(cursor, reader.table)
+        links = ids.read(cursor, ids.links_query(_events(reader.table, None, there)))
+        found = lambda system: (MAPPING, _arrow(ids.resolved(links, system)))  # noqa: E731
+        columns, rows = {}, ""
+        if properties is not None:
+            events = _events(reader.table, names, there)
+            columns = _columns(cursor, reader, events, properties, _kinds(cursor, events, properties))
+            rows = f"({_typed(events, columns)})"
+        return Made(rows, tuple(c.name for c in columns.values()), found, *_facts(cursor, reader.table))
+
+
+def _materialized(reader: Reader, names: Sequence[str] | None, properties: Sequence[str] | None) -> Made | None:
+    """Bring the tables up to date. ``None`` if an export is writing these events."""
+    store, table = reader.store, reader.table
+    with registration, store.committing(), store.reading() as cursor:
+        if ledger.unfinished_exports(cursor, table):
+            return None
+        with transaction(cursor):
+            there = _there(cursor, table)
+            if not _exists(cursor):
+                _create(cursor)
+            number, facts = _links_upto(cursor, table, there)
+            columns: dict[str, _Column] = {}
+            rows = ""
+            if properties is not None:
+                columns, rows = _rows_upto(cursor, reader, names, properties, there)
+        here = quoted(store.place.database)
+        mine = f"FROM {here}.{SCHEMA}.persons WHERE id = {number} AND system ="
+        persons = lambda system: (f"(SELECT distinct_id, resolved_distinct_id {mine} {literal(system)})", None)  # noqa: E731
+        return Made(f"{here}.{rows}" if rows else "", tuple(c.name for c in columns.values()), persons, *facts)
+
+
+def _facts(cursor: DuckDBPyConnection, table: str) -> tuple[bool | None, bool]:
+    """Return whether time is local, and whether there are events that link ids in the original system."""
+    offset = time_offset(cursor, table, Selection(table).held(cursor))
+    is_local = offset.is_local if offset.is_known else None
+    verbs = run(cursor, f"SELECT 1 FROM {quoted(table)} WHERE {exact('event_name')} IN {ids.VERBS} LIMIT 1")
+    return is_local, bool(verbs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """The column of a property."""
+
+    property: str
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """
+    What the database knows of a set, or of the links.
+
+    Attributes:
+        rows: of the events table by batch, when it was made.
+        columns: of properties, each with its name and type; for links, the facts about the table.
+    """
+
+    number: int
+    rows: dict[int, int]
+    columns: list[Any]
+
+
+def _there(cursor: DuckDBPyConnection, table: str) -> dict[int, int]:
+    """Return the number of rows of each batch that the table holds."""
+    return dict(
+        run(
+            cursor,
+            f"SELECT batch_id, count(*) FROM {quoted(table)} WHERE batch_id IN (SELECT batch_id FROM {LEDGER}"
+            f" WHERE {ledger.of_table(table)} AND status IN {ledger.HELD}) GROUP BY batch_id",
+        )
+    )
+
+
+def _events(table: str, names: Sequence[str] | None, batches: Iterable[int]) -> str:
+    named = "" if names is None else f" AND {exact('event_name')} IN ({', '.join(map(literal, names))})"
+    return f"SELECT * FROM {quoted(table)} WHERE {in_batches(batches, 'batch_id')}{named}"
+
+
+def _links_upto(cursor: DuckDBPyConnection, table: str, there: dict[int, int]) -> tuple[int, tuple[bool | None, bool]]:
+    """Bring the links and persons up to date, and return their number and the facts about the whole table."""
+    known = _known(cursor, table, LINKS)
+    current = {b: n for b, n in known.rows.items() if there.get(b) == n}
+    facts = known.columns
+    if not facts or current != there or known.rows != there:
+        run(cursor, f"DELETE FROM {SCHEMA}.links WHERE id = {known.number} AND NOT {in_batches(current, 'batch_id')}")
+        query = ids.links_query(_events(table, None, there.keys() - current.keys()))
+        run(cursor, f"INSERT INTO {SCHEMA}.links SELECT {known.number}, * FROM ({query}) WHERE one IS NOT NULL")
+        columns = "system, one, other, named, batch_id, time"
+        links = ids.read(cursor, f"SELECT {columns} FROM {SCHEMA}.links WHERE id = {known.number}")
+        run(cursor, f"DELETE FROM {SCHEMA}.persons WHERE id = {known.number}")
+        for system in (ids.SIMPLIFIED, ids.ORIGINAL):
+            mapping = ids.resolved(links, system)
+            query = f"INSERT INTO {SCHEMA}.persons SELECT ?, ?, unnest(?::VARCHAR[]), unnest(?::VARCHAR[])"
+            run(cursor, query, [known.number, system, list(mapping.keys()), list(mapping.values())])
+        facts = list(_facts(cursor, table))
+        _enter(cursor, table, LINKS, _Set(known.number, there, facts))
+    is_local, has_verbs = facts
+    return known.number, (is_local, has_verbs)
+
+
+def _rows_upto(
+    cursor: DuckDBPyConnection,
+    reader: Reader,
+    names: Sequence[str] | None,
+    properties: Sequence[str],
+    there: dict[int, int],
+) -> tuple[dict[str, _Column], str]:
+    """Bring the rows of a set up to date, and return its columns and its table."""
+    table = reader.table
+    key = json.dumps([None if names is None else sorted(names), list(properties)], ensure_ascii=False)
+    known = _known(cursor, table, key)
+    target = f"{SCHEMA}.events_{known.number}"
+    current = {b: n for b, n in known.rows.items() if there.get(b) == n}
+    if known.rows == there == current:
+        return {each[0]: _Column(*each) for each in known.columns}, target
+    new = _events(table, names, there.keys() - current.keys())
+    run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {known.number} AND NOT {in_batches(current, 'batch_id')}")
+    seen = _kinds(cursor, new, properties)
+    run(
+        cursor,
+        f"INSERT INTO {SCHEMA}.kinds SELECT ?, unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[])",
+        [known.number, *([each[n] for each in seen] for n in range(3))],
+    )
+    seen = run(cursor, f"SELECT batch_id, property, kind FROM {SCHEMA}.kinds WHERE id = {known.number}")
+    columns = _columns(cursor, reader, _events(table, names, there), properties, seen)
+    as_listed = [[c.property, c.name, c.type] for c in columns.values()]
+    if current and as_listed == known.columns:
+        run(cursor, f"DELETE FROM {target} WHERE NOT {in_batches(current, BATCH_ID)}")
+        run(cursor, f"INSERT INTO {target} BY NAME {_typed(new, columns, many='false')}")
+    else:
+        query = _typed(_events(table, names, there), columns, many="false")
+        run(cursor, f"CREATE OR REPLACE TABLE {target} AS {query}")
+    # Rows that have the same hash as another may be duplicates; what is marked for nothing costs a look, no more.
+    same = f"hash({exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')})"
+    twice = f"SELECT {same} FROM {target} WHERE insert_id IS NOT NULL GROUP BY ALL HAVING count(*) > 1"
+    run(cursor, f"UPDATE {target} SET {MANY} = true WHERE NOT {MANY} AND insert_id IS NOT NULL AND {same} IN ({twice})")
+    _enter(cursor, table, key, _Set(known.number, there, as_listed))
+    return columns, target
+
+
+# --- properties --------------------------------------------------------------------------------------------------
+
+
+def _kinds(cursor: DuckDBPyConnection, events: str, properties: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Return which kinds of values the properties have, by batch."""
+    if not properties:
+        return []
+    found = run(
+        cursor,
+        f"SELECT DISTINCT batch_id, place, {_KIND} AS kind FROM (SELECT batch_id, unnest(properties->"
+        f"{_pointers(properties)}) AS v, unnest(range({len(properties)})) AS place FROM ({events}))"
+        " WHERE v IS NOT NULL",
+    )
+    return [(batch_id, properties[place], kind) for batch_id, place, kind in found]
+
+
+def _columns(
+    cursor: DuckDBPyConnection,
+    reader: Reader,
+    events: str,
+    properties: Sequence[str],
+    seen: Iterable[Sequence[Any]],
+) -> dict[str, _Column]:
+    """
+    Return the column of each property: its name, or with a number where that is taken, and the type that fits all.
+
+    Raises:
+        PlanError: none of the events has a property.
+    """
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for _, name, kind in seen:
+        kinds[name].add(kind)
+    used = {name.casefold() for name in OWN}
+    columns: dict[str, _Column] = {}
+    for name in properties:
+        if name not in kinds:
+            keys = f"SELECT unnest(json_keys(properties)) AS key FROM ({events} LIMIT {SAMPLE})"
+            like = [key for (key,) in run(cursor, f"SELECT DISTINCT {exact('key')} FROM ({keys})")]
+            what = f"none of these events has a property {brief(name)}{closest(name, like)}"
+            raise PlanError(what, argument="properties")
+        first = free = name.replace("\0", "_") or "_"
+        number = 2
+        while free.casefold() in used:
+            free, number = f"{first}_{number}", number + 1
+        used.add(free.casefold())
+        columns[name] = _Column(name, free, _type(kinds[name] - {"null"}))
+    return columns
+
+
+def _type(kinds: set[str]) -> str:
+    if kinds <= {"text", "timestamp"}:
+        return "TIMESTAMP" if kinds == {"timestamp"} else "VARCHAR"
+    if kinds == {"boolean"}:
+        return "BOOLEAN"
+    if kinds <= {"int15", "int64"}:
+        return "BIGINT"
+    return "DOUBLE" if kinds <= {"int15", "float"} else "JSON"
+
+
+def _typed(events: str, columns: Mapping[str, _Column], many: str = "insert_id IS NOT NULL") -> str:
+    """Return the query for rows of a set. A value that does not fit raises; it never becomes null."""
+    texts = [c for c in columns.values() if c.type != "JSON"]
+    jsons = [c for c in columns.values() if c.type == "JSON"]
+    pointers = _pointers(["mp_processing_time_ms", *(c.property for c in texts)])
+    values = {c.property: f"CAST(texts[{n}] AS {c.type})" for n, c in enumerate(texts, 2)}
+    values |= {c.property: f"NULLIF(jsons[{n}], 'null')" for n, c in enumerate(jsons, 1)}
+    nested = f", properties->{_pointers([c.property for c in jsons])} AS jsons" if jsons else ""
+    shown = "".join(f", {values[c.property]} AS {quoted(c.name)}" for c in columns.values())
+    return (
+        f"SELECT batch_id AS {BATCH_ID}, TRY_CAST(texts[1] AS BIGINT) AS {PROCESSED}, {many} AS {MANY}, event_name,"
+        f" {', '.join(FIXED.values())}{shown} FROM (SELECT *, properties->>{pointers} AS texts{nested} FROM ({events}))"
+    )
+
+
+def _pointers(names: Sequence[str]) -> str:
+    escaped = (name.replace("~", "~0").replace("/", "~1") for name in names)
+    return "[" + ", ".join(literal(f"/{name}") for name in escaped) + "]"
+
+
+# --- what is recorded --------------------------------------------------------------------------------------------
+
+
+def _known(cursor: DuckDBPyConnection, table: str, key: str) -> _Set:
+    rows = run(
+        cursor,
+        f"SELECT id, batches, counts, columns FROM {SCHEMA}.sets"
+        f" WHERE table_name = lower({KEY}) AND {exact('key')} = ?",
+        [table, key],
+    )
+    if rows:
+        [(number, batches, counts, columns)] = rows
+        return _Set(number, dict(zip(batches, counts, strict=True)), json.loads(columns))
+    [(number,)] = run(cursor, f"SELECT coalesce(max(id), 0) + 1 FROM {SCHEMA}.sets")
+    made = _Set(number, {}, [])
+    _enter(cursor, table, key, made)
+    return made
+
+
+def _enter(cursor: DuckDBPyConnection, table: str, key: str, made: _Set) -> None:
+    run(cursor, f"DELETE FROM {SCHEMA}.sets WHERE id = ?", [made.number])
+    columns = json.dumps(made.columns, ensure_ascii=False)
+    run(
+        cursor,
+        f"INSERT INTO {SCHEMA}.sets VALUES (?, lower({KEY}), ?, ?::BIGINT[], ?::BIGINT[], ?)",
+        [made.number, table, key, list(made.rows.keys()), list(made.rows.values()), columns],
+    )
+
+
+def _create(cursor: DuckDBPyConnection) -> None:
+    run(cursor, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    for name, columns in (
+        ("sets", "id BIGINT, table_name VARCHAR, key VARCHAR, batches BIGINT[], counts BIGINT[], columns VARCHAR"),
+        ("kinds", "id BIGINT, batch_id BIGINT, property VARCHAR, kind VARCHAR"),
+        (
+            "links",
+            "id BIGINT, system VARCHAR, one VARCHAR, other VARCHAR, named VARCHAR, batch_id BIGINT, time TIMESTAMP",
+        ),
+        ("persons", "id BIGINT, system VARCHAR, distinct_id VARCHAR, resolved_distinct_id VARCHAR"),
+    ):
+        run(cursor, f"CREATE TABLE IF NOT EXISTS {SCHEMA}.{name} ({columns})")
+
+
+def _exists(cursor: DuckDBPyConnection) -> bool:
+    query = (
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database()"
+        f" AND schema_name = '{SCHEMA}' AND table_name IN ('sets', 'kinds', 'links', 'persons')"
+    )
+    return bool(run(cursor, query)[0][0] == 4)
+
+
+def forget_analysed(reader: Reader) -> None:
+    """Drop what is stored for the analysis of a table of events. Raises as ``forget_typed()`` does."""
+    with registration, reader.store.committing(), reader.store.reading() as cursor:
+        if not _exists(cursor):
+            return
+        if ledger.unfinished_exports(cursor, reader.table):
+            raise TableError(f"an export into table {reader.table!r} is running: wait for it or cancel it")
+        try:
+            with transaction(cursor):
+                forget(cursor, reader.table)
+        except duckdb.Error as error:
+            raise DatabaseError(f"{reader.store.label} cannot be written: {safe_text(str(error))}") from None
+
+
+def forget(cursor: DuckDBPyConnection, table: str) -> None:
+    """Drop what is stored for the analysis of a table, within a transaction of the caller."""
+    if not _exists(cursor):
+        return
+    for (number,) in run(cursor, f"SELECT id FROM {SCHEMA}.sets WHERE table_name = lower({KEY})", [table]):
+        run(cursor, f"DROP TABLE IF EXISTS {SCHEMA}.events_{number}")
+        for name in ("sets", "kinds", "links", "persons"):
+            run(cursor, f"DELETE FROM {SCHEMA}.{name} WHERE id = {number}")
+    if not run(cursor, f"SELECT 1 FROM {SCHEMA}.sets LIMIT 1"):
+        run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
