@@ -109,7 +109,7 @@ def for_analysis(
     system = ids.chosen(identities, made.has_verbs)
     persons, table = made.persons(system)
     if system != "exported":
-        ids.say(identities, system, reader.source())
+        ids.announce(identities, system, reader.source())
     if zone is not None and made.is_local is None:
         warn("these events do not show whether their time is UTC, as it is in projects made since 2023: taken as UTC")
     found = reader.relation(_query(made, condition, zone, persons), variables={} if table is None else {MAPPING: table})
@@ -126,7 +126,7 @@ def identities(reader: Reader, system: str = "merged") -> DuckDBPyRelation:
     follow = ids.chosen(system, made.has_verbs)
     persons, table = made.persons(follow)
     if follow != "exported":
-        ids.say(system, follow, reader.source())
+        ids.announce(system, follow, reader.source())
     order = f"ORDER BY {exact('distinct_id')} ASC"
     shown = 'distinct_id AS "distinct_id", resolved_distinct_id AS "resolved_distinct_id"'
     return reader.relation(

@@ -97,8 +97,8 @@ def chosen(system: object, has_verbs: bool) -> str:
     return ORIGINAL if has_verbs else SIMPLIFIED
 
 
-def say(asked: str, system: str, source: Source | None) -> None:
-    """Say which system is followed, and warn where the table's own events leave out what links."""
+def announce(asked: str, system: str, source: Source | None) -> None:
+    """Log which system is followed, and warn where the table's own events leave out what links."""
     if asked == "merged":
         by = "$identify, $create_alias, $merge" if system == ORIGINAL else "$device_id with $user_id"
         log.warning("identities: %s ID merge, by %s", system, by)

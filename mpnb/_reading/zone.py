@@ -22,7 +22,7 @@ from mpnb._storing.running import registration
 
 def set_zone(table: str, zone: str | None, *, database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> None:
     """
-    Store the time zone of a table's days, that of the project's settings, so that reports count by the same days.
+    Keep the time zone of a table's days, that of the project's settings, so that reports count by the same days.
 
     ``for_analysis()`` and the reports of ``mpnb.analysis`` take it where no ``zone=`` is passed.
 
