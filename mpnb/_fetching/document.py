@@ -23,7 +23,8 @@ MAX_ITEM = 256 << 20
 TRIES = 4
 _RESULTS = re.compile(rb'"results"\s*:\s*\[')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
-_BETWEEN = b", \t\r\n"
+_SPACE = b" \t\r\n"
+COMMA, CLOSE = b",]"
 
 
 class _Document(msgspec.Struct):
@@ -79,39 +80,51 @@ class Splitter:
 
     def _split_some(self) -> None:
         """Write the items that have arrived whole, and keep the rest."""
-        data = b"".join(self._blocks)
+        # One copy of the bytes, in which the items stay until they are lines: each further one costs as much as zstd.
+        data = bytearray().join(self._blocks)
         if self._head is None and (found := _RESULTS.search(data)):
-            self._head, data = data[: found.end()], data[found.end() :]
+            self._head = bytes(data[: found.end()])
+            # The bracket stays: what follows is a list that has no end yet.
+            del data[: found.end() - 1]
         if self._head is not None:
-            items, data = self._whole_items(data)
-            self._take(items)
-        self._blocks, self._held = [data], len(data)
+            self._split_list(data)
+        else:
+            self._blocks = [bytes(data)]
+        self._held = sum(map(len, self._blocks))
         self._limit = self._held + CHUNK
         if self._held > MAX_ITEM:
             raise BodyError("decode", f"a record is longer than {MAX_ITEM >> 20} MiB")
 
-    def _whole_items(self, data: bytes) -> tuple[Sequence[bytes | msgspec.Raw], bytes]:
-        """Return the items that data begins with, and what follows them."""
+    def _split_list(self, data: bytearray) -> None:
+        """Write the items that a list begins with, and keep what follows them as the beginning of the next."""
         end = len(data)
         for _ in range(TRIES):
-            end = data.rfind(self._start, 1, end)
-            if end < 0:
+            end = data.rfind(self._start, 2, end)
+            comma = data.rfind(b",", 0, end)
+            if end < 0 or comma < 0 or data[comma + 1 : end].strip(_SPACE):
                 break
+            data[comma] = CLOSE
             # Within an item it is no beginning: then what is before it is no list.
             try:
-                return _items.decode(b"[%b]" % data[:end].rstrip(_BETWEEN)), data[end:]
+                items = _items.decode(memoryview(data)[: comma + 1])
             except (msgspec.DecodeError, RecursionError):
+                data[comma] = COMMA
                 continue
-        items, end = _by_tokens(data)
-        return items, data[end:]
+            self._take(items, data)
+            self._blocks = [b"[", bytes(memoryview(data)[end:])]
+            return
+        whole, end = _by_tokens(bytes(memoryview(data)[1:]))
+        self._take(whole, data)
+        self._blocks = [b"[", bytes(memoryview(data)[end + 1 :])]
 
-    def _take(self, items: Sequence[bytes | msgspec.Raw]) -> None:
+    def _take(self, items: Sequence[bytes | msgspec.Raw], source: bytes | bytearray) -> None:
         if not items:
             return
-        lines = b"\n".join(items) + b"\n"
-        if lines.count(b"\n") != len(items) or b"\r" in lines:
+        if b"\n" in source or b"\r" in source:
             # Between tokens: within a text it would be escaped.
             lines = b"".join(bytes(each).translate(_ONE_LINE) + b"\n" for each in items)
+        else:
+            lines = b"\n".join([*items, b""])
         self.lines += len(items)
         self.size += len(lines)
         self._write(lines)
@@ -124,13 +137,15 @@ class Splitter:
             BodyError: it is cut (kind ``"truncated"``).
             NoExport: it is something else.
         """
-        data = b"".join([self._head or b"", *self._blocks])
+        if self._head is not None:
+            self._blocks[:1] = [self._head]
+        data = b"".join(self._blocks)
         self._blocks = []
         try:
             found = _document.decode(data)
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             return self._finish_by_tokens(data)
-        self._take(found.results)
+        self._take(found.results, data)
         return {name: getattr(found, name) for name in ENVELOPE}
 
     def _finish_by_tokens(self, data: bytes) -> dict[str, Any]:
@@ -147,7 +162,7 @@ class Splitter:
             envelope = json.loads(data[: begin.end()] + tail)
         except (ValueError, RecursionError):
             raise BodyError("truncated", "the document ends behind its records") from None
-        self._take(items)
+        self._take(items, data)
         return {name: envelope.get(name) for name in ENVELOPE}
 
 
@@ -166,7 +181,7 @@ def _by_tokens(data: bytes, *, to_the_end: bool = False) -> tuple[list[bytes], i
     for at, closes in _ends(data):
         if closes and not to_the_end:
             break
-        if item := data[start:at].strip(b" \t\r\n"):
+        if item := data[start:at].strip(_SPACE):
             items.append(item)
         start = at if closes else at + 1
         if closes:

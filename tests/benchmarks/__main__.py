@@ -13,6 +13,7 @@ of them, since a shared machine changes its speed. The scenarios, all of them un
     many     13, 500 and 5,000 batches of 100 events
     shapes   mpnb and the floor, with 20 properties and with 2,000 distinct ones
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
+    profiles mpnb and DuckDB's own load of as many profiles, of 1 kB, 1,000, 10,000 and 45,000 (50 MB) a page
     instant  what a cell shows of --events events, in milliseconds
 """
 
@@ -37,7 +38,7 @@ import duckdb
 
 from tests.benchmarks._peers import PEERS, measured, versions_of
 
-SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "shapes", "latency", "instant")
+SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "shapes", "latency", "profiles", "instant")
 SLOW_NETWORK = ("--latency", "0.5", "--bytes-per-second", "1000000")
 LATENCY_EVENTS = 18_000  # a batch: about 2 MB
 
@@ -112,6 +113,15 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
                 for batches, chunk in ((13, 7), (30, 3))
                 for n in (1, 10)
             ]
+        case "profiles":
+            return [
+                Case(
+                    f"{name}, {size:,} a page", way, events, days=1, workers=5, chunk_days=size, shape="profiles",
+                    against=f"floor, {size:,} a page",
+                )
+                for size in (1_000, 10_000, 45_000)
+                for name, way in (("floor", "profiles floor"), ("mpnb", "profiles"))
+            ]  # fmt: skip
         case _:
             return [Case("instant", "instant", events)]
 
@@ -152,7 +162,8 @@ def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict
             if key not in servers:
                 servers[key] = stack.enter_context(sandbox(case))
                 # The sandbox makes its days up at their first request.
-                run(Case("", "mpnb", case.events, max(c.days for c in chosen), 10), servers[key])
+                if case.shape != "profiles":
+                    run(Case("", "mpnb", case.events, max(c.days for c in chosen), 10), servers[key])
         taken = []
         for number in range(rounds):
             print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
