@@ -16,6 +16,7 @@ from mpnb._api import open as open_database
 from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
+from mpnb._command import people as _people
 from mpnb._command.options import in_shell
 from mpnb._command.text import result_text
 from mpnb._errors import PlanError
@@ -136,10 +137,10 @@ def _run(words: list[str]) -> int:
     try:
         return command(options, words)
     except PlanError as error:
-        _say(options.name, said(error, in_shell))
+        _say(options.name, said(error, options.face))
         return NOTHING
     except KeyboardInterrupt as stop:
-        _say(options.name, said(stop, in_shell) or "interrupted")
+        _say(options.name, said(stop, options.face) or "interrupted")
         return INTERRUPTED
 
 
@@ -157,6 +158,14 @@ def _export(options: argparse.Namespace, words: list[str]) -> int:
     with result:
         print(result_text(result, _again(result, options, words)))
         return SOME_FAILED if result.has_failures else DONE
+
+
+def _profiles(options: argparse.Namespace, words: list[str]) -> int:
+    text, why = _people.export(options)
+    print(text)
+    if why:
+        _say(options.name, why)
+    return NOTHING if why else DONE
 
 
 def _again(result: ExportResult, options: argparse.Namespace, words: list[str]) -> str:
@@ -207,7 +216,7 @@ def _demonstrate(options: argparse.Namespace, words: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mpnb",
-        description="Export raw events from Mixpanel into a DuckDB file.",
+        description="Export raw events and profiles from Mixpanel into a DuckDB file.",
         epilog="mpnb COMMAND --help says more about each. Nothing to try it on? mpnb demo needs no account.",
     )
     parser.add_argument("--version", action="version", version=f"mpnb {__version__}")
@@ -216,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Callable[..., int], help: str, **more: Any) -> argparse.ArgumentParser:
         described = f"{help[0].upper()}{help[1:]}."
         sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=described, **more)
-        sub.set_defaults(command=function, name=f"mpnb {name}")
+        sub.set_defaults(command=function, name=f"mpnb {name}", face=in_shell)
         return sub
 
     _options.add_export_options(
@@ -225,6 +234,11 @@ def _parser() -> argparse.ArgumentParser:
     _options.add_export_options(
         command("plan", _plan, "show what an export would do, without a request", epilog=PLAN_EXAMPLES)
     )
+    profiles = command(
+        "profiles", _profiles, "fetch the profiles of a project into a DuckDB table", epilog=_people.EXAMPLES
+    )
+    profiles.set_defaults(face=_people.in_people_shell)
+    _people.add_options(profiles)
     drop = command(
         "drop", _drop, "delete a table of events, with everything that mpnb stores about it", epilog=DROP_EXAMPLES
     )

@@ -362,12 +362,12 @@ class ProfilesResult:
 
     def __repr__(self) -> str:
         """Return a few lines of text: how many profiles, from when, and what is missing."""
-        return "\n".join(["Mixpanel profiles", *(f"  {name:<9} {value}" for name, value in _facts(self))])
+        return "\n".join(["Mixpanel profiles", *(f"  {name:<9} {value}" for name, value in facts_of(self))])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in _facts(self)
+            for name, value in facts_of(self)
         )
         return {"text/plain": repr(self), "text/html": f"<b>Mixpanel profiles</b><table>{rows}</table>"}
 
@@ -436,10 +436,13 @@ def failed_line(result: ProfilesResult, halted_by: Failure | None = None) -> str
 
 def stopped_line(result: ProfilesResult, *, closing: bool = False) -> str:
     """Return a sentence on what a stop left undone."""
-    return Message(f"cancelled: {_kept(result)}; run ", SAME_CALL, " again to go on with the pages that are there")
+    rest = (", if ", Argument("max_age"), " is less than the age of these") if result.taken_at else ()
+    goes_on = " goes on with the pages that were fetched"
+    return Message(f"cancelled: {_kept(result)}; ", Argument("mode", "resume"), goes_on, *rest)
 
 
-def _facts(result: ProfilesResult) -> list[tuple[str, str]]:
+def facts_of(result: ProfilesResult) -> list[tuple[str, str]]:
+    """Return what a display of a result says, as pairs of a word and a sentence."""
     rows, taken, missing = result._look()
     when = f", as of {taken:%Y-%m-%d %H:%M:%S} UTC" if taken else ""
     facts = [("profiles", f"{rows:,} in table {result.table!r} of {result._store.label}{when}")]

@@ -57,7 +57,7 @@ def fetch(mp: Sandbox, database: Path, **options: Any) -> mpnb.ProfilesResult:
 BROKEN = [
     *(Fault(kind) for kind in sorted(PAGES - {"page_size"})),
     *(Fault("status", status=status) for status in (429, 500)),
-    *(Fault(kind) for kind in ("reset", "cut_chunked", "gzip_crc", "sign_in")),
+    *(Fault(kind) for kind in ("reset", "gzip_crc", "sign_in")),
 ]
 # After one such answer, no other is asked for: it is not known to pass.
 FINAL = {"page_error", "sign_in"}
@@ -69,7 +69,8 @@ def test_the_table_is_the_old_snapshot_or_the_whole_new_one(mp: Sandbox, databas
     fetch(mp, database).close()
     there = OLD
     for page in (0, 1, 2):
-        for times in (1, None):
+        # What breaks a page of events, too, is broken by the same code on every page.
+        for times in (1, None) if fault.kind in PAGES or page == 1 else (1,):
             new = NEW if there is OLD else OLD
             before = rows(database)
             mp.people.append(new)
