@@ -514,7 +514,7 @@ def _going_on(asked: ProfilesAsked, known: Iterable[Snapshot]) -> Snapshot | Non
 def profiles_plan(asked: ProfilesAsked, cursor: DuckDBPyConnection | None, limiter: RateLimiter) -> ProfilesPlan:
     """Return the plan for what is asked, given the database if there is one."""
     known = snapshots.snapshots(cursor, asked.table) if cursor else []
-    there = next((each for each in known if each.is_published), None)
+    there = published(cursor, asked.table) if cursor else None
     staged = _going_on(asked, known)
     goes_on = 0
     if cursor and staged:
@@ -551,7 +551,7 @@ class _ProfilesLanding:
             going_on = _going_on(asked, snapshots.snapshots(cursor, asked.table))
         self._snapshot_id = going_on.id if going_on else export_id
         course = Publishing(asked.table, self._resource, export_id, self._snapshot_id, self._first)
-        return Table(store, staging(asked.table), self._resource, export_id, course)
+        return Table(store, staging(asked.table), self._resource, export_id, course, shown=asked.table)
 
     @property
     def _first(self) -> Any:

@@ -11,6 +11,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from mpnb._fetching.fetched import Fetched, Task
 from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._fetching.verify import Body
-from mpnb._mixpanel.failures import Failure, from_os_error
+from mpnb._mixpanel.failures import TOO_MANY_PAGES, Failure, from_os_error
 from mpnb._planning.resource import Resource
 
 MAX_ATTEMPTS = 4
@@ -31,6 +32,8 @@ BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 # A full hour may empty at its very end: three waits of 1, 5 and 25 times the first reach past it.
 HOUR_FULL_FACTOR = 5.0
+# Longer waits are for the hour, not for the second.
+LONG_WAIT = 60.0
 
 
 class Watch(Protocol):
@@ -82,6 +85,7 @@ class Fetcher:
         self._watch = watch
         self._stopping = stopping
         self._is_aborting = is_aborting
+        self._has_waited_for_hour = False  # a request within a session, which may have ended meanwhile
 
     def fetch(self, task: Task, connection: Connection) -> Fetched:
         """
@@ -113,11 +117,30 @@ class Fetcher:
             for attempt in retrying:
                 with attempt, self._cooling_down(task):
                     kept, body = self._attempt(task, connection, path)
+        except FetchError as error:
+            self._spool.remove(path)
+            raise FetchError(self._put_down_to_quota(error.failure)) from None
         except BaseException:
             self._spool.remove(path)
             raise
         self._spool.finish(kept)
         return Fetched(task, kept, body)
+
+    def _put_down_to_quota(self, why: Failure) -> Failure:
+        """Return the failure for a session that ended while its requests waited for the quota: so would the next."""
+        is_over = why.begins_anew and not why.once_more
+        if not (is_over and self._has_waited_for_hour):
+            return why
+        message = f"the session ended while its pages waited for the quota: {why.message}"
+        return replace(
+            why,
+            kind="rate_limit",
+            message=message,
+            begins_anew=False,
+            hits_all=True,
+            retryable=False,
+            hint=TOO_MANY_PAGES,
+        )
 
     def _attempt(self, task: Task, connection: Connection, path: Path) -> tuple[Path, Body]:
         """Send one request, once spool and quota allow it."""
@@ -130,7 +153,9 @@ class Fetcher:
             raise FetchError(from_os_error(error)) from None
         request = self._resource.request(task.batch)
         with self._limiter.slot(
-            self._stopping.is_set, lambda until: self._watch.waiting(task, until), hourly=not request.is_in_session
+            self._stopping.is_set,
+            lambda until: self._wait_for_quota(task, until, request.is_in_session),
+            hourly=not request.is_in_session,
         ) as slot:
             task.attempts, task.size = task.attempts + 1, 0
             task.started_at = utc_now()
@@ -160,6 +185,11 @@ class Fetcher:
                 self._watch.tried(task, sent=connection.sent, why=why)
                 if not connection.sent:
                     self._limiter.withdraw(slot)
+
+    def _wait_for_quota(self, task: Task, until: float | None, is_in_session: bool) -> None:
+        if is_in_session and until is not None and until - epoch_seconds() > LONG_WAIT:
+            self._has_waited_for_hour = True
+        self._watch.waiting(task, until)
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)

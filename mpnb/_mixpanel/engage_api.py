@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
-from mpnb._message import Argument, Phrase
+from mpnb._message import Argument
 from mpnb._mixpanel.export_api import Columns
-from mpnb._mixpanel.failures import Failure, failure, from_answer, hint_of
+from mpnb._mixpanel.failures import LARGER_PAGES, Failure, failure, from_answer, hint_of
 
 PATH = "/api/query/engage"
 FAMILY = "query"
@@ -21,7 +21,6 @@ COLUMNS: Columns = (("distinct_id", "VARCHAR"), ("properties", "JSON"), ("batch_
 # What "auto" asks for. The answer says what it is.
 PAGE_SIZE = 10_000
 
-LARGER_PAGES = Phrase("larger pages", "a larger page_size=")
 PLAN = "The project's plan does not include the query API, which has the profiles: ask the project's owner."
 NO_GROUP = hint_of("The group was deleted, or never existed: pass another ", Argument("group", ""), ".")
 WORKSPACE = hint_of("The project uses Data Views: pass the number of one as ", Argument("workspace", ""), ".")

@@ -110,6 +110,17 @@ TOO_MANY_FILES = hint_of(
 )
 FREE_SPOOL_DISK = hint_of("Free some disk space, or pass ", SPOOL_ELSEWHERE, " on another disk, then retry.")
 
+LARGER_PAGES = Phrase("larger pages", "a larger page_size=")
+TOO_MANY_PAGES = hint_of(
+    "The pages would wait for the quota for longer than their session lasts: use ",
+    LARGER_PAGES,
+    ", ",
+    Argument("properties", ""),
+    " or ",
+    Argument("where", ""),
+    ", so that there are fewer or smaller ones.",
+)
+
 HINTS = {
     "rate_limit": "The project's quota is used up, perhaps by a colleague: retry in an hour.",
     "timeout": hint_of("Mixpanel did not answer in time: retry, with a smaller ", FEWER_DAYS, " if it happens again."),

@@ -71,8 +71,12 @@ def snapshots(cursor: DuckDBPyConnection, table: str) -> list[Snapshot]:
 
 
 def published(cursor: DuckDBPyConnection, table: str) -> Snapshot | None:
-    """Return the snapshot that a table has, ``None`` if it has none."""
-    return next((each for each in snapshots(cursor, table) if each.is_published), None)
+    """Return the snapshot that a table has, ``None`` if it has none or somebody has dropped or emptied the table."""
+    found = next((each for each in snapshots(cursor, table) if each.is_published), None)
+    if found is None or columns_of(cursor, table) is None:
+        return None
+    is_empty = found.rows > 0 and not run(cursor, f"SELECT 1 FROM {quoted(table)} LIMIT 1")
+    return None if is_empty else found
 
 
 def drop_staged(cursor: DuckDBPyConnection, table: str) -> None:

@@ -91,12 +91,21 @@ class Table:
         store: the database.
         table: name of the table, created if missing.
         course: what becomes of batches besides rows.
+        shown: how messages name the table, if otherwise.
     """
 
     def __init__(
-        self, store: Store, table: str, resource: Resource, export_id: str, course: Course = EACH_BY_ITSELF
+        self,
+        store: Store,
+        table: str,
+        resource: Resource,
+        export_id: str,
+        course: Course = EACH_BY_ITSELF,
+        *,
+        shown: str | None = None,
     ) -> None:
         self._course = course
+        self._shown = table if shown is None else shown
         self._store = store
         self._table = table
         self._resource = resource
@@ -146,7 +155,7 @@ class Table:
         with entering:
             ledger.settle_dead(cursor, running)
         if ledger.unfinished_exports(cursor, self._table):
-            raise TableError(f"an export into table {self._table!r} is running: wait for it or cancel it")
+            raise TableError(f"an export into table {self._shown!r} is running: wait for it or cancel it")
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
         """Enter batches into the ledger, create missing tables, and forget batches whose rows are gone."""

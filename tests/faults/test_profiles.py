@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import mpnb
+import mpnb._fetching.fetcher
+import mpnb._fetching.limiter
 from mpnb.sandbox import Fault, Sandbox
+from mpnb.sandbox.__main__ import environment
 from mpnb.sandbox._faults import PAGES
-from tests._helpers import WIDE, query
+from tests._helpers import PATIENCE, WIDE, child, query, until
 
 BEFORE, AFTER = range(1, 23), range(5, 30)
 
@@ -164,3 +170,79 @@ def test_two_pages_that_fail_begin_anew_once(mp: Sandbox, database: Path) -> Non
     with fetch(mp, database) as result:
         assert result.check().ok
     assert len([request for request in mp.requests if "session_id" not in request.params]) == 2
+
+
+CHILD = """
+import sys, mpnb
+mpnb.export_profiles(database=sys.argv[1], page_size=1, workers=2, quota=mpnb.Quota(per_hour=10**6, per_second=1000))
+"""
+
+
+def test_a_process_that_is_killed_loses_only_the_pages_under_way(sandbox, database: Path) -> None:
+    """The table is as it was, and the next call goes on in the same session."""
+    mp = sandbox(profiles=lambda: OLD, latency=0.1)
+    with child([sys.executable, "-c", CHILD, str(database)], env={**os.environ, **environment(mp)}) as process:
+        until(lambda: len(mp.requests) > 12, PATIENCE)
+        process.kill()
+        process.wait(PATIENCE)
+    assert query(database, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'profiles'") == [(0,)]
+    before = len(mp.requests)
+    with fetch(mp, database, mode="resume", page_size=1) as result:
+        assert result.check().ok
+    assert rows(database) == as_rows(OLD)
+    assert len(mp.requests) - before < len(OLD)
+    assert {request.params.get("session_id") for request in mp.requests[before:]} == {
+        mp.requests[before - 1].params["session_id"]
+    }
+
+
+def test_a_session_that_ends_while_its_pages_wait_for_the_quota_is_no_reason_to_begin_anew(
+    mp: Sandbox, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next would end in the same way: it says what makes fewer or smaller pages."""
+    monkeypatch.setattr(mpnb._fetching.fetcher, "LONG_WAIT", 0.01)
+    monkeypatch.setattr(mpnb._fetching.limiter, "WORTH_TELLING", 0.01)
+    mp.add_fault(Fault("session_expired", page=2, times=None))
+    quota = mpnb.Quota(per_hour=1000, per_second=1)
+    with pytest.raises(mpnb.ProfilesError, match="a larger page_size=, properties= or where=") as raised:
+        fetch(mp, database, quota=quota)
+    with raised.value.result as result:
+        assert [row[2] for row in result.failures.fetchall()][-1] == "rate_limit"
+    assert len([request for request in mp.requests if "session_id" not in request.params]) == 1
+
+
+def test_one_export_into_a_table_at_a_time(sandbox, database: Path) -> None:
+    """The other is refused by the name that was asked for."""
+    mp = sandbox(profiles=lambda: OLD, latency=0.2)
+    usual = {"credentials": mp.credentials, "quota": WIDE, "database": database}
+    job = mpnb.start_profiles(**usual)
+    with pytest.raises(mpnb.TableError, match="an export into table 'profiles' is running"):
+        fetch(mp, database)
+    job.result(PATIENCE).close()
+    assert rows(database) == as_rows(OLD)
+
+
+@pytest.mark.parametrize("gone", ["DROP TABLE profiles", "DELETE FROM profiles"])
+def test_a_table_that_is_gone_is_fetched_again(mp: Sandbox, database: Path, gone: str) -> None:
+    """However young its snapshot was."""
+    fetch(mp, database).close()
+    with duckdb.connect(str(database)) as con:
+        con.execute(gone).fetchall()
+    with fetch(mp, database, mode="resume") as result:
+        assert result.total_rows == len(OLD)
+        assert result.check().ok
+
+
+@pytest.mark.parametrize("table", ['my "people"', "Events", "a.b;--", "ü'"])
+def test_any_name_of_a_table(mp: Sandbox, table: str) -> None:
+    """In the schema that a connection uses, whatever characters it has and in whatever case it is asked for."""
+    with duckdb.connect() as con:
+        con.execute("CREATE SCHEMA other; USE other").fetchall()
+        fetch(mp, con, table=table).close()  # type: ignore[arg-type]
+        mp.people.append(NEW)  # type: ignore[attr-defined]
+        with fetch(mp, con, table=table.upper() if table.isascii() else table) as result:  # type: ignore[arg-type]
+            assert result.total_rows == len(NEW)
+            assert result.check().ok
+            assert result.typed().columns == ["distinct_id", "n", "plan"]
+        found = "SELECT schema_name, lower(table_name) FROM duckdb_tables() WHERE NOT starts_with(table_name, 'mpnb_')"
+        assert con.execute(found).fetchall() == [("other", table.lower())]
