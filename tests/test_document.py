@@ -56,10 +56,11 @@ def test_each_item_is_a_line_as_it_was_served(
         assert envelope == {"page": 0, "page_size": None, "session_id": "s", "status": "ok", "total": 9}
 
 
-def test_line_ends_between_tokens_go() -> None:
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_line_ends_between_tokens_go(end: str) -> None:
     """A document that was set out for people: its items are still one line each, and the same JSON."""
     items = [json.loads(item) for item in ODD[:3]]
-    lines, _ = split(json.dumps({"results": items, "total": 3}, indent=2).replace("\n", "\r\n").encode(), 100)
+    lines, _ = split(json.dumps({"results": items, "total": 3}, indent=2).replace("\n", end).encode(), 100)
     assert [json.loads(line) for line in lines] == items
 
 

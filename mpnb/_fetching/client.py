@@ -17,7 +17,6 @@ from isal import isal_zlib
 
 from mpnb._base.clock import Cancelled, epoch_seconds
 from mpnb._fetching.belongs import is_for_other_days
-from mpnb._fetching.document import Splitter
 from mpnb._fetching.reach import unreached
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import PlainCopy, SpoolFolder
@@ -290,6 +289,9 @@ def _keep_document(
     on_bytes: Callable[[int], object],
 ) -> tuple[Path, Body]:
     """Keep the records of a JSON document as lines, not compressed."""
+    # Most exports meet no document: msgspec would be a twentieth of what it takes to import mpnb.
+    from mpnb._fetching.document import Splitter
+
     assert request.first_key is not None
     gzip = _is_gzip(answer)
     if _is_unframed(answer):
