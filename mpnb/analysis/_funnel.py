@@ -14,6 +14,7 @@ from mpnb._errors import PlanError
 from mpnb._message import Argument
 from mpnb.analysis._events import (
     MOST_TOP,
+    NAME,
     Asked,
     Step,
     asked,
@@ -231,7 +232,7 @@ def _query(f: _Funnel) -> str:
     tables.append(f"mpnb_way_0 AS ({_entries(f)})")
     for number in range(1, len(f.groups) + 1):
         tables.append(f"mpnb_way_{number} AS ({_reached(f, number)})")
-    tables += _cut(f, rows, f"mpnb_way_{len(f.groups)}")
+    tables += _cut(f, f"mpnb_way_{len(f.groups)}")
     ways = "mpnb_cut"
     if f.is_chain:
         tables += _chain(f)
@@ -241,31 +242,24 @@ def _query(f: _Funnel) -> str:
     return f"WITH {', '.join(tables)} {_counts(f)}"
 
 
-def _values(f: _Funnel, held: bool = True) -> str:
-    """Return the keys as they are selected from rows."""
-    values = ["mpnb_person AS person", *(["mpnb_session AS session"] if "session" in f.who else [])]
-    return ", ".join([*values, *(f"{value} AS h{number}" for number, value in enumerate(f.held, 1) if held)])
-
-
 def _steps(f: _Funnel, rows: str) -> list[str]:
-    """Return the tables of the times of each step, and of what is excluded."""
-    # Materialized: DuckDB 1.5 loses the left side of an ASOF LEFT JOIN whose right side is seen to be empty while it is
-    # planned, as where the relation is of one event and the step of another.
-    tables = []
-    for number, step in enumerate(f.steps, 1):
-        segment = (
-            f.segment if f.segment and (number == f.by_step or (f.by_step == 1 and number in f.groups[0])) else None
-        )
-        least = f"min({segment or 'NULL::VARCHAR'}) AS segment"
-        tables.append(
-            f"mpnb_step_{number} AS MATERIALIZED (SELECT {_values(f)}, time, {least}"
-            f" FROM {rows} WHERE {is_of(step)} GROUP BY ALL)"
-        )
-    for number, (event, _, _) in enumerate(f.excluded, 1):
-        tables.append(
-            f"mpnb_out_{number} AS MATERIALIZED"
-            f" (SELECT DISTINCT {_values(f, held=False)}, time FROM {rows} WHERE {is_of(event)})"
-        )
+    """Return the tables of the times of each step, and of what is excluded: the events are read once for all."""
+    outs = [event for event, _, _ in f.excluded]
+    names = ", ".join(dict.fromkeys(literal(name) for name, _ in [*f.steps, *outs]))
+    values = ["mpnb_person AS person", *(["mpnb_session AS session"] if "session" in f.who else []), "time"]
+    values += [f"{value} AS h{number}" for number, value in enumerate(f.held, 1)]
+    values.append(f"{f.segment or 'NULL::VARCHAR'} AS segment")
+    values += [f"{is_of(step)} AS step_{number}" for number, step in enumerate(f.steps, 1)]
+    values += [f"{is_of(event)} AS out_{number}" for number, event in enumerate(outs, 1)]
+    tables = [f"mpnb_seen AS MATERIALIZED (SELECT {', '.join(values)} FROM {rows} WHERE {NAME} IN ({names}))"]
+    keys = ", ".join(f.keys)
+    for number in range(1, len(f.steps) + 1):
+        is_split = f.segment and (number == f.by_step or (f.by_step == 1 and number in f.groups[0]))
+        grouped = f"min(segment) AS segment FROM mpnb_seen WHERE step_{number} GROUP BY {keys}, time"
+        plain = f"NULL::VARCHAR AS segment FROM mpnb_seen WHERE step_{number}"
+        tables.append(f"mpnb_step_{number} AS (SELECT {keys}, time, {grouped if is_split else plain})")
+    for number in range(1, len(outs) + 1):
+        tables.append(f"mpnb_out_{number} AS (SELECT {', '.join(f.who)}, time FROM mpnb_seen WHERE out_{number})")
     return tables
 
 
@@ -273,7 +267,11 @@ def _entries(f: _Funnel) -> str:
     keys = ", ".join(f.keys)
     first = [f"SELECT {keys}, time, segment FROM mpnb_step_{number}" for number in f.groups[0]]
     entries = f"SELECT {keys}, time AS t1, min(segment) AS segment FROM ({' UNION ALL '.join(first)}) GROUP BY ALL"
-    if f.enters_once:
+    if f.enters_once and not f.held and not f.segment:
+        entries = (
+            f"SELECT {keys}, min(time) AS t1, min(segment) AS segment FROM ({' UNION ALL '.join(first)}) GROUP BY ALL"
+        )
+    elif f.enters_once:
         held = "".join(f", {each} ASC NULLS LAST" for each in f.keys[len(f.who) :])
         first_one = f"row_number() OVER (PARTITION BY {', '.join(f.who)} ORDER BY t1 ASC{held}) = 1"
         entries = f"SELECT * FROM ({entries}) QUALIFY {first_one}"
@@ -302,10 +300,14 @@ def _reached(f: _Funnel, number: int) -> str:
         for other in earlier:
             bound = f"greatest({bound}, s{other} + INTERVAL 1 MICROSECOND)"
         ways = _joined(
-            f, ways, "from_here", bound, f"mpnb_step_{each}", f.keys, f"s{each}", f"j.time <= t1 + {_span(f.window)}"
+            f, ways, "from_here", bound, f"mpnb_step_{each}", f.keys, f"s{each}", f"found <= t1 + {_span(f.window)}"
         )
         if f.segment and each == f.by_step > 1:
-            ways = ways.replace("w.* EXCLUDE (least)", "w.* EXCLUDE (least) REPLACE (j.segment AS segment)", 1)
+            same = " AND ".join(f"w.{key} = j.{key}" for key in f.keys)
+            ways = (
+                f"SELECT w.* REPLACE (j.segment AS segment) FROM ({ways}) AS w LEFT JOIN mpnb_step_{each} AS j"
+                f" ON {same} AND w.s{each} = j.time"
+            )
     found = ", ".join(f"s{each}" for each in group)
     missing = " OR ".join(f"s{each} IS NULL" for each in group)
     return (
@@ -324,12 +326,21 @@ def _joined(
         least: the moment.
         condition: what the found time must be.
     """
-    same = " AND ".join(f"w.{key} = j.{key}" for key in keys)
-    # A missing step continues at 'infinity', which matches nothing; after NULL, DuckDB 1.5 matches beyond 64 rows.
+    # By a window and not ASOF JOIN: where DuckDB takes the ways for few it loops over all pairs, and 1.5 loses the left
+    # side where the right is empty. A missing step goes on at infinity, before nothing.
+    listed = ", ".join(keys)
+    held = "".join(f" AND {key} IS NOT NULL" for key in keys if key.startswith("h"))
+    moments = (
+        f"SELECT *, CASE WHEN {starts} IS NULL THEN TIMESTAMP 'infinity' ELSE {least} END AS moment, true AS is_way,"
+        f" NULL::TIMESTAMP AS other FROM ({ways}) UNION ALL BY NAME"
+        f" SELECT {listed}, time AS moment, false AS is_way, time AS other FROM {table} WHERE true{held}"
+    )
+    found = (
+        f"min(other) OVER (PARTITION BY {listed} ORDER BY moment ASC RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
+    )
     return (
-        f"SELECT w.* EXCLUDE (least), CASE WHEN {condition} THEN j.time END AS {name}"
-        f" FROM (SELECT *, CASE WHEN {starts} IS NULL THEN TIMESTAMP 'infinity' ELSE {least} END AS least"
-        f" FROM ({ways})) AS w ASOF LEFT JOIN {table} AS j ON {same} AND w.least <= j.time"
+        f"SELECT * EXCLUDE (moment, is_way, other, found), CASE WHEN {condition} THEN found END AS {name}"
+        f" FROM (SELECT *, {found} AS found FROM ({moments})) WHERE is_way"
     )
 
 
@@ -337,7 +348,7 @@ def _span(microseconds: int) -> str:
     return f"to_microseconds({microseconds})"
 
 
-def _cut(f: _Funnel, rows: str, ways: str) -> list[str]:
+def _cut(f: _Funnel, ways: str) -> list[str]:
     """Return the tables that give the ways with ``t1`` and so on in order, cut where something is excluded."""
     count = len(f.steps)
     times: list[str] = []
@@ -364,8 +375,8 @@ def _cut(f: _Funnel, rows: str, ways: str) -> list[str]:
                 if name in own:
                     least = f"t{place} + INTERVAL 1 MICROSECOND"
                 least = f"CASE WHEN is_late THEN greatest(t1, {least}) ELSE {least} END"
-                in_window = f"j.time <= t1 + {_span(f.window)}"
-                ends = f"CASE WHEN t{place + 1} IS NULL THEN {in_window} ELSE j.time < t{place + 1} END"
+                in_window = f"found <= t1 + {_span(f.window)}"
+                ends = f"CASE WHEN t{place + 1} IS NULL THEN {in_window} ELSE found < t{place + 1} END"
                 query = _joined(f, query, f"t{place}", least, f"mpnb_out_{number}", f.who, f"x{place}_{number}", ends)
                 mine.append(f"x{place}_{number}")
         outs.append(f"least({', '.join(mine)})" if mine else "NULL::TIMESTAMP")

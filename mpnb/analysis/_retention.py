@@ -171,8 +171,9 @@ def _query(r: _Retention) -> str:
     interval = f"INTERVAL 1 {r.unit}"
     segments = ["segment"] if r.segment else []
     # The day of the last event counts as complete, unless it is today.
-    last = f"""SELECT max(time) AS last, arg_max({r.ask.local}, time) AS last_local FROM mpnb_events
-        WHERE {r.ask.usable}"""
+    # The local time of one moment alone: that of all events would cost more than all else.
+    last = f"""SELECT max(time) AS last, max({r.ask.local}) AS last_local FROM mpnb_events
+        WHERE {r.ask.usable} AND time = (SELECT max(time) FROM mpnb_events WHERE {r.ask.usable})"""
     ends = f"""SELECT last, last_local - last AS off,
         greatest(date_trunc('day', last_local) + INTERVAL 1 DAY, {asked_until}) AS day_end FROM ({last})"""
     end = f"""SELECT end_utc, end_utc + off AS end_local FROM (SELECT off,

@@ -21,14 +21,6 @@ TICK = timedelta(microseconds=1)
 BEGIN = datetime(1, 1, 1)
 
 
-@pytest.fixture(scope="module", params=[64, 0], ids=["as few rows", "as many rows"])
-def con(request: pytest.FixtureRequest) -> Any:
-    """Return a connection with one thread. DuckDB joins many rows another way."""
-    with duckdb.connect(config={"threads": 1}) as con:
-        con.execute(f"SET asof_loop_join_threshold = {request.param}")
-        yield con
-
-
 # --- the oracle ------------------------------------------------------------------------------------------------------
 
 
