@@ -4,7 +4,7 @@ One relation to analyse: events by name without duplicates, with persons, local 
     mpnb_analysis.sets       one row a set of events and properties: its table, the batches that it covers, its columns
     mpnb_analysis.kinds      which kinds of values each of its properties has, by batch
     mpnb_analysis.events_N   the rows of one set
-    mpnb_analysis.links      what links ids to each other, by batch
+    mpnb_analysis.links      what links ids to each other, by batch, besides devices with users
     mpnb_analysis.persons    the ids that belong to a person of another id, in each system
 
 Made when first asked for and kept up by batch, as typed events are. Where it cannot be written, as while an export
@@ -53,14 +53,16 @@ OWN = ("event_name", "time", "local_time", "person", *FIXED.values(), BATCH_ID, 
 # Of raw events, looked through for names that are like one that is not there.
 SAMPLE = 10_000
 
-# Kinds of values, in the order of what they are checked for. No type rounds, cuts or nulls what occurs.
-_KIND = f"""CASE json_type(v) WHEN 'NULL' THEN 'null' WHEN 'BOOLEAN' THEN 'boolean' WHEN 'VARCHAR' THEN
-    CASE WHEN strlen(v->>'$') = 19 AND substr(v->>'$', 11, 1) = 'T'
-        AND strftime(TRY_CAST(v->>'$' AS TIMESTAMP), '{TIMESTAMP_FORMAT}') = v->>'$' THEN 'timestamp' ELSE 'text' END
-    WHEN 'ARRAY' THEN 'nested' WHEN 'OBJECT' THEN 'nested'
-    WHEN 'DOUBLE' THEN CASE WHEN isfinite(TRY_CAST(v->>'$' AS DOUBLE)) THEN 'float' ELSE 'nested' END
-    ELSE CASE WHEN TRY_CAST(v->>'$' AS BIGINT) IS NULL THEN 'nested'
-        WHEN strlen(ltrim(v->>'$', '-')) <= 15 THEN 'int15' ELSE 'int64' END END"""
+# The kind of the JSON text v, as DuckDB writes it: no spaces around. No type rounds, cuts or nulls what occurs.
+_KIND = f"""CASE ascii(v)
+    WHEN 34 THEN CASE WHEN strlen(v) = 21 AND substr(v, 12, 1) = 'T'
+        AND strftime(TRY_CAST(substr(v, 2, 19) AS TIMESTAMP), '{TIMESTAMP_FORMAT}') = substr(v, 2, 19)
+        THEN 'timestamp' ELSE 'text' END
+    WHEN 116 THEN 'boolean' WHEN 102 THEN 'boolean' WHEN 110 THEN 'null' WHEN 91 THEN 'nested' WHEN 123 THEN 'nested'
+    ELSE CASE WHEN contains(v, '.') OR contains(v, 'e') OR contains(v, 'E')
+            THEN CASE WHEN isfinite(TRY_CAST(v AS DOUBLE)) THEN 'float' ELSE 'nested' END
+        WHEN TRY_CAST(v AS BIGINT) IS NULL THEN 'nested'
+        WHEN strlen(ltrim(v, '-')) <= 15 THEN 'int15' ELSE 'int64' END END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,8 @@ def _ready(reader: Reader, names: Sequence[str] | None, properties: Sequence[str
         log.warning("events are read from JSON, since their table cannot be written: %s", safe_text(str(error)))
     with reader.store.reading() as cursor, transaction(cursor):
         there = _there(cursor, reader.table)
-        links = ids.read(cursor, ids.links_query(_events(reader.table, None, there)))
+        events = _events(reader.table, None, there)
+        links = ids.read(cursor, f"{ids.users_query(events)} UNION ALL {ids.links_query(events)}")
         found = lambda system: (MAPPING, _arrow(ids.resolved(links, system)))  # noqa: E731
         columns, rows = {}, ""
         if properties is not None:
@@ -285,7 +288,8 @@ def _links_upto(cursor: DuckDBPyConnection, table: str, there: dict[int, int]) -
         query = ids.links_query(_events(table, None, there.keys() - current.keys()))
         run(cursor, f"INSERT INTO {SCHEMA}.links SELECT {known.number}, * FROM ({query}) WHERE one IS NOT NULL")
         columns = "system, one, other, named, batch_id, time"
-        links = ids.read(cursor, f"SELECT {columns} FROM {SCHEMA}.links WHERE id = {known.number}")
+        kept = f"SELECT {columns} FROM {SCHEMA}.links WHERE id = {known.number}"
+        links = ids.read(cursor, f"{ids.users_query(_events(table, None, there))} UNION ALL {kept}")
         run(cursor, f"DELETE FROM {SCHEMA}.persons WHERE id = {known.number}")
         for system in (ids.SIMPLIFIED, ids.ORIGINAL):
             mapping = ids.resolved(links, system)
@@ -347,7 +351,7 @@ def _kinds(cursor: DuckDBPyConnection, events: str, properties: Sequence[str]) -
     found = run(
         cursor,
         f"SELECT DISTINCT batch_id, place, {_KIND} AS kind FROM (SELECT batch_id, unnest(properties->"
-        f"{_pointers(properties)}) AS v, unnest(range({len(properties)})) AS place FROM ({events}))"
+        f"{_pointers(properties)})::VARCHAR AS v, unnest(range({len(properties)})) AS place FROM ({events}))"
         " WHERE v IS NOT NULL",
     )
     return [(batch_id, properties[place], kind) for batch_id, place, kind in found]
