@@ -9,7 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
@@ -149,8 +148,11 @@ class Connection:
         route = self._route
         times = {"connect": CONNECT_SECONDS, "read": IDLE_SECONDS, "write": IDLE_SECONDS, "pool": CONNECT_SECONDS}
         url = httpcore.URL(scheme=route.scheme, host=route.host, port=route.port, target=target)
-        head: Any = {"headers": self._headers(request), "extensions": {"timeout": times}}
-        with self._pool.stream(request.method, url, content=request.content or None, **head) as response:
+        content, extensions = request.content or None, {"timeout": times}
+        # The headers are in no variable: a traceback may show those of every frame.
+        with self._pool.stream(
+            request.method, url, headers=self._headers(request), content=content, extensions=extensions
+        ) as response:
             headers: dict[str, str] = {}
             for name, value in response.headers:
                 key, text = name.decode("latin-1").lower(), value.decode("latin-1")
