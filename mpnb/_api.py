@@ -170,7 +170,10 @@ def plan(**arguments: Any) -> ExportPlan:
             layout.check(cursor, store.label)
             known = known_of(cursor, asked)
             check_table(cursor, asked, store, known)
-            return plan_of(asked, known, limiter)
+            plan = plan_of(asked, known, limiter)
+            if ledger.exists(cursor) and ledger.running_exports(cursor, asked.table):
+                plan = replace(plan, notes=(*plan.notes, f"An export into table {asked.table!r} is running."))
+            return plan
 
 
 def open(

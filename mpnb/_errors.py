@@ -15,6 +15,8 @@ The errors of mpnb, one tree:
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from mpnb._message import Message
 
 
@@ -61,3 +63,12 @@ class TableError(PlanError):
 
 class ClosedError(MpnbError):
     """The result was closed, and with it its connection and its relations."""
+
+
+Raised = TypeVar("Raised", bound=BaseException)
+
+
+def in_one_line(error: Raised, text: str) -> Raised:
+    """Return an exception that IPython shows as one line, without a traceback. It stays what it is."""
+    vars(error)["_render_traceback_"] = lambda: [text]
+    return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
+from datetime import date
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from mpnb._planning.states import BatchProgress, JobProgress, Outcome
 from mpnb._reading.answers import Answers
 from mpnb._reading.reader import Reader
 from mpnb._showing import sentences, summary
-from mpnb._showing.live import panel_of
+from mpnb._showing.live import panel_of, show_job, show_result_once
 
 
 class Closable(Protocol):
@@ -52,17 +53,22 @@ class ExportCancelled(MpnbError):
 
 @dataclass(frozen=True, slots=True)
 class RetryOptions:
-    """The options of ``retry()``, which override those of the original call; ``None`` keeps the original."""
+    """
+    The options of ``retry()``, which override those of the original call; ``None`` keeps the original.
+
+    ``days`` are the first and the last day to fetch again, where that is not all that failed.
+    """
 
     workers: int | None = None
     on_batch: OnBatch | None = None
     credentials: Credentials | None = None
     quota: Quota | None = None
     spool: Spool | None = None
+    days: tuple[date, date] | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "days"}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -179,6 +185,10 @@ class ExportResult(Answers):
         """Return a few lines of text: the days, the counts, and what is missing."""
         return summary.text(summary_of(self))
 
+    def _ipython_display_(self) -> None:
+        # The grid of a call that blocks its cell ends as a picture of its result: one is enough.
+        show_result_once(self)
+
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         shown = summary_of(self)
         return {"text/plain": summary.text(shown), "text/html": summary.html(shown)}
@@ -238,6 +248,12 @@ def call_it(result: ExportResult, name: str) -> None:
 def retry_it(result: ExportResult, code: str) -> None:
     """Set what a person types to retry a result that no variable holds."""
     result._retry_by = code
+
+
+def retry_days(result: ExportResult, days: tuple[date, date], credentials: Credentials | None) -> ExportJob:
+    """Start to fetch again what failed of some days of a result, and no other."""
+    job: ExportJob = result._retry(result, RetryOptions(credentials=credentials, days=days), True)
+    return job
 
 
 def variable_of(thing: object) -> str:
@@ -378,13 +394,19 @@ class ExportJob(Job[ExportResult]):
         """
         Show the batches live in a notebook, and a static summary once the job has ended. Same as ``mpnb.panel(job)``.
 
-        A job can have any number of panels, which show the same. ``job.panel().grid`` is the anywidget alone, for hosts
-        that show only anywidgets, such as marimo.
+        A cell that ends with the job itself shows the same. A job can have any number of panels, which show the same.
+        ``job.panel().grid`` is the anywidget alone, for hosts that show only anywidgets.
 
         Raises:
             RuntimeError: there is no front end that shows widgets.
         """
         return panel_of(self)
+
+    def _ipython_display_(self) -> None:
+        show_job(self)
+
+    def _display_(self) -> Any:  # marimo's hook
+        return panel_of(self)._display_()
 
     def _judged(self, result: ExportResult) -> ExportResult:
         engine = self._run.engine

@@ -20,7 +20,7 @@ from mpnb._base.scalars import whole_number
 from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
-from mpnb._errors import PlanError, TableError
+from mpnb._errors import PlanError, TableError, in_one_line
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.engine import Engine
@@ -58,6 +58,7 @@ from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
 from mpnb._showing.live import Progress as _Progress
+from mpnb._showing.live import exports_changed
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
@@ -243,7 +244,7 @@ def launched(
                 callbacks=callbacks,
                 store=store,
                 make_result=partial(landing.result, store, board),
-                on_end=table.leave,
+                on_end=partial(_over, table),
                 in_background=in_background,
             )
             # Its threads are there, and wait, before anybody can see the batches: the system may have none left.
@@ -254,7 +255,13 @@ def launched(
                 raise PlanError(f"the export cannot be started: {safe_text(str(error))}: end other programs") from None
         run.begin()
         undo.pop_all()
+    exports_changed()
     return run
+
+
+def _over(table: Table) -> None:
+    table.leave()
+    exports_changed()
 
 
 class _EventsLanding:
@@ -444,7 +451,7 @@ def ran(launch: Callable[..., Job[R]], show: _Progress, stopped_line: Callable[.
             show.close()  # while the database is open: it may show what failed
             stopped.close()
             if is_stop:
-                raise KeyboardInterrupt(line) from None
+                raise in_one_line(KeyboardInterrupt(line), f"KeyboardInterrupt: {line}") from None
         raise
     finally:
         show.close()
@@ -472,7 +479,9 @@ def retry_export(
 
     def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[list[Batch], list[HeldBatch]]:
         # Once more, now that nobody else can begin to fetch them.
-        return planning.plan_again(reader.selection.unmet_ranges(cursor), known.held)
+        first, last = options.days or (date.min, date.max)
+        unmet = [each for each in reader.selection.unmet_ranges(cursor) if first <= each[1] and each[0] <= last]
+        return planning.plan_again(unmet, known.held)
 
     way = start_export if background else run_export
     return way(asked, lambda: store, choose=choose, whole=result.from_date is None)

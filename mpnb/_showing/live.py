@@ -32,6 +32,15 @@ class Notebook(Protocol):
     def panel(self, job: Any) -> Any:
         """Return the panel of an ``ExportJob``."""
 
+    def show(self, job: Any) -> bool:
+        """Show an ``ExportJob`` in the running cell, once in a cell; ``False`` if no front end could show it."""
+
+    def has_shown(self, thing: object) -> bool:
+        """Whether the running cell shows a result, or a job, already."""
+
+    def changed(self) -> None:
+        """Called when an export of this process has started or ended. Any thread."""
+
 
 _notebooks: list[Notebook] = []
 
@@ -44,6 +53,39 @@ def register(notebook: Notebook) -> None:
 def notebook_progress() -> Progress | None:
     """Return a live display for the running cell, or ``None`` outside a notebook."""
     return next((shown for notebook in _notebooks if (shown := notebook.progress()) is not None), None)
+
+
+def show_job(job: Any) -> None:
+    """
+    Show an ``ExportJob`` live in the running cell.
+
+    Raises:
+        NotImplementedError: no front end could show it. IPython shows its ``repr`` then.
+    """
+    if not any(notebook.show(job) for notebook in _notebooks):
+        raise NotImplementedError
+
+
+def show_result_once(result: object) -> None:
+    """
+    Do nothing if the running cell shows a picture of a result already.
+
+    Raises:
+        NotImplementedError: it does not. IPython shows the result as it shows any object then.
+    """
+    if not has_shown(result):
+        raise NotImplementedError
+
+
+def has_shown(result: object) -> bool:
+    """Whether the running cell shows a picture of a result already. ``False`` outside a notebook."""
+    return any(notebook.has_shown(result) for notebook in _notebooks)
+
+
+def exports_changed() -> None:
+    """Tell notebooks that an export of this process has started or ended. Any thread."""
+    for notebook in _notebooks:
+        notebook.changed()
 
 
 def panel_of(job: Any) -> Any:

@@ -242,6 +242,12 @@ def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
     return {export_id for (export_id,) in rows}
 
 
+def running_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
+    """Return the ids of exports of this process that are working on batches of this table."""
+    with entering:
+        return unfinished_exports(cursor, table) & running
+
+
 def ended_exports(cursor: DuckDBPyConnection, table: str) -> list[str]:
     """Return the ids of exports that have ended but left batches of this table unfinished."""
     with entering:

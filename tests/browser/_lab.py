@@ -22,7 +22,7 @@ from tests._kernels import environment
 
 START_SECONDS = 60
 PLUGIN = "@jupyter-widgets/jupyterlab-manager:plugin"
-NEEDED = ("anywidget", "@jupyter-widgets/jupyterlab-manager")
+NEEDED = ("anywidget", "@jupyter-widgets/jupyterlab-manager", "@jupyter-notebook/lab-extension")
 IDLE = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
@@ -74,6 +74,8 @@ def jupyterlab(root: Path) -> Iterator[Lab]:
         f"--LabServerApp.app_settings_dir={overrides.parent}",
         *("--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.extension_manager=readonly"),
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        # Notebook 7 is served beside JupyterLab.
+        "--JupyterNotebookApp.expose_app_in_browser=True",
     ]  # fmt: skip
     log = root / ".home" / "jupyter.log"
     with log.open("w") as out:
@@ -126,12 +128,11 @@ class Notebook:
         book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, self.path)
 
-    def open(self, *, kernel: bool = True) -> None:
+    def open(self, *, kernel: bool = True, host: str = "lab") -> None:
         """Open the file in the page and wait until it is there, and its kernel with it."""
         place = self.path.relative_to(self.lab.root)
-        self.page.goto(
-            f"{self.lab.url}/lab/workspaces/w{secrets.token_hex(4)}/tree/{place}?token={self.lab.token}&reset"
-        )
+        where = f"lab/workspaces/w{secrets.token_hex(4)}/tree" if host == "lab" else "notebooks"
+        self.page.goto(f"{self.lab.url}/{where}/{place}?token={self.lab.token}&reset")
         self.cells.first.wait_for()
         if kernel:
             self.page.wait_for_function(IDLE)

@@ -21,7 +21,8 @@ FILES = Path(mpnb._notebook.panel.__file__).parent
 LONGEST_TASK_MS = 200
 # A host of anywidgets, as small as they can be: https://anywidget.dev/en/afm/
 HOST = """<!doctype html><html lang="en"><link rel="stylesheet" href="grid.css"><body><script type="module">
-import widget from "./grid.js";
+const code = await Promise.all(["common.js", "grid.js"].map(async (file) => (await fetch(file)).text()));
+const { default: widget } = await import(URL.createObjectURL(new Blob(code, { type: "text/javascript" })));
 const heard = {};
 window.traits = {state: new DataView(new ArrayBuffer(0)), days: new DataView(new ArrayBuffer(0)), info: {}};
 window.sent = [];
@@ -185,6 +186,28 @@ def test_no_cell_is_cut(host: Callable[..., Page], count: int) -> None:
         if len(gaps) > 1:
             assert gaps[0][1] < 30
             assert len({many for many, _ in gaps[:-1]}) == 1
+
+
+def test_months_and_volumes_show(host: Callable[..., Page]) -> None:
+    """Rows are named by the month in which they begin, months are marked, and cells show how much they hold."""
+    page = host(["done"] * 100)
+    volumes = [CODES["done"] | volume << 4 for volume in [0, 1, 8, 15] * 25]
+    page.evaluate("all => window.update(all)", {"state": volumes})
+    names = page.locator(".mpnb-month").evaluate_all("all => all.map(one => one.textContent)")
+    columns = page.locator(".mpnb-row").first.get_by_role("gridcell").count()
+    firsts = [date(2012, 1, 1) + timedelta(days=at) for at in range(0, 100, columns)]
+    assert names == [
+        "" if at and (first.year, first.month) == (firsts[at - 1].year, firsts[at - 1].month) else f"{first:%b %Y}"
+        for at, first in enumerate(firsts)
+    ]
+    marked = page.locator(".mpnb-cell[data-first]").evaluate_all(
+        "all => all.map(one => one.getAttribute('aria-label'))"
+    )
+    assert {"2012-02-01: done", "2012-03-01: done", "2012-04-01: done"} >= set(marked) != set()
+    widths = page.get_by_role("gridcell").evaluate_all(
+        "all => all.slice(0, 4).map(one => parseFloat(getComputedStyle(one, '::after').width))"
+    )
+    assert widths[0] == 0 < widths[1] < widths[2] < widths[3]
 
 
 def test_foreign_text_stays_text(host: Callable[..., Page]) -> None:

@@ -7,12 +7,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
 
+import nbformat
 import pytest
-from playwright.sync_api import Locator, expect
+from nbconvert import HTMLExporter
+from playwright.sync_api import Browser, Locator, expect
 
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests.browser._lab import Notebook
+from tests.browser._marimo import marimo
 
 Open = Callable[..., Notebook]
 QUOTA = "quota=mpnb.Quota(per_hour=100_000, per_second=1000)"
@@ -55,9 +59,9 @@ def slow() -> Iterator[Sandbox]:
         yield mp
 
 
-def started(notebook: Open, mp: Sandbox, options: str, *more: str) -> tuple[Notebook, Locator]:
+def started(notebook: Open, mp: Sandbox, options: str, *more: str, host: str = "lab") -> tuple[Notebook, Locator]:
     """Open a panel and press Start."""
-    book = notebook([known(mp), f"panel = mpnb.panel({options}, {QUOTA})\npanel", *more])
+    book = notebook([known(mp), f"panel = mpnb.panel({options}, {QUOTA})\npanel", *more], host)
     book.run(0)
     book.run(1)
     output = book.output(1)
@@ -66,11 +70,13 @@ def started(notebook: Open, mp: Sandbox, options: str, *more: str) -> tuple[Note
     return book, output
 
 
-def test_from_the_form_to_a_query(notebook: Open) -> None:
+@pytest.mark.parametrize("host", ["lab", "notebook"])
+def test_from_the_form_to_a_query(notebook: Open, host: str) -> None:
     """The form is filled in, cells pass through their states, two fail, a retry brings them, the next cell queries."""
     faults = [Fault("status", day=day, status=400) for day in ("2026-01-03", "2026-01-08")]
     with serve(events_per_day=50, latency=0.4, faults=faults) as mp:
-        book = notebook([known(mp), f"panel = mpnb.panel({QUOTA})\npanel", "len(panel.result.events.fetchall())"])
+        cells = [known(mp), f"panel = mpnb.panel({QUOTA})\npanel", "len(panel.result.events.fetchall())"]
+        book = notebook(cells, host)
         book.run(0)
         book.run(1)
         output = book.output(1)
@@ -96,8 +102,8 @@ def test_from_the_form_to_a_query(notebook: Open) -> None:
         expect(output.locator(".mpnb-detail")).to_contain_text(re.compile(r"events \d+.*took"))
 
         button(output, "Retry failed").click()
-        expect(output.get_by_role("img", name="Batches: 12 done")).to_be_visible()
-        expect(output.get_by_role("button")).to_have_count(0)
+        expect(output.locator(".mpnb-phase")).to_have_text("Done")
+        assert states(output) == ["done"] * 12
         book.run(2)
         expect(book.output(2)).to_contain_text(str(mp.count(date(2026, 1, 1), date(2026, 1, 12))))
 
@@ -121,7 +127,7 @@ def test_keyboard_alone(notebook: Open, slow: Sandbox) -> None:
     expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(10)
     assert output.locator('[role="gridcell"][tabindex="0"]').count() == 1
     columns = output.locator('[role="row"]').first.get_by_role("gridcell").count()
-    button(output, "Close").focus()
+    button(output, "Copy as code").focus()
     keys.press("Tab")
     for key, at in (
         ("ArrowRight", 1), ("ArrowDown", 1 + columns), ("End", 2 * columns - 1), ("Home", columns),
@@ -162,27 +168,161 @@ def test_reload_in_mid_run(notebook: Open) -> None:
 
 def test_reopened_without_a_kernel(notebook: Open) -> None:
     """A notebook that was saved shows the results of an export and of a panel without a kernel, and no dead widget."""
-    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400, times=2)]) as mp:
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400, times=None)]) as mp:
         export = f'result = mpnb.export("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})'
         panel = f'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-09", chunk_days=1, {QUOTA})\npanel'
-        book = notebook([known(mp), export, panel])
-        for number in range(3):
+        job = f'job = mpnb.start("2026-01-01", "2026-01-02", chunk_days=1, {QUOTA}, table="other")\njob'
+        book = notebook([known(mp), export, panel, panel, job])
+        for number in range(5):
             book.run(number)
-        of_export, of_panel = book.output(1), book.output(2)
-        expect(button(of_panel, "Start")).to_be_enabled()
-        button(of_panel, "Start").click()
-        expect(button(of_panel, "Retry failed (1)")).to_be_enabled()
-        button(of_panel, "Close").click()
-        expect(of_panel.get_by_role("img")).to_be_visible()
-        book.save()
+        of_export, of_panel, of_closed, of_job = (book.output(number) for number in range(1, 5))
+        for output in (of_panel, of_closed):
+            expect(button(output, "Start")).to_be_enabled()
+            button(output, "Start").click()
+            expect(button(output, "Retry failed (1)")).to_be_enabled()
+        expect(button(of_job, "Retry failed (1)")).to_be_enabled()
+        # What is live and what stays stand side by side, and only one of them can be seen.
+        for output in (of_panel, of_job):
+            expect(output.get_by_role("img")).to_be_hidden()
+        button(of_closed, "Close").click()
+        expect(of_closed.get_by_role("img")).to_be_visible()
+        expect(of_closed.get_by_role("grid")).to_have_count(0)
+        html, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.reads(book.save(), as_version=4))
+        assert html.count("Batches: 8 done, 1 failed") == 1
+        assert html.count("Batches: 8 skipped, 1 failed") == 2
+        assert html.count("Batches: 1 done, 1 failed") == 1
+        assert "live where a notebook shows widgets" not in html
         book.lab.end_kernels()
         book.page.goto("about:blank")
         book.open(kernel=False)
         expect(of_export.get_by_role("img", name="Batches: 8 done, 1 failed")).to_be_visible()
         expect(of_export).to_contain_text("result = result.retry()")
         expect(of_panel.get_by_role("img", name="Batches: 8 skipped, 1 failed")).to_be_visible()
-        expect(of_panel).to_contain_text("result = panel.result.retry()")
-        expect(book.page.get_by_text("model not found")).to_have_count(0)
+        expect(of_closed.get_by_role("img", name="Batches: 8 skipped, 1 failed")).to_be_visible()
+        expect(of_closed).to_contain_text("result = panel.result.retry()")
+        expect(of_job.get_by_role("img", name="Batches: 1 done, 1 failed")).to_be_visible()
+        expect(book.page.get_by_text("model not found").filter(visible=True)).to_have_count(0)
+
+
+def test_failed_days_lead_to_their_cells(notebook: Open) -> None:
+    """A failed day's name goes to its cell, which stays picked while the pointer passes others, and can be retried."""
+    faults = [Fault("status", day=f"2026-01-{n:02}", status=400, times=None) for n in range(1, 29, 2)]
+    with serve(events_per_day=5, faults=faults) as mp:
+        options = 'from_date="2026-01-01", to_date="2026-06-29", chunk_days=1, workers=50'
+        book, output = started(notebook, mp, options)
+        expect(button(output, "Retry failed (14)")).to_be_enabled()
+        row = output.locator(".mpnb-places")
+        expect(row.get_by_role("button")).to_have_text([*(f"2026-01-{n:02}" for n in range(1, 12, 2)), "and 8 more"])
+        row.get_by_role("button", name="and 8 more").press("Enter")
+        expect(row.get_by_role("button")).to_have_count(14)
+        row.get_by_role("button", name="2026-01-27").press("Enter")
+        cell = output.get_by_role("gridcell", name="2026-01-27: failed")
+        expect(cell).to_be_focused()
+        detail = output.locator(".mpnb-detail")
+        output.get_by_role("gridcell", name="2026-02-01: done").hover()
+        expect(detail).to_contain_text("2026-01-27")
+        expect(detail).to_contain_text("HTTP 400: Bad Request")
+        button(output, "Copy as code").last.click()
+        expect(output.locator(".mpnb-code")).to_contain_text('"2026-01-27"')
+        mp.clear_faults()
+        button(output, "Retry this batch").click()
+        expect(button(output, "Retry failed (13)")).to_be_enabled()
+        expect(detail).to_contain_text("2026-01-27done")
+        output.get_by_role("gridcell", name="2026-02-01: done").click()
+        expect(detail).to_contain_text("2026-02-01")
+        book.page.keyboard.press("Escape")
+        book.page.mouse.move(0, 0)
+        expect(button(output, "Retry this batch")).to_have_count(0)
+
+
+def test_after_a_mistake_the_form_comes_back(notebook: Open) -> None:
+    """A wrong filter is corrected by keyboard: Edit opens the form that was folded, and Start takes what that says."""
+    bad = Fault("status", status=400, times=None, body="unable to parse 'where'")
+    with serve(events_per_day=5, faults=[bad]) as mp:
+        options = 'from_date="2026-01-01", to_date="2026-01-04", chunk_days=1, where="wrong"'
+        book, output = started(notebook, mp, options)
+        expect(button(output, "Edit")).to_have_class(re.compile("mpnb-primary"))
+        expect(button(output, "Retry failed")).to_be_disabled()
+        expect(output.locator(".mpnb-folded")).to_have_text(
+            "4 days, 2026-01-01 – 2026-01-04 · all events · where … · table events"
+        )
+        expect(output.get_by_label("Where")).to_be_hidden()
+        mp.clear_faults()
+        button(output, "Edit").press("Enter")
+        # The button is gone, and its focus is still in the panel: the notebook must not hear what is typed.
+        expect(output.locator(".mpnb-phase")).to_be_focused()
+        output.get_by_label("Where").fill("")
+        output.get_by_label("Table", exact=True).fill("another")
+        expect(button(output, "Start")).to_be_enabled()
+        button(output, "Start").press("Enter")
+        expect(output.locator(".mpnb-phase")).to_have_text("Done")
+        expect(button(output, "New export")).to_have_class(re.compile("mpnb-primary"))
+        button(output, "New export").press("Enter")
+        expect(output.get_by_label("Where")).to_have_value("wrong")
+        button(output, "Back").press("Enter")
+        expect(output.locator(".mpnb-phase")).to_have_text("Done")
+        assert len(book.cells.all()) == 2
+
+
+def test_events_are_suggested(notebook: Open) -> None:
+    """The field for events suggests names of the table, with their numbers, by mouse and by keyboard."""
+    with serve(events_per_day=50) as mp:
+        export = f'mpnb.export("2026-01-01", "2026-01-03", {QUOTA});'
+        book = notebook([known(mp), export, f"mpnb.panel({QUOTA})"])
+        for number in range(3):
+            book.run(number)
+        output, keys = book.output(2), book.page.keyboard
+        events = output.get_by_label("Events", exact=True)
+        options = output.get_by_role("listbox").get_by_role("option")
+        events.focus()
+        expect(options.first).to_be_visible()
+        count = len(options.all())
+        keys.type("u")
+        expect(options).not_to_have_count(count)
+        first = options.first
+        expect(first).to_have_text(re.compile(r"^\D*u\D*\d+$", re.IGNORECASE))
+        name = first.locator("span").first.inner_text()
+        keys.press("ArrowDown")
+        expect(first).to_have_attribute("aria-selected", "true")
+        keys.press("Enter")
+        expect(events).to_have_value(f"{name}\n")
+        second = options.first
+        other = second.locator("span").first.inner_text()
+        assert other != name
+        second.click()
+        expect(events).to_have_value(f"{name}\n{other}\n")
+        keys.press("Escape")
+        expect(options).to_have_count(0)
+
+
+def test_marimo(browser: Browser, tmp_path: Path) -> None:
+    """In marimo, a cell that ends with a panel or a job shows it, live, and its buttons work."""
+    faults = [Fault("status", day="2026-01-03", status=400, times=2)]
+    options = "chunk_days=1, quota=_mpnb.Quota(per_hour=100_000, per_second=1000)"
+    days = 'from_date="2026-01-01", to_date="2026-01-09"'
+    cells = [
+        f'import mpnb as _mpnb\npanel = _mpnb.panel({days}, database="mine.duckdb", {options})\npanel',
+        f"import mpnb as _mpnb\njob = _mpnb.start({days}, {options})\njob",
+    ]
+    with serve(events_per_day=20, faults=faults) as mp, marimo(tmp_path, cells, mp.credentials) as url:
+        context = browser.new_context(viewport={"width": 1280, "height": 1400})
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        errors: list[str] = []
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.goto(url)
+        retry = page.get_by_role("button", name="Retry failed (1)")
+        expect(retry).to_be_enabled()  # of the job, which has begun by itself
+        page.get_by_role("button", name="Start").click()
+        expect(retry).to_have_count(2)
+        for done in range(2):
+            retry.first.click()
+            expect(page.get_by_text("Done", exact=True)).to_have_count(done + 1)
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_label("Workers").fill("0")
+        expect(page.get_by_text("Workers must be a whole number from 1 to 100, not 0")).to_be_visible()
+        assert errors == []
+        context.close()
 
 
 def test_restart_in_mid_run(notebook: Open, slow: Sandbox) -> None:
@@ -332,7 +472,7 @@ def test_errors_stand_beside_their_fields(notebook: Open) -> None:
         ):
             field = output.get_by_label(label, exact=True)
             field.fill(wrong)
-            place = output.locator(".mpnb-field", has=book.page.get_by_label(label, exact=True)).get_by_role("alert")
+            place = output.locator(".mpnb-place", has=book.page.get_by_label(label, exact=True)).get_by_role("alert")
             if label == "Where":
                 place = output.locator(".mpnb-field-table").get_by_role("alert")
             expect(place).to_contain_text(said)
@@ -374,7 +514,7 @@ def test_secret_stays_out_of_the_file(notebook: Open) -> None:
         expect(output.locator(".mpnb-code")).to_contain_text(f'the secret of "{own.username}" first')
         assert own.secret not in book.page.content()
         button(output, "Start").click()
-        expect(output.get_by_role("img", name="Batches: 1 done")).to_be_visible()
+        expect(output.locator(".mpnb-phase")).to_have_text("Done")
         assert own.secret not in book.save()
 
 
@@ -387,9 +527,11 @@ CELLS = """() => { const book = window.jupyterapp.shell.currentWidget.content;
 
 def type_into_each(book: Notebook, output: Locator) -> list[str]:
     """Press every key of a notebook's at each control in sight, and name the controls whose keys it heard."""
-    controls = [one for one in output.locator(CONTROLS).all() if one.is_visible()]
+    controls = [one for one in output.locator(CONTROLS).element_handles() if one.is_visible()]
     heard = []
     for control in controls:
+        if not control.is_visible():  # what was typed before made the plan impossible
+            continue
         book.select(1)
         control.focus()
         before = book.page.evaluate(CELLS)
@@ -402,10 +544,11 @@ def type_into_each(book: Notebook, output: Locator) -> list[str]:
     return heard
 
 
-def test_keys_stay_in_the_form(notebook: Open) -> None:
+@pytest.mark.parametrize("host", ["lab", "notebook"])
+def test_keys_stay_in_the_form(notebook: Open, host: str) -> None:
     """No key that is pressed at a control of the form, of the login or of the plan does anything to a cell."""
     panel = 'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-09", chunk_days=1)\npanel'
-    book = notebook(["import mpnb", panel, "'below'"])
+    book = notebook(["import mpnb", panel, "'below'"], host)
     book.run(0)
     book.run(1)
     output = book.output(1)

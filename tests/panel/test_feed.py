@@ -37,7 +37,7 @@ def test_days_that_two_bytes_cannot_count_show_as_the_nearest() -> None:
 
 def test_a_state_is_a_byte() -> None:
     """Each status has the byte of its place, and a glyph."""
-    assert packed_state(STATUSES) == bytes(range(len(STATUSES)))
+    assert packed_state([(status, 0) for status in STATUSES]) == bytes(range(len(STATUSES)))
     assert list(GLYPHS) == list(STATUSES)
     assert len(set(GLYPHS.values())) == len(STATUSES)
 
@@ -51,8 +51,8 @@ def test_failures_are_summed_up_by_kind() -> None:
     ]
     cells.append(BatchProgress(3, 4, day(4), day(4), "done"))
     assert failures(cells) == [
-        {"kind": "timeout", "count": 2, "hint": "do timeout", "message": "e1"},
-        {"kind": "http", "count": 1, "hint": "do http", "message": "e0"},
+        {"kind": "timeout", "count": 2, "hint": "do timeout", "message": "e1", "cells": [1, 2]},
+        {"kind": "http", "count": 1, "hint": "do http", "message": "e0", "cells": [0]},
     ]
 
 
@@ -80,7 +80,7 @@ def test_a_plan_shows_what_is_there_and_what_is_not(
     export(mp, day(2), day(3))
     plan = mpnb.plan(day(1), day(4), chunk_days=1, database=database, credentials=mp.credentials)
     frame = plan_frame(plan, [])
-    assert [STATUSES[byte] for byte in frame.state] == ["queued", "skipped", "skipped", "queued"]
+    assert [STATUSES[byte & 15] for byte in frame.state] == ["queued", "skipped", "skipped", "queued"]
     assert dict(frame.info["facts"])["days there already"] == "2"
     assert "quota left" in dict(frame.info["facts"])
     # Without credentials nobody knows whose quota it is.

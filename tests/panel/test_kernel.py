@@ -24,6 +24,13 @@ from tests.panel.conftest import Gate
 
 Known = Callable[[Sandbox], str]
 DONE, FETCHING = STATUSES.index("done"), STATUSES.index("fetching")
+
+
+def statuses(state: bytes) -> list[int]:
+    """Give the places of the statuses of a grid's batches."""
+    return [byte & 15 for byte in state]
+
+
 # An export whose engine does nothing but change the state of 1,000 batches five times each, evenly over 30 seconds.
 PACED = """
 import threading, time
@@ -87,12 +94,14 @@ def test_a_thousand_batches_in_four_hundred_messages(kernel: Kernel) -> None:
     assert kernel.run(PACED) == ""
     [grid] = kernel.comms("Grid")
     kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
-    kernel.until(lambda: "notes" in kernel.state(grid)["info"] and kernel.state(grid)["info"]["notes"])
+    kernel.until(lambda: kernel.state(grid)["info"]["keep"])
+    for _ in range(20):  # what comes once more, three seconds later
+        kernel.listen(0.25)
     comms = [size for m, size in zip(kernel.messages, kernel.sizes, strict=True) if m["msg_type"].startswith("comm")]
     print(f"1,000 batches that change five times each in 30 s: {len(comms)} messages, {sum(comms):,} bytes")
     assert len(comms) <= 400
     assert sum(comms) <= 10**6
-    assert kernel.state(grid)["state"] == bytes([DONE] * 1000)
+    assert statuses(kernel.state(grid)["state"]) == [DONE] * 1000
 
 
 def test_the_pump_takes_three_percent(kernel: Kernel, known: Known) -> None:
@@ -133,12 +142,12 @@ def test_a_panel_from_login_to_result(kernel: Kernel, known: Known) -> None:
         kernel.say(grid, {"type": "start"})
         kernel.until(lambda: "retry" in kernel.enabled(grid))
         state = kernel.state(grid)
-        assert [STATUSES[byte] for byte in state["state"]] == ["done", "failed", "done", "done"]
+        assert [STATUSES[byte & 15] for byte in state["state"]] == ["done", "failed", "done", "done"]
         assert state["info"]["failures"][0]["kind"] == "http"
         kernel.say(grid, {"type": "retry"})
         swapped = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
         kernel.until(swapped)
-        assert "Batches: 4 done" in swapped()[0]["content"]["data"]["text/html"]
+        kernel.until(lambda: "Batches: 4 done" in swapped()[-1]["content"]["data"]["text/html"])
         served = sum(len(mp.lines(day)) for day in {r.from_date for r in mp.requests})
         assert kernel.run("print(len(panel.result.events.fetchall()))") == str(served)
         assert own.secret not in json.dumps(kernel.messages, default=str)
@@ -219,15 +228,15 @@ def test_a_click_starts_what_the_fields_say_then(kernel: Kernel, known: Known) -
         kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1, quota=WIDE)\npanel")
         [grid] = kernel.comms("Grid")
         kernel.until(lambda: len(kernel.state(grid)["state"]) == 4)
-        texts = {kernel.state(comm).get("description"): comm for comm in kernel.comms("TextModel")}
+        [fields] = kernel.comms("Fields")
         # The plan that follows the click cannot be made before the field has changed.
         kernel.run("import threading; there = threading.Event(); panel._worker.submit(there.wait)")
         kernel.say(grid, {"type": "start"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "starting")
-        kernel.set(texts["Days a batch"], value="2")
+        kernel.set(fields, values={**kernel.state(fields)["values"], "chunk_days": "2"})
         kernel.run("there.set()")
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
-        assert [STATUSES[byte] for byte in kernel.state(grid)["state"]] == ["done", "done"]
+        assert [STATUSES[byte & 15] for byte in kernel.state(grid)["state"]] == ["done", "done"]
         assert len(mp.requests) == 2
 
 
@@ -256,8 +265,9 @@ def test_a_locked_database_is_tried_again(kernel: Kernel, known: Known) -> None:
         with duckdb.connect(place):
             kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02', database='x.duckdb')\npanel")
             [grid] = kernel.comms("Grid")
-            said = lambda: [kernel.state(comm)["value"] for comm in kernel.comms("HTMLModel")]  # noqa: E731
-            kernel.until(lambda: any("x.duckdb is open in another process" in text for text in said()))
+            [fields] = kernel.comms("Fields")
+            said = lambda: kernel.state(fields)["info"]["errors"].get("database", "")  # noqa: E731
+            kernel.until(lambda: "x.duckdb is open in another process" in said())
             kernel.until(lambda: "start" in kernel.enabled(grid))
         kernel.say(grid, {"type": "start"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
@@ -275,11 +285,13 @@ def test_a_secret_that_is_refused_is_asked_for_again(kernel: Kernel) -> None:
         kernel.say(login, {**typed, "secret": "of another account"})  # pragma: allowlist secret
         kernel.until(lambda: "start" in kernel.enabled(grid))
         kernel.say(grid, {"type": "start"})
-        kernel.until(lambda: "retry" in kernel.enabled(grid))
+        kernel.until(lambda: kernel.state(grid)["info"].get("failures"))
         assert kernel.state(grid)["info"]["failures"][0]["kind"] == "auth"
         kernel.until(lambda: "Mixpanel refuses these" in kernel.state(login)["info"]["error"])
+        assert "retry" not in kernel.enabled(grid)
         kernel.say(login, {**typed, "secret": own.secret})
-        kernel.until(lambda: not kernel.state(login)["info"]["error"])
+        kernel.until(lambda: "retry" in kernel.enabled(grid))
+        assert not kernel.state(login)["info"]["error"]
         kernel.say(grid, {"type": "retry"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
 
@@ -323,7 +335,7 @@ def test_the_last_state_is_sent_once_more(kernel: Kernel, known: Known) -> None:
                 if path == ["state"]
             ]
 
-        kernel.until(lambda: states()[-2:] == [bytes([DONE] * 3)] * 2, 20)
+        kernel.until(lambda: [statuses(state) for state in states()[-2:]] == [[DONE] * 3] * 2, 20)
 
 
 def test_an_export_in_a_thread_shows_its_grid(kernel: Kernel, known: Known) -> None:
@@ -349,7 +361,7 @@ def test_await_a_job_while_its_panel_shows_it(kernel: Kernel, known: Known) -> N
         assert kernel.run("print((await job).successful_batches)") == "6"
         [grid] = kernel.comms("Grid")
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
-        assert kernel.state(grid)["state"] == bytes([DONE] * 6)
+        assert statuses(kernel.state(grid)["state"]) == [DONE] * 6
 
 
 def test_a_panel_lets_go_of_its_result(kernel: Kernel, known: Known) -> None:
@@ -494,3 +506,194 @@ def test_importing_mpnb_loads_no_widgets() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[] []"
+
+
+def outputs_of(kernel: Kernel, cell: str) -> list[str]:
+    """Run a cell to its end, and give what its outputs show then, those of widgets that are still live left out."""
+    code = kernel.begin(cell)
+    said = kernel.finish(code)
+    shown: dict[str, str] = {}
+    for message in kernel.messages:
+        content = message["content"]
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            if message["parent_header"].get("msg_id") == code or content["transient"].get("display_id") in shown:
+                shown[content["transient"].get("display_id", f"d{len(shown)}")] = content["data"].get("text/html", "")
+        elif message["parent_header"].get("msg_id") == code and message["msg_type"] in ("execute_result", "stream"):
+            shown[f"o{len(shown)}"] = str(content.get("data", content.get("text")))
+    assert "Error" not in said
+    return [text for text in shown.values() if text and 'class="mpnb-none"' not in text]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        CALL,
+        f"jan = {CALL}\njan",
+        MAGIC,
+        f"{MAGIC} --as jan",
+        f"jan = {MAGIC}",
+    ],
+)
+def test_an_export_in_a_cell_shows_one_picture(kernel: Kernel, known: Known, cell: str) -> None:
+    """The grid ends as a picture of the result, and neither the result nor a line on standard error says it again."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        kernel.run(known(mp) + "\n%load_ext mpnb")
+        [picture] = outputs_of(kernel, cell)
+        assert "Batches: 2 done, 1 failed" in picture
+
+
+def test_a_result_shows_itself_in_every_other_cell(kernel: Kernel, known: Known) -> None:
+    """One picture a cell is not one for ever: a later cell shows the result as ever."""
+    with serve(events_per_day=20) as mp:
+        kernel.run(known(mp))
+        outputs_of(kernel, f"jan = {CALL}")
+        [result] = outputs_of(kernel, "jan")
+        assert "3 fetched" in result
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"job = {START}\njob",
+        f"{MAGIC} --bg",
+        f"job = {START}\ndisplay(job.panel())\njob",
+    ],
+)
+def test_a_job_shows_its_grid_once(kernel: Kernel, known: Known, gate: Gate, cell: str) -> None:
+    """A cell that ends with a job shows it live, with Cancel, then its picture; beside its panel it shows nothing."""
+    with serve(events_per_day=20, lines=gate.lines) as mp, gate:
+        kernel.run(known(mp) + "\n%load_ext mpnb")
+        assert len(outputs_of(kernel, cell)) == 1
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: kernel.enabled(grid) == ["cancel"])
+        gate.opened.set()
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+        pictures = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(lambda: any("Batches: 3 done" in m["content"]["data"]["text/html"] for m in pictures()))
+
+
+def test_a_job_that_failed_retries_in_its_display(kernel: Kernel, known: Known) -> None:
+    """Its buttons stay after the end, a retry shows in all of its displays, and the last picture stays."""
+    with serve(events_per_day=20, faults=[Fault("status", day="2026-01-02", status=400)]) as mp:
+        kernel.run(known(mp))
+        kernel.run(f"job = {START}\njob")
+        kernel.run("job.panel()")
+        one, two = kernel.comms("Grid")
+        for grid in (one, two):
+            kernel.until(lambda grid=grid: kernel.enabled(grid) == ["retry"])
+        kernel.say(two, {"type": "retry"})
+        for grid in (one, two):
+            kernel.until(lambda grid=grid: kernel.state(grid)["info"]["phase"] == "done")
+        pictures = lambda: [m for m in kernel.messages if m["msg_type"] == "update_display_data"]  # noqa: E731
+        kernel.until(lambda: sum("Batches: 3 done" in m["content"]["data"]["text/html"] for m in pictures()) >= 2)
+        assert kernel.run("print(job.result().total_rows)") == str(mp.count(date(2026, 1, 1), date(2026, 1, 3)))
+
+
+def test_one_batch_is_retried(kernel: Kernel, known: Known) -> None:
+    """A cell of the grid offers to fetch its batch again, and only that, as far as that makes sense; and its code."""
+    faults = [Fault("status", day=f"2026-01-0{n}", status=400) for n in (1, 3)]
+    with serve(events_per_day=20, faults=faults) as mp:
+        kernel.run(known(mp))
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-04', chunk_days=1, quota=WIDE)\npanel")
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: "retry" in kernel.enabled(grid))
+        assert kernel.state(grid)["info"]["failures"][0]["cells"] == [0, 2]
+        for index in (1, 2):
+            kernel.say(grid, {"type": "cell", "index": index})
+        kernel.until(lambda: len(kernel.heard(grid)) >= 2)
+        done, failed = (answer for answer in kernel.heard(grid) if answer["type"] == "cell")
+        assert (done["retry"], failed["retry"]) == (False, True)
+        assert '"2026-01-03",\n    "2026-01-03",\n    chunk_days=1,' in failed["code"]
+        before = len(mp.requests)
+        kernel.say(grid, {"type": "retry_batch", "index": 2})
+        kernel.until(lambda: [byte & 15 for byte in kernel.state(grid)["state"]].count(DONE) == 3)
+        kernel.until(lambda: "retry" in kernel.enabled(grid))
+        assert [r.from_date for r in mp.requests[before:]] == [date(2026, 1, 3)]
+        assert kernel.state(grid)["info"]["failures"][0]["cells"] == [0]
+        assert kernel.run("print(panel.result.failures.fetchall()[0][0])") == "2026-01-01"
+
+
+def test_what_cannot_come_is_not_retried(kernel: Kernel, known: Known) -> None:
+    """After a wrong filter, Edit is what one does next: it opens the form, and Start exports what that says then."""
+    bad = Fault("status", status=400, times=None, body="unable to parse 'where'")
+    with serve(events_per_day=20, faults=[bad]) as mp:
+        kernel.run(known(mp))
+        kernel.run(
+            "panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-02', chunk_days=1, quota=WIDE,"
+            " where='wrong')\npanel"
+        )
+        [grid], [fields] = kernel.comms("Grid"), kernel.comms("Fields")
+        kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: "edit" in kernel.enabled(grid))
+        assert "retry" not in kernel.enabled(grid)
+        primary = [a["id"] for a in kernel.state(grid)["info"]["actions"] if a.get("look") == "primary"]
+        assert primary == ["edit"]
+        assert (
+            kernel.state(fields)["info"]["folded"]
+            == "2 days, 2026-01-01 – 2026-01-02 · all events · where … · table events"
+        )
+        kernel.say(grid, {"type": "edit"})
+        kernel.until(lambda: kernel.enabled(grid) == ["start", "back", "copy"])
+        assert kernel.state(fields)["info"]["folded"] == ""
+        kernel.say(grid, {"type": "back"})
+        kernel.until(lambda: "edit" in kernel.enabled(grid))
+        assert kernel.state(grid)["info"]["failures"]
+        kernel.say(grid, {"type": "edit"})
+        mp.clear_faults()
+        kernel.set(fields, values={**kernel.state(fields)["values"], "where": "", "table": "other"})
+        kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.say(grid, {"type": "start"})
+        kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
+        primary = [a["id"] for a in kernel.state(grid)["info"]["actions"] if a.get("look") == "primary"]
+        assert primary == ["new"]
+        kernel.say(grid, {"type": "new"})
+        kernel.until(lambda: [m for m in kernel.heard(fields) if m["type"] == "reset"])
+        assert kernel.heard(fields)[-1]["values"]["where"] == "wrong"
+
+
+def test_an_idle_panel_plans_again_when_a_cell_has_exported(kernel: Kernel, known: Known, gate: Gate) -> None:
+    """It says that an export is running while one is, and which days are there once it has ended."""
+    with serve(events_per_day=20, lines=gate.lines) as mp, gate:
+        kernel.run(known(mp))
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-03', chunk_days=1, quota=WIDE)\npanel")
+        [grid] = kernel.comms("Grid")
+        kernel.until(lambda: "start" in kernel.enabled(grid))
+        kernel.run(f"job = {START}")
+        kernel.until(lambda: any("is running" in note for note in kernel.state(grid)["info"]["notes"]))
+        gate.opened.set()
+        kernel.run("job.result()")
+        there = lambda: dict(kernel.state(grid)["info"]["facts"]).get("days there already")  # noqa: E731
+        kernel.until(lambda: there() == "3")
+        assert not any("is running" in note for note in kernel.state(grid)["info"]["notes"])
+
+
+def test_events_are_suggested_with_their_numbers(kernel: Kernel, known: Known) -> None:
+    """The names that the table has, the most frequent first; none, and no error, where there is no table yet."""
+    with serve(events_per_day=20) as mp:
+        kernel.run(known(mp))
+        kernel.run("panel = mpnb.panel(from_date='2026-01-01', to_date='2026-01-03', chunk_days=1, quota=WIDE)\npanel")
+        [fields] = kernel.comms("Fields")
+        names = lambda: kernel.state(fields)["info"]["names"]  # noqa: E731
+        kernel.say(fields, {"type": "names"})
+        kernel.until(lambda: names() == [])
+        kernel.run(f"jan = {CALL}")
+        kernel.say(fields, {"type": "names"})
+        kernel.until(names)
+        query = "SELECT event_name, count(*) n FROM events GROUP BY 1 ORDER BY n DESC, 1"
+        assert str([tuple(each) for each in names()]) == kernel.run(f"print(jan.sql({query!r}).fetchall())")
+
+
+def test_an_interrupt_is_one_line(kernel: Kernel, known: Known, gate: Gate) -> None:
+    """Stopped by ■, a cell says what is kept, without frames of code that is not the user's."""
+    with serve(events_per_day=20, lines=gate.lines) as mp, gate:
+        kernel.run(known(mp))
+        cell = kernel.begin(CALL)
+        kernel.until(lambda: any(FETCHING in kernel.state(grid).get("state", b"") for grid in kernel.comms("Grid")))
+        kernel.manager.interrupt_kernel()
+        kernel.finish(cell)
+        [error] = [m["content"] for m in kernel.messages if m["msg_type"] == "error"]
+        assert error["ename"] == "KeyboardInterrupt"
+        assert error["traceback"] == [f"KeyboardInterrupt: {error['evalue']}"]

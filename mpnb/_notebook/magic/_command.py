@@ -21,7 +21,7 @@ from mpnb import _api as api
 from mpnb._base.names import EVENTS, event_names
 from mpnb._command import options as _options
 from mpnb._command.options import in_shell
-from mpnb._errors import DatabaseError, MpnbError, PlanError, TableError
+from mpnb._errors import DatabaseError, MpnbError, PlanError, TableError, in_one_line
 from mpnb._exporting.handles import (
     ExportCancelled,
     ExportError,
@@ -37,6 +37,7 @@ from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
 from mpnb._reading.answers import sql_with
+from mpnb._showing.live import has_shown
 from mpnb._showing.progress import summary_line
 
 Shown = ExportResult | ExportJob | ExportPlan | DuckDBPyRelation | None
@@ -135,6 +136,8 @@ class Command:
         if result.has_failures:
             if "strict" in options:
                 result.raise_for_failures()
+            if has_shown(result):  # with what failed, and what to type
+                return result
             name = getattr(options, "name", None)
             again = f"{name} = {name}.retry()" if name else AGAIN
             _say(f"{said(failed_line(result), in_shell)}. To fetch what is missing: {again}")
@@ -213,8 +216,7 @@ def _errors_in_one_line() -> Iterator[None]:
             raise UsageError(text) from None
         if isinstance(error, ExportError | ExportCancelled):
             text += f". %{NAME} --status shows what failed, --retry fetches it again"
-        shown = [f"{type(error).__name__}: {text}" if text else type(error).__name__]
-        vars(error)["_render_traceback_"] = lambda: shown
+        in_one_line(error, f"{type(error).__name__}: {text}" if text else type(error).__name__)
         raise
 
 

@@ -5,8 +5,10 @@ The control panel and the live grid. The widgets are imported only when a functi
     _feed       from the state of batches to bytes, counters and words
     _grid       the anywidget (grid.js, grid.css)
     _pump       the one thread that updates widgets
+    _screen     one grid in any number of outputs, each with a picture that stays
+    _follow     an export with its retries on a screen: job.panel() and the control panel show the same
     _live       a running export with its grid: job.panel(), mpnb.export() in a notebook
-    _form       the fields, and their values as arguments of a call
+    _form       the fields (form.js), and their values as arguments of a call
     _login      the anywidget that asks for credentials (login.js)
     _control    the control panel: mpnb.panel()
     _static     the output that stays in the notebook
@@ -47,7 +49,7 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
 
 
 class Widgets:
-    """A notebook's live displays. The widgets are imported with the first one."""
+    """A notebook's live displays, as ``mpnb._showing.live`` knows them. The widgets are imported with the first one."""
 
     def progress(self) -> Progress | None:
         """Return a live display for the running cell, or ``None`` if no front end of a kernel could show it."""
@@ -63,6 +65,30 @@ class Widgets:
         from mpnb._notebook.panel._live import JobPanel
 
         return JobPanel(job)
+
+    def show(self, job: Any) -> bool:
+        """Show a job in the running cell, once in a cell."""
+        from mpnb._notebook.panel._frontend import has_kernel, has_shown
+
+        if not has_kernel():
+            return False
+        if not has_shown(job):
+            self.panel(job)._ipython_display_()
+        return True
+
+    def has_shown(self, thing: object) -> bool:
+        """Whether the running cell shows a result, or a job, already."""
+        from mpnb._notebook.panel._frontend import has_shown
+
+        return has_shown(thing)
+
+    def changed(self) -> None:
+        """Let the panels plan again whose form is open."""
+        from mpnb._notebook.panel._pump import pump
+
+        for shown in pump.shown():
+            if look_again := getattr(shown, "look_again", None):
+                look_again()
 
 
 WIDGETS = Widgets()

@@ -6,10 +6,9 @@ import difflib
 import inspect
 import math
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import ipywidgets
 
@@ -20,13 +19,14 @@ from mpnb._exporting.handles import ExportJob, ExportResult, variable_of
 from mpnb._message import said
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
-from mpnb._notebook.panel import _static as static
 from mpnb._notebook.panel._code import code_of
-from mpnb._notebook.panel._feed import UNMET, Frame, Track, plan_frame
-from mpnb._notebook.panel._form import Form, planned
+from mpnb._notebook.panel._feed import Frame, Info, Track, plan_frame, track_of
+from mpnb._notebook.panel._follow import Follower
+from mpnb._notebook.panel._form import Form, in_one_line, names_in, planned
 from mpnb._notebook.panel._labels import in_labels, place_of
-from mpnb._notebook.panel._live import AGAIN_SECONDS, Screen, weakly
-from mpnb._notebook.panel._pump import TICK_SECONDS, pump
+from mpnb._notebook.panel._live import KEEP
+from mpnb._notebook.panel._pump import pump
+from mpnb._notebook.panel._screen import Screen, weakly
 from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_helpers
@@ -59,29 +59,25 @@ class Panel:
         whole_number("late_days", given.get("late_days", 0), 0, MAX_LATE_DAYS)
         self._credentials, info = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
-        # Before the start: what the fields say, and what that would take.
+        # While the form is open: what the fields say, and what that would take.
+        self._editing = True
         self._asked: dict[str, Any] = {}
         self._plan: ExportPlan | None = None
         self._errors: dict[str, str] = {}
         self._twin: Panel | None = None
-        # After it: the export with its retries, and their batches as they were when last looked at.
-        self._track: Track | None = None
-        self._cells: list[BatchProgress] = []
-        self._seen: tuple[int, int] | None = None
-        self._ended: ExportJob | None = None
-        self._note = ""
-        self._bundle: dict[str, Any] | None = None
-        self._flush_at = math.inf
+        self._names: Future[list[tuple[str, int]]] | None = None
+        # From the start on: the latest export, with its retries.
+        self._follower: Follower | None = None
         # At all times: what is to be done next, and the thread that does it.
         self._changed = True
-        self._busy: Literal["", "start", "retry"] = ""
+        self._starting = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mpnb-panel")
         self._work: Future[Any] | None = None
         self._then: Callable[[Future[Any]], None] = self._on_plan
         self._screen = Screen(Frame(info={"phase": self._phase(), "actions": self._actions()}), self)
-        self._form = Form(self._given, weakly(self._on_form))
+        self._form = Form(self._given, weakly(self._screen.signal))
         self._login = login.Login(info, weakly(self._screen.signal))
-        self._box = ipywidgets.VBox([self._login, self._form.box, self._screen.grid])
+        self._box = ipywidgets.VBox([self._login, self._form.fields, self._screen.grid])
         self._box.add_class("mpnb-panel")
         pump.wake(self)
 
@@ -90,7 +86,12 @@ class Panel:
     @property
     def job(self) -> ExportJob | None:
         """Return the current or latest export, including retries; ``None`` before the first."""
-        return self._track.job if self._track else None
+        return self._follower.job if self._follower else None
+
+    @property
+    def track(self) -> Track | None:
+        """Return the current or latest export with its retries."""
+        return self._follower.track if self._follower else None
 
     @property
     def result(self) -> ExportResult:
@@ -109,6 +110,10 @@ class Panel:
 
     # --- the pump's thread ---------------------------------------------------------------------------------------
 
+    def look_again(self) -> None:
+        """Plan again, if the form is open: an export has started or ended. Any thread."""
+        self._screen.signal({"type": "form"})
+
     def tick(self, now: float) -> float | None:
         """Process messages and the worker's results, and update the display."""
         for message in self._screen.messages():
@@ -116,42 +121,41 @@ class Panel:
         if self._work is not None and self._work.done():
             work, self._work = self._work, None
             self._then(work)
-        if self._track is None:
+        if self._names is not None and self._names.done():
+            names, self._names = self._names, None
+            self._form.suggest(names.result())
+        if self._editing or self._follower is None:
             self._look_at_form()
             return now + LOOK_SECONDS if self._twin is not None else math.inf
-        self._look_at_job(self._track)
-        if now >= self._flush_at:
-            self._flush_at = math.inf
-            self._screen.grid.send_state("state")
-            if self._bundle is not None:
-                self._note = " ".join(self._screen.keep("panel.result"))
-                self._screen.grid.paint(self._track.frame(self._cells, self._actions(), **self._words()))
-                self._screen.swap(self._bundle)
-                self._worker.shutdown(wait=False)
-        if not self._track.job.done():
-            return now + TICK_SECONDS
-        return None if self._bundle is not None and self._flush_at == math.inf else self._flush_at
+        before = self._follower.has_ended
+        due = self._follower.tick(now, self._words)
+        if self._follower.has_ended and not before:
+            self._on_end(self._follower)
+        return None if self._screen.closed and due == math.inf else due
 
     def _hear(self, message: dict[str, Any]) -> None:
         buttons = {
-            "start": self._start, "show": self._show_twin, "cancel": self._cancel, "retry": self._retry,
-            "close": self._close,
+            "start": self._start, "show": self._show_twin, "edit": self._edit, "new": self._new, "back": self._back,
+            "close": self._screen.close,
         }  # fmt: skip
         kind = message.get("type")
-        if kind == "cell":
-            self._screen.answer(message, self._track.cells(clock=True) if self._track else [])
-        elif kind == "form":
+        enabled = any(kind == action["id"] and action["enabled"] for action in self._actions())
+        if kind == "form":
             self._changed = True
+        elif kind == "names":
+            self._ask_for_names()
         elif kind == "login" and (self.job is None or self.job.done()):
             self._credentials, self._login.info = login.typed(message)
             self._from_environment = False
             self._changed = True
-        elif any(kind == action["id"] and action["enabled"] for action in self._actions()) and kind in buttons:
+            if self._follower is not None:
+                self._follower.credentials, self._follower.changed = self._credentials, True
+        elif enabled and kind in buttons:
             self._changed = True
             buttons[kind]()
-
-    def _on_form(self) -> None:
-        self._screen.signal({"type": "form"})
+        elif self._follower is not None and not self._editing and (enabled or kind in ("cell", "retry_batch")):
+            self._follower.hear(message)
+            self._fold()
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
         self._then = then
@@ -159,27 +163,35 @@ class Panel:
         self._work.add_done_callback(lambda _: pump.wake(self))
 
     def _actions(self) -> list[dict[str, Any]]:
-        job = self.job
-        ended = job is not None and job.done() and not self._busy and self._bundle is None
-        running = job is not None and not job.done()
-        ready = self._plan is not None or (bool(self._errors) and self._errors.keys() <= OUTSIDE)
-        ready = ready and job is None and not self._busy and self._credentials is not None
-        unmet = sum(cell.status in UNMET for cell in self._cells) if ended else 0
-        show = [{"id": "show", "label": "Show it", "enabled": True}] if self._twin is not None else []
-        return [
-            *show,
-            {"id": "start", "label": "Start", "enabled": ready and not show, "look": "primary"},
-            {"id": "cancel", "label": "Cancel", "enabled": running and job is not None and not job.cancelled()},
-            {"id": "retry", "label": f"Retry failed ({unmet:,})" if unmet else "Retry failed", "enabled": unmet > 0},
-            {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked) and not self._errors},
-            {"id": "close", "label": "Close", "enabled": ended},
-        ]
+        copy = {"id": "copy", "label": "Copy as code", "enabled": bool(self._asked) and not self._errors}
+        follower = self._follower
+        if self._editing or follower is None:
+            ready = self._plan is not None or (bool(self._errors) and self._errors.keys() <= OUTSIDE)
+            ready = ready and not self._starting and self._credentials is not None
+            show = [{"id": "show", "label": "Show it", "enabled": True}] if self._twin is not None else []
+            back = [{"id": "back", "label": "Back", "enabled": not self._starting}] if follower is not None else []
+            start = {"id": "start", "label": "Start", "enabled": ready and not show, "look": "primary"}
+            return [*show, start, *back, copy]
+        actions = follower.actions()
+        if not follower.has_ended:
+            # Still there, and with the focus of whoever pressed it: a second Enter must not meet another button.
+            return [{"id": "start", "label": "Start", "enabled": False}, *actions, copy]
+        if self._screen.closed:
+            return []
+        cancel, *retry = actions
+        edit: dict[str, Any] = {"id": "edit", "label": "Edit", "enabled": True}
+        new: dict[str, Any] = {"id": "new", "label": "New export", "enabled": True}
+        if not any(action["enabled"] for action in retry):  # what one does next
+            (edit if retry else new)["look"] = "primary"
+        return [*retry, edit, new, cancel, copy, {"id": "close", "label": "Close", "enabled": True}]
 
-    def _words(self) -> dict[str, Any]:
+    def _words(self) -> Info:
+        notes = [self._follower.note] if self._follower is not None and self._follower.note else []
         code = code_of(self._asked, from_environment=self._from_environment) if self._asked else ""
-        return {"code": code, "notes": [self._note] if self._note else []}
+        keep = KEEP.format("panel.result") if self._follower is not None and self._follower.has_ended else ""
+        return {"code": code, "notes": notes, "actions": self._actions(), "keep": keep}
 
-    # --- before the start ----------------------------------------------------------------------------------------
+    # --- while the form is open ----------------------------------------------------------------------------------
 
     def _look_at_form(self) -> None:
         if self._work is None and (self._changed or self._twin is not self._find_twin()):
@@ -190,134 +202,134 @@ class Panel:
             self._twin = self._find_twin()
             self._submit(lambda: planned(asked, wrong), self._on_plan)
         self._form.paint(self._errors)
-        words = self._words()
+        words = {**self._words(), "phase": self._phase(), "keep": ""}
+        actions = words.pop("actions")
         if self._twin is not None:
             words["notes"].append(
                 "Another panel of this notebook is exporting into this table: “Show it” shows that here."
             )
-        more = {"phase": self._phase(), **words}
         plan = self._plan
         frame = (
-            Frame(info={"actions": self._actions(), **more})
+            Frame(info={"actions": actions, **words})
             if plan is None
-            else plan_frame(plan, self._actions(), face=in_labels, project_known=self._credentials is not None, **more)
+            else plan_frame(plan, actions, face=in_labels, project_known=self._credentials is not None, **words)
         )
         self._screen.grid.paint(frame)
 
     def _phase(self) -> str:
-        if self._busy:
+        if self._starting:
             return "starting"
         if self._plan is None:
             return "form" if self._errors else "planning"
         return "login" if self._credentials is None else "idle"
 
     def _refuse(self, error: Exception) -> None:
-        self._plan, self._busy, self._errors = None, "", {place_of(error): said(error, in_labels)}
+        self._plan, self._starting, self._errors = None, False, {place_of(error): said(error, in_labels)}
 
     def _on_plan(self, work: Future[Any]) -> None:
         self._plan, self._errors = work.result()
         if self._plan is None:
-            self._busy = ""
-        if self._busy and not self._changed:
+            self._starting = False
+        if self._starting and not self._changed:
             asked = self._asked
             self._submit(lambda: api.start(**asked), self._on_start)
 
     def _start(self) -> None:
         # Planned once more before: a click may overtake the last letter that was typed.
-        self._busy = "start"
+        self._starting = True
 
     def _on_start(self, work: Future[Any]) -> None:
-        self._busy = ""
+        self._starting = False
         try:
-            self._track = Track(work.result(), in_labels)
+            job = work.result()
         except Exception as error:
             self._refuse(error)
             return
-        self._login.layout.display = self._form.box.layout.display = "none"
+        self._follow(track_of(job))
 
     def _find_twin(self) -> Panel | None:
         """Return the panel that is exporting into this table, perhaps of this same cell before it was run again."""
         here = _table_of(self._asked)
         for other in pump.shown():
-            if isinstance(other, Panel) and other.job and not other.job.done() and _table_of(other._asked) == here:
-                return other
+            running = isinstance(other, Panel) and other is not self and other.job and not other.job.done()
+            if running and _table_of(other._asked) == here:  # type: ignore[attr-defined]
+                return other  # type: ignore[return-value]
         return None
 
     def _show_twin(self) -> None:
         """Show the same export, with its retries."""
-        if self._twin is not None:
-            self._track, self._asked = self._twin._track, self._twin._asked
+        if self._twin is not None and self._twin.track is not None:
+            self._asked = self._twin._asked
             self._credentials, self._from_environment = self._twin._credentials, self._twin._from_environment
             self._login.info = self._twin._login.info
-            self._login.layout.display = self._form.box.layout.display = "none"
+            self._follow(self._twin.track)
 
-    # --- after the start -----------------------------------------------------------------------------------------
+    def _ask_for_names(self) -> None:
+        if self._names is None and self._editing:
+            database, table = self._asked.get("database"), self._asked.get("table")
+            self._names = self._worker.submit(lambda: names_in(database, table))
+            self._names.add_done_callback(lambda _: pump.wake(self))
 
-    def _look_at_job(self, track: Track) -> None:
-        ends = track.job.done() and self._ended is not track.job
-        if track.version == self._seen and not ends and not self._changed:
-            return
-        self._seen, self._changed = track.version, False
-        self._cells = track.cells()
-        if ends:
-            self._ended = track.job
-            self._end(track)
-        self._screen.grid.paint(track.frame(self._cells, self._actions(), **self._words()))
+    # --- from the start on ---------------------------------------------------------------------------------------
 
-    def _end(self, track: Track) -> None:
-        self._flush_at = time.monotonic() + AGAIN_SECONDS
-        try:
-            missing = track.job.outcome().has_failures
-        except Exception as error:
-            self._note = f"The export ended with an error: {type(error).__name__}: {error}"
-            return
-        if missing:
-            self._login.layout.display = None  # it may be the credentials that were wrong
-            if any(cell.kind == "auth" for cell in self._cells):
-                self._login.info = login.refused(self._login.info)
-        else:
-            self._close()
+    def _follow(self, track: Track) -> None:
+        self._follower = Follower(
+            track,
+            self._screen,
+            lambda: pump.wake(self),
+            face=in_labels,
+            retry_code=self._retry_code,
+            code_of=self._code_of,
+        )
+        self._editing = False
+        self._fold()
 
-    def _cancel(self) -> None:
-        if self._track is not None:
-            self._track.job.cancel()
+    def _fold(self) -> None:
+        """Show as much of the form as there is use for."""
+        ended = self._follower is not None and self._follower.has_ended
+        self._form.fold("" if self._editing else in_one_line(self._asked))
+        # After a failure, it may be the credentials that were wrong.
+        is_of_use = self._editing or (ended and self._follower is not None and bool(self._follower.unmet))
+        self._login.info = {**self._login.info, "hidden": not is_of_use}
 
-    def _retry(self) -> None:
-        self._busy, self._note = "retry", ""
-        credentials = self._credentials
-        self._submit(lambda: self.result.start_retry(credentials=credentials), self._on_retry)
+    def _on_end(self, follower: Follower) -> None:
+        if any(cell.kind == "auth" for cell in follower.unmet):
+            self._login.info = login.refused(self._login.info)
+        self._fold()
 
-    def _on_retry(self, work: Future[Any]) -> None:
-        self._busy, self._changed = "", True
-        try:
-            job = work.result()
-        except Exception as error:
-            self._note = said(error, in_labels)
-            return
-        if self._track is not None:
-            self._track.go_on(job)
-            for other in pump.shown():
-                if isinstance(other, Panel) and other._track is self._track:
-                    pump.wake(other)
-            self._login.layout.display = "none"
+    def _edit(self) -> None:
+        self._editing, self._plan, self._errors = True, None, {}
+        self._fold()
 
-    def _close(self) -> None:
-        if self._track is not None:
-            name = variable_of(self)
-            retry = f"result = {name}.result.retry()" if name else ""
-            self._bundle = static.ended(self._track, self._cells, retry=retry, otherwise="export the same days again")
-            self._screen.swap(self._bundle)
-            self._flush_at = time.monotonic() + AGAIN_SECONDS
+    def _new(self) -> None:
+        self._form.reset()
+        self._edit()
+
+    def _back(self) -> None:
+        if self._follower is not None:
+            self._editing, self._follower.changed = False, True
+            self._fold()
+
+    def _retry_code(self) -> tuple[str, str]:
+        name = variable_of(self)
+        return f"result = {name}.result.retry()" if name else "", "export the same days again"
+
+    def _code_of(self, cell: BatchProgress) -> str:
+        days = {"from_date": cell.from_date.isoformat(), "to_date": cell.to_date.isoformat()}
+        return code_of({**self._asked, **days}, from_environment=self._from_environment)
 
     # --- in words ------------------------------------------------------------------------------------------------
 
     def _ipython_display_(self) -> None:
-        if self._bundle is not None:
-            frontend.show(self._bundle)
-        elif frontend.has_kernel():
+        if frontend.has_kernel():
             self._screen.show(self._box, "mpnb: the control panel")
         else:
             print("The panel needs a notebook: mpnb.export() does the same without one.")
+
+    def _display_(self) -> Any:  # marimo's hook
+        import marimo
+
+        return marimo.vstack([self._login, self._form.fields, self._screen.grid])
 
     def __repr__(self) -> str:
         """Return the export's progress as text."""

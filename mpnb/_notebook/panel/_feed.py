@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from operator import attrgetter
 from sys import byteorder
 from typing import Any
+from weakref import WeakSet
 
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import days, duration, plural, size
@@ -20,6 +21,12 @@ from mpnb._planning.states import ENDED, STATUSES, BatchProgress, JobProgress
 
 CODES = {status: code for code, status in enumerate(STATUSES)}
 UNMET = frozenset({"failed", "cancelled"})
+# Of the statuses that say that a request is wrong, those that are about something else: a proxy, or time.
+MAY_PASS = frozenset({407, 408, 425, 429})
+TOO_LARGE = 413
+FIFTEENTHS = 15
+# Failed batches of one kind whose days are listed: each change of the grid sends the list anew.
+MOST_LISTED = 60
 EPOCH = date(1970, 1, 1).toordinal()
 # Fewer events a second than this many seconds of work would give a number that jumps.
 WORTH_A_RATE = 1.0
@@ -32,10 +39,12 @@ class Frame:
     """
     What the grid shows at one moment.
 
-    ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock into
-    "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
+    ``state`` has a byte a batch: its place in ``STATUSES``, and 16 times its share of the largest batch's events, in
+    fifteenths. ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock
+    into "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
     (seconds, where a clock runs) and ``at`` and ``until`` (seconds since the epoch), ``failures`` (by kind), ``notes``,
-    and what the buttons need: ``actions`` and ``code``.
+    ``keep`` (a note for pages that cannot keep the picture of the end), and what the buttons need: ``actions`` and
+    ``code``.
     """
 
     state: bytes = b""
@@ -45,18 +54,15 @@ class Frame:
 
 class Track:
     """
-    An export and its retries, followed as one. For one thread.
+    An export and its retries, followed as one. All panels of a job share one.
 
     Args:
         job: the export; ``go_on`` adds its retries.
-        face: says hints in the words of who shows them.
     """
 
-    def __init__(self, job: ExportJob, face: Face = str) -> None:
+    def __init__(self, job: ExportJob) -> None:
         self.jobs = [job]
-        self._face = face
-        self._days_of: tuple[int, int] = (0, 0)
-        self._days = b""
+        self._days: tuple[tuple[int, int], bytes] = ((0, 0), b"")
 
     def go_on(self, job: ExportJob) -> None:
         """Add a retry."""
@@ -76,22 +82,34 @@ class Track:
         """Return every batch in date order; those of a retry replace the ones that they fetch again."""
         cells = self.jobs[0].batches(clock=clock)
         for job in self.jobs[1:]:
-            kept = [cell for cell in cells if cell.status not in UNMET]
-            there = {cell.from_date for cell in kept}
-            new = job.batches(clock=clock)
-            cells = kept + [cell for cell in new if cell.status != "skipped" or cell.from_date not in there]
+            there = _days_of(cell for cell in cells if cell.status not in UNMET)
+            new = [
+                cell
+                for cell in job.batches(clock=clock)
+                if cell.status != "skipped" or cell.from_date.toordinal() not in there
+            ]
+            again = _days_of(new)
+            cells = new + [
+                cell for cell in cells if cell.status not in UNMET or cell.from_date.toordinal() not in again
+            ]
         return sorted(cells, key=attrgetter("from_date"))
 
-    def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], **more: Any) -> Frame:
-        """Return the batches as they are now, as a frame."""
-        if self._days_of != (len(self.jobs), len(cells)):
-            self._days_of = (len(self.jobs), len(cells))
-            self._days = packed_days([(cell.from_date, cell.to_date) for cell in cells])
-        statuses = [cell.status for cell in cells]
-        info = self._info(cells, Counter(statuses))
-        return Frame(packed_state(statuses), self._days, info | {"actions": list(actions)} | more)
+    def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], face: Face = str, **more: Any) -> Frame:
+        """
+        Return the batches as they are now, as a frame.
 
-    def _info(self, cells: Sequence[BatchProgress], counts: Counter[str]) -> Info:
+        Args:
+            face: says hints in the words of who shows them.
+        """
+        key, packed = self._days
+        if key != (len(self.jobs), len(cells)):
+            packed = packed_days([(cell.from_date, cell.to_date) for cell in cells])
+            self._days = ((len(self.jobs), len(cells)), packed)
+        info = self._info(cells, Counter(cell.status for cell in cells), face)
+        state = packed_state([(cell.status, cell.rows) for cell in cells])
+        return Frame(state, packed, info | {"actions": list(actions)} | more)
+
+    def _info(self, cells: Sequence[BatchProgress], counts: Counter[str], face: Face) -> Info:
         progress = [job.progress() for job in self.jobs]
         now = progress[-1]
         unmet = sum(counts[status] for status in UNMET)
@@ -119,8 +137,25 @@ class Track:
             "elapsed": round(now.elapsed, 1),
             "at": round(epoch_seconds(), 1),
             "until": now.waiting_until if now.waiting_until and now.waiting_until > epoch_seconds() else None,
-            "failures": failures(cells, self._face) if unmet else [],
+            "failures": failures(cells, face) if unmet else [],
         }
+
+
+# Those that a panel holds: a track keeps its jobs, and those their databases.
+_tracks: WeakSet[Track] = WeakSet()
+
+
+def track_of(job: ExportJob) -> Track:
+    """Return the track of a job, the same for all of its panels, so that each shows the retries of the others."""
+    track = next((track for track in list(_tracks) if job in track.jobs), None) or Track(job)
+    _tracks.add(track)
+    return track
+
+
+def _days_of(cells: Iterable[BatchProgress]) -> set[int]:
+    return {
+        day for cell in cells for day in range(cell.from_date.toordinal(), cell.to_date.toordinal() + 1)
+    }  # fmt: skip
 
 
 def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
@@ -150,8 +185,8 @@ def plan_frame(
         project_known: whether there are credentials; without, nobody knows how much of a quota is left.
     """
     cells = sorted(
-        [(b.from_date, b.to_date, "queued") for b in plan.batches]
-        + [(h.from_date, h.to_date, "skipped") for h in plan.held]
+        [(b.from_date, b.to_date, "queued", 0) for b in plan.batches]
+        + [(h.from_date, h.to_date, "skipped", h.rows) for h in plan.held]
     )
     facts = [
         ("batches", f"{len(plan.batches):,}"),
@@ -183,15 +218,17 @@ def plan_frame(
         "actions": list(actions),
     }
     return Frame(
-        packed_state([status for *_, status in cells]),
-        packed_days([(first, last) for first, last, _ in cells]),
+        packed_state([(status, rows) for *_, status, rows in cells]),
+        packed_days([(first, last) for first, last, *_ in cells]),
         info | more,
     )
 
 
-def packed_state(statuses: Sequence[str]) -> bytes:
-    """Return the states as one byte per batch."""
-    return bytes(map(CODES.__getitem__, statuses))
+def packed_state(cells: Sequence[tuple[str, int]]) -> bytes:
+    """Return states and numbers of events as one byte per batch."""
+    most = max((rows for _, rows in cells), default=0) or 1
+    # Rounded up: what has one event differs from what has none.
+    return bytes(CODES[status] | (-(-FIFTEENTHS * rows // most)) << 4 for status, rows in cells)
 
 
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
@@ -210,20 +247,45 @@ def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
 
 
 def failures(cells: Sequence[BatchProgress], face: Face = str) -> list[Info]:
-    """Return failed and cancelled batches by kind, most frequent first, each kind with one of its messages."""
-    unmet: dict[tuple[str, str], list[BatchProgress]] = {}
-    for cell in cells:
+    """
+    Return failed and cancelled batches by kind, most frequent first.
+
+    Each kind has one of its messages, and the places of its first batches.
+    """
+    unmet: dict[tuple[str, str], list[int]] = {}
+    for place, cell in enumerate(cells):
         if cell.status in UNMET:
-            unmet.setdefault((cell.kind or "", cell.hint), []).append(cell)
+            unmet.setdefault((cell.kind or "", cell.hint), []).append(place)
     return [
         {
             "kind": kind,
-            "count": len(group),
+            "count": len(places),
             "hint": said(hint, face),
-            "message": group[0].error or "",
+            "message": cells[places[0]].error or "",
+            "cells": places[:MOST_LISTED],
         }
-        for (kind, hint), group in sorted(unmet.items(), key=lambda item: -len(item[1]))
+        for (kind, hint), places in sorted(unmet.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def worth_a_retry(cells: Sequence[BatchProgress], *, renewed: bool) -> list[BatchProgress]:
+    """
+    Return the batches that failed and may come if they are requested once more.
+
+    Args:
+        renewed: whether there are other credentials than those that were refused.
+    """
+    unmet = [cell for cell in cells if cell.status in UNMET]
+    if not renewed and any(cell.kind == "auth" for cell in unmet):
+        return []
+    refused = [
+        cell.from_date
+        for cell in unmet
+        if cell.kind == "http" and 400 <= (cell.http_status or 0) < 500 and cell.http_status not in MAY_PASS
+    ]
+    if refused and all(cell.status in UNMET for cell in cells if cell.status in ENDED):
+        return []  # what is wrong is wrong with every request: the others were not even sent
+    return [cell for cell in unmet if cell.http_status != TOO_LARGE]
 
 
 def detail(cell: BatchProgress) -> Info:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from datetime import date, timedelta
-from html import escape
 from typing import Any
 
-import ipywidgets as w
+import anywidget
+import duckdb
 from duckdb import DuckDBPyConnection
+from traitlets import Dict
 
 from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._base.scalars import as_int, brief
+from mpnb._base.sql import quoted
+from mpnb._base.text import days, plural
+from mpnb._errors import MpnbError
 from mpnb._message import said
 from mpnb._notebook.panel._code import DEFAULTS
-from mpnb._notebook.panel._labels import LABELS, MODES, PLACES, in_labels, place_of
+from mpnb._notebook.panel._frontend import STYLE, module
+from mpnb._notebook.panel._labels import LABELS, MODES, in_labels, place_of
 from mpnb._planning.dates import FIRST_DAY, parse_date
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_mode
@@ -31,6 +36,8 @@ PRESETS = (
     ("This quarter", "quarter"),
     ("From – to", CUSTOM),
 )
+# Names of events that the form suggests.
+MOST_NAMES = 1000
 MODE_WORDS = {"resume": "fetch what is missing", "refresh": "fetch all again", "new": "into an empty table"}
 # What stands in for a field that is wrong, so that what is wrong with the others shows as well.
 SOUND: dict[str, dict[str, Any]] = {
@@ -90,16 +97,36 @@ def _number(text: str) -> int | str:
         return text
 
 
+class Fields(anywidget.AnyWidget):
+    """
+    The fields. Once displayed, the browser alone writes ``values`` and the pump alone ``info``.
+
+    Attributes:
+        values: the text of each field, by its name.
+        info: the words around them, as form.js describes them.
+    """
+
+    _esm = module("form.js")
+    _css = STYLE
+    values = Dict().tag(sync=True)
+    info = Dict().tag(sync=True)
+
+    def __repr__(self) -> str:
+        """Return a text without an address or a value."""
+        return "Fields()"
+
+
 class Form:
     """
-    The fields. Once displayed, the browser alone writes their values and the pump everything else.
+    What the fields say, and what is said beside them.
 
     Args:
         given: arguments of ``mpnb.start()`` that fill it in; it takes those that it has fields for.
-        on_change: told that a field changed, in whatever thread that is heard.
+        on_message: told what a person did, in whatever thread that is heard: ``{"type": "form"}`` for a changed field,
+            ``{"type": "names"}`` where the names of the table's events would help.
     """
 
-    def __init__(self, given: dict[str, Any], on_change: Callable[[], object]) -> None:
+    def __init__(self, given: dict[str, Any], on_message: Callable[[dict[str, Any]], object]) -> None:
         first, last, preset = _dates(given)
         given = {**DEFAULTS, **given}
         database = given["database"]
@@ -109,108 +136,128 @@ class Form:
         path = os.fspath(database) if self._connection is None else "the open connection"
         events = () if given["events"] is None else given["events"]
         names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
-        where = "" if given["where"] is None else given["where"]
         check_mode(given["mode"])
-        self.preset = w.Dropdown(description="Days", options=PRESETS, value=preset)
-        self.first = w.DatePicker(description=LABELS["from_date"], value=first)
-        self.last = w.DatePicker(description=LABELS["to_date"], value=last)
-        self.events = w.Textarea(
-            description=LABELS["events"],
-            value="\n".join(map(_text, names)),
-            placeholder="all, or one name a line",
-            rows=1,
-        )
-        self.where = w.Text(description=LABELS["where"], value=_text(where), placeholder='properties["$os"] == "iOS"')
-        self.database = w.Text(description=LABELS["database"], value=path, disabled=self._connection is not None)
-        self.table = w.Text(description=LABELS["table"], value=_text(given["table"]))
-        self.workers = w.Text(description=LABELS["workers"], value=_text(given["workers"]), placeholder="1–100")
-        self.chunk_days = w.Text(
-            description=LABELS["chunk_days"], value=_text(given["chunk_days"]), placeholder="1–100, or auto"
-        )
-        modes = [(f"{label}: {MODE_WORDS[mode]}", mode) for mode, label in MODES.items()]
-        self.mode = w.Dropdown(description=LABELS["mode"], options=modes, value=given["mode"])
-        self._range = w.HTML()
-        self._errors = {name: w.HTML() for name in (*dict.fromkeys(PLACES.values()), "form")}
-        for error in self._errors.values():
-            error.add_class("mpnb-error")
-        days = w.HBox([self.preset, self.first, self.last, self._range])
-        days.add_class("mpnb-days")
-        grid = w.Box(
-            [
-                self._field("dates", days),
-                self._field("mode", self.mode),
-                self._field("events", self.events),
-                self._field("where", self.where),
-                self._field("database", self.database),
-                self._field("table", self.table),
-                self._field("workers", self.workers),
-                self._field("chunk_days", self.chunk_days),
-            ]
-        )
-        grid.add_class("mpnb-fields")
-        self.box = w.VBox([grid, self._errors["form"]])
-        self.box.add_class("mpnb-form")
-        for control in self._controls():
-            control.observe(lambda _change: on_change(), names="value")
-        self.paint({})
+        self._first_values = {
+            "preset": preset,
+            "first": first.isoformat(),
+            "last": last.isoformat(),
+            "events": "\n".join(map(_text, names)),
+            "where": "" if given["where"] is None else _text(given["where"]),
+            "database": path,
+            "table": _text(given["table"]),
+            "workers": _text(given["workers"]),
+            "chunk_days": _text(given["chunk_days"]),
+            "mode": given["mode"],
+        }
+        self._fixed = [] if self._connection is None else ["database"]
+        self._errors: dict[str, str] = {}
+        self._folded = ""
+        self._names: list[tuple[str, int]] | None = None
+        self.fields = Fields(values=self._first_values, info=self._info())
+        self.fields.observe(lambda _change: on_message({"type": "form"}), names="values")
+        self.fields.on_msg(lambda _widget, content, _buffers: on_message(content))
 
-    def _field(self, name: str, control: w.Widget) -> w.Widget:
-        box = w.VBox([control, self._errors[name]])
-        box.add_class("mpnb-field")
-        box.add_class(f"mpnb-field-{name.replace('_', '-')}")
-        return box
+    def _info(self) -> dict[str, Any]:
+        now = today()
+        presets = [
+            (label, value, "" if value == CUSTOM else " – ".join(map(str, preset_range(value, now))))
+            for label, value in PRESETS
+        ]
+        return {
+            "labels": LABELS,
+            "presets": presets,
+            "modes": [(f"{label}: {MODE_WORDS[mode]}", mode) for mode, label in MODES.items()],
+            "fixed": self._fixed,
+            "errors": self._errors,
+            "folded": self._folded,
+            "names": self._names,
+        }
 
-    def _controls(self) -> list[w.Widget]:
-        return [
-            self.preset, self.first, self.last, self.events, self.where, self.database, self.table, self.workers,
-            self.chunk_days, self.mode,
-        ]  # fmt: skip
+    def paint(self, errors: dict[str, str]) -> None:
+        """Show what is wrong with each field. Called in the pump's thread only."""
+        self._errors = errors
+        self.fields.info = self._info()
+
+    def fold(self, line: str) -> None:
+        """Show one line in place of the fields; ``""`` shows the fields. Called in the pump's thread only."""
+        self._folded = line
+        self.fields.info = self._info()
+
+    def suggest(self, names: list[tuple[str, int]]) -> None:
+        """Offer names of events, with their numbers, the most frequent first. Called in the pump's thread only."""
+        self._names = names
+        self.fields.info = self._info()
+
+    def reset(self) -> None:
+        """Let the fields say again what they said first: the browser writes them."""
+        self.fields.send({"type": "reset", "values": self._first_values})
 
     def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return the fields as arguments of ``mpnb.start()``, and what is wrong with invalid fields."""
-        dates, wrong = self._dates_asked()
-        chunk_days = self.chunk_days.value.strip().lower()
-        names = [line.strip() for line in self.events.value.splitlines() if line.strip()]
+        values = {name: str(value).strip() for name, value in self.fields.values.items()}
+        dates, wrong = _dates_asked(values)
+        chunk_days = values["chunk_days"].lower()
+        names = [line.strip() for line in values["events"].splitlines() if line.strip()]
         asked = {
             **dates,
             "events": names or None,
-            "where": self.where.value.strip() or None,
-            "database": self._connection if self._connection is not None else self.database.value.strip(),
-            "table": self.table.value.strip(),
-            "workers": _number(self.workers.value.strip()),
+            "where": values["where"] or None,
+            "database": self._connection if self._connection is not None else values["database"],
+            "table": values["table"],
+            "workers": _number(values["workers"]),
             "chunk_days": chunk_days if chunk_days == "auto" else _number(chunk_days),
-            "mode": self.mode.value,
+            "mode": values["mode"],
         }
         return asked, {"dates": wrong} if wrong else {}
 
-    def _dates_asked(self) -> tuple[dict[str, str], str]:
-        now, wrong = today(), ""
-        first, last = self.first.value, self.last.value
-        if self.preset.value != CUSTOM:
-            first, last = preset_range(self.preset.value, now)
-        elif first is None or last is None:
-            wrong = f"choose the {'first' if first is None else 'last'} day"
-        elif first < FIRST_DAY:
-            # So is a year of which not all digits are typed yet.
-            wrong = f"{LABELS['from_date']} {first} is before {FIRST_DAY.year}, when Mixpanel began"
-        if wrong or first is None or last is None:
-            return dict(SOUND["dates"]), wrong
-        # Cut here, where a warning would go into whichever cell runs next.
-        return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
 
-    def paint(self, errors: dict[str, str]) -> None:
-        """Show what is wrong with each field, and which days a preset means. Called in the pump's thread only."""
-        for name, widget in self._errors.items():
-            text = errors.get(name, "")
-            widget.value = f'<span role="alert">{escape(text)}</span>' if text else ""
-            widget.layout.display = None if text else "none"
-        custom = self.preset.value == CUSTOM
-        for picker in (self.first, self.last):
-            picker.layout.display = None if custom else "none"
-        self._range.layout.display = "none" if custom else None
-        if not custom:
-            first, last = preset_range(self.preset.value, today())
-            self._range.value = f'<span class="mpnb-range">{first} – {last}</span>'
+def _dates_asked(values: dict[str, str]) -> tuple[dict[str, str], str]:
+    now, wrong = today(), ""
+    first, last = _day(values["first"]), _day(values["last"])
+    if values["preset"] != CUSTOM:
+        first, last = preset_range(values["preset"], now)
+    elif first is None or last is None:
+        wrong = f"choose the {'first' if first is None else 'last'} day"
+    elif first < FIRST_DAY:
+        # So is a year of which not all digits are typed yet.
+        wrong = f"{LABELS['from_date']} {first} is before {FIRST_DAY.year}, when Mixpanel began"
+    if wrong or first is None or last is None:
+        return dict(SOUND["dates"]), wrong
+    # Cut here, where a warning would go into whichever cell runs next.
+    return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def in_one_line(asked: dict[str, Any]) -> str:
+    """Return what an export is of, in one line: its days, its events, its table."""
+    first, last = date.fromisoformat(asked["from_date"]), date.fromisoformat(asked["to_date"])
+    count = (last - first).days + 1
+    names = asked["events"]
+    words = [
+        f"{count:,} {plural(count, 'day', 'days')}, {days(first, last)}",
+        "all events" if names is None else names[0] if len(names) == 1 else f"{len(names):,} events",
+        *(["where …"] if asked["where"] else []),
+        f"table {asked['table']}",
+    ]
+    return " · ".join(words)
+
+
+def names_in(database: Any, table: Any) -> list[tuple[str, int]]:
+    """Return the events of a table with their numbers, the most frequent first; none of a table that cannot be read."""
+    try:
+        with api.open(database, table=table) as held:
+            return held.sql(
+                f"SELECT event_name, count(*) AS many FROM {quoted(held.table)} WHERE event_name IS NOT NULL"
+                f" GROUP BY ALL ORDER BY many DESC, event_name ASC LIMIT {MOST_NAMES}"
+            ).fetchall()
+    except (MpnbError, duckdb.Error):
+        return []
 
 
 def _dates(given: dict[str, Any]) -> tuple[date, date, str]:

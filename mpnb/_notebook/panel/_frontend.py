@@ -7,11 +7,20 @@ import itertools
 import os
 import re
 import sys
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
+STYLE = (HERE / "grid.css").read_text(encoding="utf-8")
 Bundle = dict[str, Any]
 _numbers = itertools.count(1)
+
+
+def module(name: str) -> str:
+    """Return the code of a part of the panel, with what the parts share."""
+    return "".join((HERE / file).read_text(encoding="utf-8") for file in ("common.js", name))
 
 
 def has_kernel() -> bool:
@@ -55,10 +64,37 @@ def on_control(kind: str, hear: Callable[[dict[str, Any]], object]) -> None:
 
 def running_cell() -> str:
     """Return the code of the cell that runs, ``""`` where nobody knows it."""
+    return str(_request().get("content", {}).get("code", ""))
+
+
+# What the latest cell that showed something has shown: the cell by its request's id.
+_shown: tuple[str, list[weakref.ref[object]]] = ("", [])
+
+
+def remember_shown(thing: object) -> None:
+    """Remember that the running cell shows a picture of something. In the cell's thread."""
+    global _shown
+    cell = _request_id()
+    if _shown[0] != cell:
+        _shown = (cell, [])
+    _shown[1].append(weakref.ref(thing))
+
+
+def has_shown(thing: object) -> bool:
+    """Whether the running cell shows a picture of something already. In the cell's thread."""
+    cell, things = _shown
+    return cell != "" and cell == _request_id() and any(each() is thing for each in things)
+
+
+def _request() -> dict[str, Any]:
     from IPython.core.getipython import get_ipython
 
     request: dict[str, Any] = getattr(get_ipython(), "get_parent", dict)()
-    return str(request.get("content", {}).get("code", ""))
+    return request
+
+
+def _request_id() -> str:
+    return str(_request().get("header", {}).get("msg_id", "")) if has_kernel() else ""
 
 
 def retry_of(cell: str) -> str:

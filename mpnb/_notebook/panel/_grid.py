@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,8 +12,6 @@ from traitlets import Bytes, Dict, Unicode
 
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel._feed import Frame
-
-HERE = Path(__file__).parent
 
 
 class Grid(anywidget.AnyWidget):
@@ -28,13 +25,14 @@ class Grid(anywidget.AnyWidget):
 
     Attributes:
         key: by which the control channel names it.
-        state: a byte a batch in date order, its place in ``STATUSES``.
+        state: a byte a batch in date order: its place in ``STATUSES``, and 16 times its share of the largest batch's
+            events, in fifteenths.
         days: a little-endian 32-bit number a batch: the first day, counted from 1970-01-01, and 65,536 times the days.
         info: the few counters and words around the cells.
     """
 
-    _esm = HERE / "grid.js"
-    _css = HERE / "grid.css"
+    _esm = frontend.module("grid.js")
+    _css = frontend.STYLE
     key = Unicode().tag(sync=True)
     state = Bytes(b"").tag(sync=True)
     days = Bytes(b"").tag(sync=True)

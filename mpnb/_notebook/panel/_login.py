@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -13,9 +12,8 @@ from traitlets import Dict
 from mpnb._errors import CredentialsError
 from mpnb._message import said
 from mpnb._mixpanel.credentials import HOSTS, Credentials
+from mpnb._notebook.panel._frontend import STYLE, module
 from mpnb._notebook.panel._labels import in_labels
-
-HERE = Path(__file__).parent
 
 
 class Login(anywidget.AnyWidget):
@@ -26,7 +24,8 @@ class Login(anywidget.AnyWidget):
     would be kept in the saved notebook. Only the pump's thread writes ``info``.
     """
 
-    _esm = HERE / "login.js"
+    _esm = module("login.js")
+    _css = STYLE
     info = Dict().tag(sync=True)
 
     def __init__(self, info: dict[str, Any], on_message: Callable[[dict[str, Any]], object]) -> None:
@@ -79,6 +78,7 @@ def shown(credentials: Credentials | None, source: str, error: str = "") -> dict
     return {
         "found": credentials is not None,
         "open": credentials is None,
+        "hidden": False,
         "text": text,
         "error": error,
         "regions": list(HOSTS),

@@ -23,7 +23,8 @@ COLOURS = {
 LOOKS = {"empty": " class=o", "queued": " class=o", "cancelled": " class=k"}  # an outline, a dark glyph
 # Up to so many batches, cells of so many pixels: as in grid.js, and a little smaller.
 SIZES = ((60, 22), (240, 18), (1200, 13), (math.inf, 10))
-# A viewer that strips this leaves a line of coloured glyphs, which says the same.
+# A viewer that strips this leaves a line of coloured glyphs, which says the same. The last but one rule leaves out what
+# was live beside the picture: an output with nothing in it, or JupyterLab's word that no kernel is there to show it.
 STYLE = """<style>
 .mpnb-ended{display:flex;flex-wrap:wrap;gap:3px;margin:6px 0;max-width:1080px;max-height:340px;overflow:auto}
 .mpnb-ended span{display:contents}
@@ -32,6 +33,8 @@ font:600 calc(var(--s)*.6)/1 sans-serif;
 background:currentColor;-webkit-text-fill-color:#fff;border:1px solid transparent}
 .mpnb-ended b.o{background:none;border-color:currentColor;-webkit-text-fill-color:currentColor}
 .mpnb-ended b.k{-webkit-text-fill-color:#1a1a1a}
+.jp-OutputArea-child:has(.mpnb-none),
+.jp-OutputArea-child:has(+.jp-OutputArea-child .mpnb-ended) .jupyter-widgets:not(:has(*)){display:none}
 @media (forced-colors:active){.mpnb-ended b{border-color:CanvasText;-webkit-text-fill-color:CanvasText}}
 </style>"""
 

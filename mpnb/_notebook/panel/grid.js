@@ -1,7 +1,8 @@
-// The grid: a cell a batch, the numbers above it, the failures below it, and buttons.
+// The grid: a cell a batch, the numbers and the failures above it, and buttons.
 //
-// `state` holds a byte a batch, `days` four bytes a batch, `info` the rest; this side writes none of them. What a
-// person does goes to Python as a message: {type: "cell", index} asks for details, {type: "cancel"} is a button.
+// `state` holds a byte a batch (four bits of its state, four of its share of the largest batch), `days` four bytes a
+// batch, `info` the rest; this side writes none of them. What a person does goes to Python as a message: {type: "cell",
+// index} asks for details, {type: "cancel"} is a button, {type: "retry_batch", index} is one below the grid.
 // Everything that comes from a server or a user is set by textContent.
 
 const STATES = ["queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled"];
@@ -21,17 +22,11 @@ const BREATHING = 240; // cells that move are dear where there are many
 const REST_MS = 80; // a pointer that only sweeps over cells asks for nothing
 const ANSWER_MS = 1500; // a kernel that has not answered by then is busy with a cell
 const SPEAK_MS = 5000;
+const MONTH_PX = 62; // beside each row, as in grid.css
+const MONTH = new Intl.DateTimeFormat("en", { month: "short", year: "numeric", timeZone: "UTC" });
+const DAYS_SHOWN = 6; // of each kind of failure, at first
 const GONE = "The connection to the kernel is gone. If it was restarted, run the cell again: what was fetched is in the table.";
 
-function make(tag, className, parent, attributes = {}) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  parent?.append(node);
-  return node;
-}
-
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const bytesOf = (value) => value ? new Uint8Array(value.buffer ?? value, value.byteOffset ?? 0, value.byteLength) : new Uint8Array();
 
 function isoDay(number) {
@@ -42,22 +37,6 @@ function duration(seconds) {
   const s = Math.floor(seconds);
   const two = (n) => String(n).padStart(2, "0");
   return s < 3600 ? `${Math.floor(s / 60)}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
-}
-
-// Saving is the one shortcut that nobody means for a control.
-const stopKey = (event) => { if (!((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s")) event.stopPropagation(); };
-
-/**
- * Keep keys from the notebook, which deletes, inserts and runs cells by them. Returns what ends that.
- *
- * The fields are widgets beside this one, below a root that it is put under only after it was made: the first key finds
- * the root, on its way down. A root has the listener once, however often it is added.
- */
-function keepKeys(el) {
-  const find = (event) => event.target.closest?.(".mpnb-panel")?.addEventListener("keydown", stopKey);
-  document.addEventListener("keydown", find, true);
-  el.addEventListener("keydown", stopKey);
-  return () => document.removeEventListener("keydown", find, true);
 }
 
 /** Say something on the control channel, which a kernel reads while a cell runs, too. Not every front end lets us. */
@@ -74,45 +53,71 @@ function sendAtOnce(model, content) {
   } catch { /* it goes the usual way as well */ }
 }
 
-const freshId = () => [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
-
 const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12: false });
 
-/** The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are. */
-function cellGrid(parent, onPoint) {
+/**
+ * The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are,
+ * `onPick(index | null)` which cell was clicked, or chosen by Enter, and that Escape was pressed.
+ */
+function cellGrid(parent, onPoint, onPick) {
   const box = make("div", "mpnb-scroll", parent);
   const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches" });
   let cells = [], shown = new Uint8Array(), days = new DataView(new ArrayBuffer(0)), columns = 1, stop = 0, size = 0, gap = 0;
 
+  const hasFocus = () => grid.contains(grid.getRootNode().activeElement); // the page's, or that of a shadow tree
   const dates = (i) => {
     if (i * 4 + 4 > days.byteLength) return "";
     const packed = days.getUint32(i * 4, true), first = packed & 0xffff, count = packed >>> 16;
     return count === 1 ? isoDay(first) : `${isoDay(first)} – ${isoDay(first + count - 1)}`;
   };
-  const label = (i) => `${dates(i)}: ${WORDS[STATES[shown[i]]] ?? "?"}`;
+  const stateOf = (i) => STATES[shown[i] & 15];
+  const label = (i) => `${dates(i)}: ${WORDS[stateOf(i)] ?? "?"}`;
+  const monthOf = (i) => isoDay(days.getUint32(i * 4, true) & 0xffff).slice(0, 7);
 
   function paintCell(i) {
-    cells[i].className = `mpnb-cell mpnb-${STATES[shown[i]]}`;
+    cells[i].className = `mpnb-cell mpnb-${stateOf(i)}`;
     cells[i].setAttribute("aria-label", label(i));
+    // How many events it has, next to the others: a bar below the glyph.
+    const volume = shown[i] >> 4;
+    if (volume) cells[i].style.setProperty("--mpnb-volume", volume / 15);
+    else cells[i].style.removeProperty("--mpnb-volume");
+  }
+
+  /** Name the months in which rows begin, and mark the cells in which months do. */
+  function paintMonths() {
+    if (!columns || cells.length * 4 > days.byteLength) return;
+    let above = "";
+    [...grid.children].forEach((row, n) => {
+      const month = monthOf(n * columns);
+      const header = row.firstChild, text = month === above ? "" : MONTH.format(new Date(`${month}-01T00:00:00Z`));
+      setText(header, text);
+      header.role = text ? "rowheader" : null;
+      header.ariaHidden = text ? null : "true";
+      above = month;
+    });
+    cells.forEach((cell, i) => cell.toggleAttribute("data-first", i % columns > 0 && monthOf(i) !== monthOf(i - 1)));
   }
 
   function layOut() {
-    const width = grid.clientWidth;
-    if (!width || !cells.length) return;
+    if (!cells.length) return grid.replaceChildren();
+    const width = grid.clientWidth - MONTH_PX;
+    if (width <= 0) return;
     const fit = Math.max(1, Math.floor((width + gap) / (size + gap)));
     if (fit === columns && grid.childElementCount === Math.ceil(cells.length / fit)) return;
     columns = fit;
-    const focused = grid.contains(document.activeElement) ? document.activeElement : null;
+    const focused = hasFocus() ? grid.getRootNode().activeElement : null;
     const rows = [];
     for (let at = 0; at < cells.length; at += columns) {
       const row = make("div", "mpnb-row", null, { role: "row", "aria-rowindex": rows.length + 1 });
+      make("div", "mpnb-month", row);
       row.append(...cells.slice(at, at + columns));
       rows.push(row);
     }
-    cells.forEach((cell, i) => cell.setAttribute("aria-colindex", (i % columns) + 1));
+    cells.forEach((cell, i) => cell.setAttribute("aria-colindex", (i % columns) + 2));
     grid.replaceChildren(...rows);
     grid.setAttribute("aria-rowcount", rows.length);
-    grid.setAttribute("aria-colcount", columns);
+    grid.setAttribute("aria-colcount", columns + 1);
+    paintMonths();
     focused?.focus({ preventScroll: true });
   }
 
@@ -132,6 +137,7 @@ function cellGrid(parent, onPoint) {
       cells.forEach((_, i) => paintCell(i));
       columns = 0;
       layOut();
+      paintMonths();
       return null;
     }
     const changed = new Set();
@@ -140,6 +146,7 @@ function cellGrid(parent, onPoint) {
     for (let i = 0; i < shown.length; i++) {
       if (daysChanged || shown[i] !== before[i]) { paintCell(i); changed.add(i); }
     }
+    if (daysChanged) paintMonths();
     return changed;
   }
 
@@ -154,6 +161,8 @@ function cellGrid(parent, onPoint) {
   grid.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey || event.shiftKey) return;
     const at = Number(event.target.dataset.i);
+    if (event.key === "Escape") return onPick(null);
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); return onPick(at); }
     const rowStart = at - (at % columns);
     const to = {
       ArrowLeft: at - 1, ArrowRight: at + 1,
@@ -166,9 +175,11 @@ function cellGrid(parent, onPoint) {
     event.preventDefault();
     moveTo(to);
   });
+  grid.addEventListener("click", (event) => { const i = indexOf(event); if (i !== null) { onPick(i); moveTo(i); } });
+  grid.addEventListener("mousedown", (event) => event.preventDefault()); // the focus comes with the click
   const indexOf = (event) => { const i = event.target.dataset?.i; return i === undefined ? null : Number(i); };
   grid.addEventListener("pointerover", (event) => { const i = indexOf(event); if (i !== null) onPoint(i, false); });
-  grid.addEventListener("pointerleave", () => onPoint(grid.contains(document.activeElement) ? stop : null, true));
+  grid.addEventListener("pointerleave", () => onPoint(hasFocus() ? stop : null, true));
   grid.addEventListener("focusin", (event) => {
     const i = indexOf(event);
     if (i === null) return;
@@ -178,12 +189,12 @@ function cellGrid(parent, onPoint) {
   grid.addEventListener("focusout", () => onPoint(null, true));
   const observer = new ResizeObserver(layOut);
   observer.observe(box);
-  return { grid, box, update, dates, state: (i) => STATES[shown[i]], word: (i) => WORDS[STATES[shown[i]]], stop: () => observer.disconnect() };
+  return { grid, box, update, dates, moveTo, state: stateOf, word: (i) => WORDS[stateOf(i)], stop: () => observer.disconnect() };
 }
 
-/** Buttons that stay the same elements, so that focus stays where it is. */
-function buttonRow(parent, onPress) {
-  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": "Actions" });
+/** Buttons that stay the same elements, so that focus stays where it is; `onLost` hears that it cannot. */
+function buttonRow(parent, name, onPress, onLost) {
+  const row = make("div", "mpnb-actions", parent, { role: "group", "aria-label": name });
   const known = new Map();
   return (actions) => {
     for (const { id, label, enabled, look } of actions) {
@@ -198,7 +209,14 @@ function buttonRow(parent, onPress) {
       button.setAttribute("aria-disabled", String(!enabled));
       setText(button, label);
     }
-    for (const [id, button] of known) if (!actions.some((action) => action.id === id)) { button.remove(); known.delete(id); }
+    for (const [id, button] of known) {
+      if (actions.some((action) => action.id === id)) continue;
+      const focused = button.getRootNode().activeElement === button;
+      button.remove();
+      known.delete(id);
+      if (focused) onLost();
+    }
+    actions.forEach(({ id }, i) => { if (row.children[i] !== known.get(id)) row.insertBefore(known.get(id), row.children[i] ?? null); });
   };
 }
 
@@ -216,22 +234,24 @@ function render({ model, el }) {
   const root = make("section", "mpnb", el, { "aria-label": "Mixpanel export" });
   const head = make("div", "mpnb-head", root);
   const words = make("div", "mpnb-words", head);
-  const phase = make("span", "mpnb-phase", words);
+  const phase = make("span", "mpnb-phase", words, { tabindex: -1 });
   const title = make("span", "mpnb-title", words);
-  const paintButtons = buttonRow(head, press);
+  // Focus that a button takes along when it goes stays in the panel, and on nothing that Enter would press.
+  const paintButtons = buttonRow(head, "Actions", press, () => phase.focus({ preventScroll: true }));
   const bar = make("div", "mpnb-bar", root, { role: "progressbar", "aria-label": "Batches done", "aria-valuemin": 0 });
   const barDone = make("div", "mpnb-bar-done", bar), barFailed = make("div", "mpnb-bar-failed", bar);
   const facts = make("dl", "mpnb-facts", root);
   const notes = make("div", "mpnb-notes", root);
-  const cells = cellGrid(root, point);
-  const legend = make("ul", "mpnb-legend", root, { "aria-label": "States" });
-  const detail = make("div", "mpnb-detail", root);
   const failures = make("div", "mpnb-failures", root);
+  const cells = cellGrid(root, point, pick);
+  const legend = make("ul", "mpnb-legend", root, { "aria-label": "States" });
+  const detail = make("div", "mpnb-detail", root), detailText = make("div", "mpnb-detail-text", detail);
+  const paintBatchButtons = buttonRow(detail, "Batch", pressBatch, () => cells.moveTo(pointed ?? 0));
   const code = make("div", "mpnb-code", root);
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
-  const passKeys = keepKeys(el);
+  keepKeys(el);
   const timers = { rest: 0, tick: 0, answer: 0 };
-  let pointed = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
+  let pointed = null, picked = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
 
   // ipywidgets marks the views of a kernel that is gone with this class, those of a file that was reopened as well.
   const gone = () => el.closest(".jupyter-widgets-disconnected") !== null;
@@ -246,7 +266,16 @@ function render({ model, el }) {
   function press(id, button) {
     if (id === "copy") return copy(button);
     if (gone()) return;
-    const message = { type: id, press: freshId() };
+    send({ type: id });
+  }
+
+  function pressBatch(id, button) {
+    if (id === "copy") copy(button, answer?.code ?? "");
+    else if (!gone()) send({ type: id, index: pointed });
+  }
+
+  function send(content) {
+    const message = { ...content, press: freshId() }, id = content.type;
     // What else is pressed must not overtake what was typed before.
     if (id === "cancel") sendAtOnce(model, { ...message, grid: model.get("key") });
     model.send(message);
@@ -261,11 +290,11 @@ function render({ model, el }) {
     }, ANSWER_MS);
   }
 
-  async function copy(button) {
-    const text = model.get("info").code ?? "";
+  async function copy(button, text = model.get("info").code ?? "") {
     let said = "Copied";
     try { await navigator.clipboard.writeText(text); } catch { said = "Copy it from below"; }
     code.replaceChildren();
+    code.dataset.of = text === model.get("info").code ? "all" : "batch";
     make("pre", "", code, { tabindex: 0, "aria-label": "The same as code" }).textContent = text;
     live.textContent = said;
     button.dataset.said = said;
@@ -273,7 +302,10 @@ function render({ model, el }) {
   }
 
   function point(i, atOnce) {
+    // The pointer passes other cells on its way to the buttons of the one that was picked.
+    if (picked !== null && (i === null || !atOnce)) i = picked;
     if (i === pointed) return;
+    if (picked !== null) return pick(i);
     pointed = i;
     answer = null;
     paintDetail();
@@ -282,12 +314,31 @@ function render({ model, el }) {
     if (i !== null) timers.rest = setTimeout(ask, atOnce ? 0 : REST_MS);
   }
 
+  /** Keep the details of a cell in sight, with its buttons; `null`, or the same cell once more, lets go of it. */
+  function pick(i) {
+    const before = picked;
+    picked = null;
+    if (i !== null && i !== before) {
+      point(i, true);
+      picked = i;
+    }
+    for (const cell of root.querySelectorAll(".mpnb-cell[aria-selected]")) cell.removeAttribute("aria-selected");
+    if (picked !== null) root.querySelector(`.mpnb-cell[data-i="${picked}"]`)?.setAttribute("aria-selected", "true");
+    paintDetail();
+  }
+
   function paintDetail() {
+    const detail = detailText;
     detail.replaceChildren();
     if (pointed === null || !cells.dates(pointed)) {
-      make("span", "mpnb-hint", detail).textContent = "Point at a batch, or reach it with Tab and the arrows, to see more of it.";
+      paintBatchButtons([]);
+      make("span", "mpnb-hint", detail).textContent = "Point at a batch, or reach it with Tab and the arrows, to see more of it; a click or Enter keeps it here.";
       return;
     }
+    paintBatchButtons(picked === null ? [] : [
+      ...(answer?.retry ? [{ id: "retry_batch", label: "Retry this batch", enabled: !gone() }] : []),
+      ...(answer?.code ? [{ id: "copy", label: "Copy as code", enabled: true }] : []),
+    ]);
     make("span", `mpnb-swatch mpnb-${cells.state(pointed)}`, detail, { "aria-hidden": "true" });
     make("strong", "", detail).textContent = cells.dates(pointed);
     make("span", "", detail).textContent = cells.word(pointed) + (answer?.until ? ` until ${clock(answer.until)}` : "");
@@ -301,7 +352,7 @@ function render({ model, el }) {
 
   function paintLegend(state) {
     const counts = new Array(STATES.length).fill(0);
-    for (const byte of state) counts[byte]++;
+    for (const byte of state) counts[byte & 15]++;
     const present = STATES.map((name, i) => [name, counts[i]]).filter(([, count]) => count);
     while (legend.childElementCount > present.length) legend.lastElementChild.remove();
     present.forEach(([name, count], i) => {
@@ -312,8 +363,12 @@ function render({ model, el }) {
     });
   }
 
+  /** Whether the picture beside this output is none yet: it does not reach a page that was loaded in between. */
+  const pending = () => el.closest(".jp-OutputArea-child")?.nextElementSibling?.querySelector(".mpnb-pending") != null;
+
   function paintNotes() {
-    const texts = gone() ? [GONE] : [...(model.get("info").notes ?? []), ...(busy ? [busy] : [])];
+    const info = model.get("info");
+    const texts = gone() ? [GONE] : [...(info.notes ?? []), ...(busy ? [busy] : []), ...(info.keep && pending() ? [info.keep] : [])];
     notes.replaceChildren(...texts.map((text) => { const note = make("p", ""); note.textContent = text; return note; }));
   }
 
@@ -327,13 +382,19 @@ function render({ model, el }) {
 
   // What moves without a message: the clock, and what is known of a batch that is under way.
   function tick() {
+    if (model.get("info").keep) paintNotes();
     if (!moving()) return;
     paintClock();
     if (pointed !== null && !asked && UNDER_WAY.has(cells.state(pointed))) ask();
   }
 
+  // Only where they changed: a button that is made anew would lose the focus.
+  let listed = "", shownPhase = "";
   function paintFailures(list) {
-    failures.replaceChildren(...list.map(({ kind, count, hint, message }) => {
+    const now = JSON.stringify(list);
+    if (now === listed) return;
+    listed = now;
+    failures.replaceChildren(...list.map(({ kind, count, hint, message, cells: places }) => {
       const item = make("div", "mpnb-failure");
       make("span", `mpnb-swatch mpnb-${kind === "cancelled" ? "cancelled" : "failed"}`, item, { "aria-hidden": "true" });
       const body = make("div", "", item);
@@ -341,8 +402,28 @@ function render({ model, el }) {
       make("strong", "", line).textContent = `${count.toLocaleString("en-US")} × ${kind}`;
       line.append(" ", hint);
       if (message && kind !== "cancelled") make("div", "mpnb-message", body).textContent = message;
+      paintPlaces(make("div", "mpnb-places", body), places ?? [], count);
       return item;
     }));
+  }
+
+  /** The days of failed batches, each of which leads to its cell. */
+  function paintPlaces(row, places, count) {
+    const show = (many) => {
+      row.replaceChildren(...places.slice(0, many).map((i) => {
+        const day = make("button", "mpnb-day", null, { type: "button" });
+        day.textContent = cells.dates(i);
+        day.addEventListener("click", () => { if (picked !== i) pick(i); cells.moveTo(i); });
+        return day;
+      }));
+      const rest = count - Math.min(many, places.length);
+      if (many < places.length) {
+        const more = make("button", "mpnb-day", row, { type: "button" });
+        more.textContent = `and ${rest.toLocaleString("en-US")} more`;
+        more.addEventListener("click", () => { show(Infinity); row.children[many]?.focus(); });
+      } else if (rest > 0) make("span", "mpnb-hint", row).textContent = `and ${rest.toLocaleString("en-US")} more`;
+    };
+    show(DAYS_SHOWN);
   }
 
   function speak(info) {
@@ -373,7 +454,9 @@ function render({ model, el }) {
     paintClock();
     paintNotes();
     paintFailures(info.failures ?? []);
-    if (code.firstChild && code.firstChild.textContent !== info.code) code.replaceChildren();
+    if (code.dataset.of === "all" && code.firstChild?.textContent !== info.code) code.replaceChildren();
+    if (info.phase !== shownPhase && picked !== null) ask(); // whether it can be retried is another question now
+    shownPhase = info.phase;
     speak(info);
   }
 
@@ -381,7 +464,7 @@ function render({ model, el }) {
     const state = bytesOf(model.get("state"));
     const changed = cells.update(state, bytesOf(model.get("days")));
     paintLegend(state);
-    if (pointed !== null && pointed >= state.length) point(null, true);
+    if (pointed !== null && pointed >= state.length) { picked = null; point(null, true); }
     if (changed === null || changed.has(pointed)) {
       paintDetail();
       ask();
@@ -403,7 +486,17 @@ function render({ model, el }) {
   // After the views' own listeners, which set the class that gone() looks at.
   const onLive = () => setTimeout(onInfo);
 
-  const heard = [["change:info", onInfo], ["change:state", onState], ["change:days", onState], ["msg:custom", onMessage], ["comm_live_update", onLive]];
+  // What came together is shown together, and what the words speak of before the words.
+  let due = new Set();
+  const later = (what) => () => { if (!due.size) queueMicrotask(paintDue); due.add(what); };
+  function paintDue() {
+    const now = due;
+    due = new Set();
+    if (now.has("state")) onState();
+    if (now.has("info")) onInfo();
+  }
+
+  const heard = [["change:info", later("info")], ["change:state", later("state")], ["change:days", later("state")], ["msg:custom", onMessage], ["comm_live_update", onLive]];
   for (const [name, callback] of heard) model.on(name, callback);
   onState();
   onInfo();
@@ -417,7 +510,6 @@ function render({ model, el }) {
     clearTimeout(timers.rest);
     clearTimeout(timers.answer);
     cells.stop();
-    passKeys();
   };
 }
 

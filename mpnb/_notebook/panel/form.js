@@ -1,0 +1,171 @@
+// The fields. `values` is what they hold, by name, and written here alone; `info` comes from Python, and has the words:
+// {labels, presets: [[label, value, days]], modes: [[label, value]], fixed: [names], errors: {place: text}, folded,
+// names: [[event, count]] or null}. {type: "names"} asks for the names, {type: "form"} says that a field changed.
+
+const OFF = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
+const SUGGESTED = 8;
+
+/** The names of events that begin or go on as the line with the caret does, the more frequent first. */
+function matching(names, text, at) {
+  const lines = text.split("\n");
+  const line = text.slice(0, at).split("\n").length - 1;
+  const typed = lines[line].trim().toLowerCase();
+  const taken = new Set(lines.filter((_, i) => i !== line).map((other) => other.trim()));
+  const found = names.filter(([name]) => !taken.has(name) && name.toLowerCase().includes(typed) && name !== lines[line].trim());
+  const rank = ([name]) => (name.toLowerCase().startsWith(typed) ? 0 : 1);
+  return { line, lines, found: found.sort((a, b) => rank(a) - rank(b)).slice(0, SUGGESTED) };
+}
+
+/** A list below a text of one name a line: arrows choose, Enter or a click takes, Escape closes. */
+function suggestions(field, text, model, changed) {
+  const list = make("ul", "mpnb-suggestions", field, { role: "listbox", id: `mpnb-${freshId()}`, "aria-label": "Suggestions" });
+  list.hidden = true;
+  // A text of several lines may not have the role of a combobox, but all else of one.
+  Object.entries({ "aria-autocomplete": "list", "aria-haspopup": "listbox", "aria-controls": list.id })
+    .forEach(([name, value]) => text.setAttribute(name, value));
+  let chosen = -1, now = { line: 0, lines: [], found: [] };
+
+  function close() {
+    list.hidden = true;
+    chosen = -1;
+    text.removeAttribute("aria-activedescendant");
+  }
+
+  function choose(i) {
+    chosen = i;
+    [...list.children].forEach((item, n) => item.setAttribute("aria-selected", String(n === i)));
+    const item = list.children[i];
+    if (item) text.setAttribute("aria-activedescendant", item.id);
+    else text.removeAttribute("aria-activedescendant");
+  }
+
+  function take(i) {
+    const lines = [...now.lines];
+    lines[now.line] = now.found[i][0];
+    if (now.line === lines.length - 1) lines.push("");
+    text.value = lines.join("\n");
+    const end = lines.slice(0, now.line + 2).join("\n").length;
+    text.setSelectionRange(end, end);
+    changed();
+    open();
+  }
+
+  function open() {
+    const names = model.get("info").names;
+    if (!names || text.getRootNode().activeElement !== text) return close();
+    now = matching(names, text.value, text.selectionStart);
+    list.replaceChildren(...now.found.map(([name, count], i) => {
+      const item = make("li", "", null, { role: "option", id: `${list.id}-${i}`, "aria-selected": "false" });
+      make("span", "", item).textContent = name;
+      make("span", "mpnb-count", item).textContent = count.toLocaleString("en-US");
+      item.addEventListener("pointerdown", (event) => { event.preventDefault(); take(i); });
+      return item;
+    }));
+    list.hidden = !now.found.length;
+    choose(-1);
+  }
+
+  text.addEventListener("focus", () => { model.send({ type: "names" }); open(); });
+  text.addEventListener("blur", close);
+  text.addEventListener("input", open);
+  text.addEventListener("click", open);
+  text.addEventListener("keydown", (event) => {
+    if (list.hidden) { if (event.key === "ArrowDown" && event.altKey) open(); return; }
+    const many = now.found.length;
+    if (event.key === "ArrowDown") choose((chosen + 1) % many);
+    else if (event.key === "ArrowUp") choose(chosen <= 0 ? many - 1 : chosen - 1);
+    else if (event.key === "Enter" && chosen >= 0) take(chosen);
+    else if (event.key === "Escape") close();
+    else return;
+    event.preventDefault();
+  });
+  return open;
+}
+
+function render({ model, el }) {
+  const info = model.get("info"), labels = info.labels;
+  const root = make("div", "mpnb-form", el, { role: "group", "aria-label": "What to export" });
+  const folded = make("div", "mpnb-folded", root);
+  const fields = make("div", "mpnb-fields", root);
+  const controls = {}, errors = {};
+
+  function place(name, css = name) {
+    const box = make("div", `mpnb-place mpnb-field-${css.replace("_", "-")}`, fields);
+    const row = make("div", "mpnb-row-of-fields", box);
+    errors[name] = make("div", "mpnb-error", box, { role: "alert" });
+    return row;
+  }
+
+  function choice(parent, name, label, options) {
+    const select = labelled(parent, label, "select");
+    for (const [text, value] of options) make("option", "", select, { value }).textContent = text;
+    controls[name] = select;
+  }
+
+  const dates = place("dates");
+  dates.classList.add("mpnb-days");
+  choice(dates, "preset", "Days", info.presets);
+  controls.first = labelled(dates, labels.from_date, "input", { type: "date" });
+  controls.last = labelled(dates, labels.to_date, "input", { type: "date" });
+  const range = make("span", "mpnb-range", dates);
+  choice(place("mode"), "mode", labels.mode, info.modes);
+  const names = place("events");
+  controls.events = labelled(names, labels.events, "textarea", { rows: 1, placeholder: "all, or one name a line", ...OFF });
+  controls.where = labelled(place("where"), labels.where, "input", { type: "text", placeholder: 'properties["$os"] == "iOS"', ...OFF });
+  for (const name of ["database", "table"]) controls[name] = labelled(place(name), labels[name], "input", { type: "text", ...OFF });
+  controls.workers = labelled(place("workers"), labels.workers, "input", { type: "text", placeholder: "1–100", ...OFF });
+  controls.chunk_days = labelled(place("chunk_days"), labels.chunk_days, "input", { type: "text", placeholder: "1–100, or auto", ...OFF });
+  errors.form = make("div", "mpnb-error", root, { role: "alert" });
+  for (const name of info.fixed) controls[name].disabled = true;
+
+  function paintDates() {
+    const custom = controls.preset.value === "custom";
+    controls.first.parentElement.hidden = controls.last.parentElement.hidden = !custom;
+    range.hidden = custom;
+    setText(range, model.get("info").presets.find(([, value]) => value === controls.preset.value)?.[2] ?? "");
+  }
+
+  function write() {
+    const values = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, control.value]));
+    model.set("values", values);
+    model.save_changes();
+    paintDates();
+  }
+
+  function read() {
+    const values = model.get("values");
+    for (const [name, control] of Object.entries(controls)) if (control.value !== values[name]) control.value = values[name] ?? "";
+    paintDates();
+  }
+
+  const suggest = suggestions(controls.events.parentElement, controls.events, model, write);
+
+  function paint() {
+    const now = model.get("info");
+    setText(folded, now.folded);
+    folded.hidden = !now.folded;
+    fields.hidden = Boolean(now.folded);
+    for (const [name, place] of Object.entries(errors)) {
+      setText(place, now.errors[name] ?? "");
+      place.hidden = !now.errors[name] || Boolean(now.folded);
+    }
+    paintDates();
+    suggest();
+  }
+
+  function onMessage(message) {
+    if (message.type !== "reset") return;
+    for (const [name, value] of Object.entries(message.values)) controls[name].value = value;
+    write();
+  }
+
+  for (const control of Object.values(controls)) control.addEventListener("input", write);
+  keepKeys(el);
+  const heard = [["change:info", paint], ["change:values", read], ["msg:custom", onMessage]];
+  for (const [name, callback] of heard) model.on(name, callback);
+  read();
+  paint();
+  return () => { for (const [name, callback] of heard) model.off(name, callback); };
+}
+
+export default { render };
