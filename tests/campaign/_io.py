@@ -77,6 +77,8 @@ def _step(here: Stage, step: str, table: Table, oracle: Oracle, fails: Failing) 
             said = real(step, table.case, table.server.credentials, table.database)
         here.heard(what, said, may_refuse=count.failed > 0 or step == "reopen")
     if count.failed:
+        # DuckDB leaves its log, reads it at each opening, and folds it in when something is written again.
+        here.files.add(f"{FILE}.wal")
         here.figures.calls[f"{fails.call} of {fails.place}"] += 1
     # What fails at the very end keeps the export from noting what became of its batches: the next one does.
     oracle.judge(what, said={table.name: said}, crashed=True)
