@@ -161,7 +161,7 @@ def _query(made: Made, condition: str, zone: str | None, persons: str) -> str:
         'event_name AS "event_name"',
         f'{time} AS "time"',
         *local,
-        'coalesce(mpnb_p.resolved_distinct_id, mpnb_e.distinct_id) AS "person"',
+        "coalesce(mpnb_p.resolved_distinct_id, nullif(mpnb_e.distinct_id, '')) AS \"person\"",
         *(f'mpnb_e.{name} AS "{name}"' for name in FIXED.values() if name != "time"),
         *(f"mpnb_e.{quoted(name)}" for name in made.columns),
     ]

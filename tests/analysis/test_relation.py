@@ -141,6 +141,15 @@ def test_a_device_is_its_user_s_before_and_after_the_link(project: Project) -> N
         assert persons(result.for_analysis(identities="original"))["$device:D1"] == {"$device:D1"}
 
 
+def test_an_event_of_nobody_has_no_person(project: Project) -> None:
+    """Without an id, or with an empty one."""
+    project.add(1, "A", "")
+    project.add(1, "A", None)
+    with project.export(1, 1) as result:
+        for identities in ("merged", "exported"):
+            assert result.for_analysis(identities=identities).project("person").fetchall() == [(None,), (None,)]
+
+
 def test_a_device_with_two_users_makes_them_one_person(project: Project) -> None:
     """All ids of a cluster are one; it has the name of the user who was linked first."""
     for number, user in ((2, "U2"), (1, "U1")):
