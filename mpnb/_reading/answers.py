@@ -263,8 +263,8 @@ class Answers:
 
         Columns: ``event_name``, ``time`` (TIMESTAMP, UTC), ``local_time`` (TIMESTAMP, only if the zone is known),
         ``person`` (null for nobody), ``distinct_id``, ``device_id``, ``user_id``, ``insert_id`` (VARCHAR), then one per
-        property: BOOLEAN, BIGINT, DOUBLE, TIMESTAMP or VARCHAR if that fits all of its values, else JSON. A name that is
-        taken gets a number appended.
+        property: BOOLEAN, BIGINT, DOUBLE, TIMESTAMP or VARCHAR if that fits all of its values, else JSON. A name that
+        is taken gets a number appended.
 
         The first call creates tables in the database, in the schema ``mpnb_analysis``; later calls update them with
         what exports have changed. While an export is writing the events, or if the database is read-only, the relation
