@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,23 @@ def test_a_file_of_layout_2_is_read_as_it_is_where_it_cannot_be_written(tmp_path
     with duckdb.connect(str(path), read_only=True) as con, mpnb.open(con, table="events") as db:
         assert db.total_rows == 230
         assert db.sql("SELECT value FROM mpnb_meta WHERE name = 'layout'").fetchall() == [("2",)]
+
+
+def test_columns_of_a_file_of_layout_3_keep_their_names(tmp_path: Path) -> None:
+    """Names that its typed tables have given stay, although a property comes that would have taken one of them."""
+    path = unpacked("layout-3.duckdb.gz", tmp_path)
+    with mpnb.open(path, table="events") as db:
+        query = "SELECT event_name, property, column_name FROM mpnb_columns WHERE column_name IS NOT NULL ORDER BY ALL"
+        of_each = [("Plan", "Plan"), ("n", "n"), ("plan", "plan_3"), ("plan_2", "plan_2")]
+        assert db.sql(query).fetchall() == [(event, *each) for event in ("Buy", "it's") for each in of_each]
+    lines = [json.dumps({"event": "Buy", "properties": {"time": 1767571200, "PLAN": 1, "Plan": "x"}}).encode()]
+    with serve(lines=lambda d: lines, project_id="1") as mp:
+        ask = {"database": path, "credentials": mp.credentials, "quota": WIDE}
+        with mpnb.export("2026-01-05", "2026-01-05", **ask):
+            pass
+    with mpnb.open(path, table="events") as db:
+        assert db.event("Buy").columns[5:] == ["PLAN_4", "Plan", "n", "plan_3", "plan_2"]
+        assert db.event("Buy").filter("PLAN_4 = 1").project("Plan").fetchall() == [("x",)]
 
 
 def test_an_export_goes_on_in_a_file_of_layout_1(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from mpnb._reading.answers import Answers
 from mpnb._reading.reader import Reader
 from mpnb._showing import sentences, summary
 from mpnb._showing.live import panel_of, show_job, show_result_once
+from mpnb._showing.progress import RowsLine
 
 
 class Closable(Protocol):
@@ -120,6 +121,9 @@ class ExportResult(Answers):
         self.duration_seconds: float = outcome.duration_seconds
         self.bytes: int = outcome.bytes
         return self
+
+    def _rows_ticked(self, what: str) -> Callable[[int, int], object]:
+        return RowsLine(what)
 
     def retry(
         self,

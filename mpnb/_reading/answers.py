@@ -228,10 +228,12 @@ class Answers:
         are date-times as Mixpanel writes them, ``2026-01-31T09:00:00``), VARCHAR, LIST and STRUCT (if all have the same
         shape), else JSON, which holds anything. No value is rounded, truncated or made null; a JSON null is NULL, as is
         a property that an event lacks. Property names that differ only in case, or are taken, get a number appended;
-        ``catalog()`` shows the column of each property.
+        ``catalog()`` shows the column of each property. A name once given stays with its property: one that comes
+        later gets the number. ``user_id`` is Mixpanel's ``$user_id``; a ``user_id`` of the project's own is
+        ``user_id_2``.
 
-        The first call creates a table for the event in the database, in the schema ``mpnb_typed``; later calls update
-        it with what exports have changed. While an export is writing the events, or if the database is read-only, the
+        The first call creates a table for the event in the database, in the schema ``mpnb_typed``, with the columns
+        that are asked for; later calls update it with what exports have changed, and add columns. While an export is writing the events, or if the database is read-only, the
         relation reads JSON instead: the same rows, more slowly.
 
         The relation has the rows of the batches that the result has at this moment. Once one of them is fetched again,
@@ -313,20 +315,22 @@ class Answers:
         them are a JSON null), ``distinct_values`` (approximate), ``minimum``, ``maximum`` (as text; null for JSON,
         lists and structs), ``examples`` (a list of texts, the most frequent values), ``drift`` (for JSON columns, why
         no other type fits), ``repeated`` (how many events have the key twice or more: the column has the first value,
-        ``properties`` all).
+        ``properties`` all), ``first_seen``, ``last_seen`` (MAP of types, such as ``{BIGINT: 2026-01-01}``, to the first
+        and the last day of the batches where values of that type occur: a column's type widens when another one
+        comes), ``note`` (where the column of that name is Mixpanel's own and null, as ``user_id`` may be).
 
-        The catalog is computed at once, and creates every event's table as ``event()`` does. The first call takes about
-        as long as reading all JSON three times.
+        The catalog is computed at once, from the JSON of all events that it is about; it creates no typed tables. A
+        terminal shows its progress, and so does a notebook. ``examples`` come from a sample where an event has many.
 
         Args:
             events: one event name, or several; default: all.
-            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
+            materialize: whether what is found may be kept in the database: names of columns, and kinds of values.
 
         Raises:
             PlanError: there is no such event.
             ClosedError: the result was closed.
         """
-        return catalog(self._reader, events, materialize=materialize)
+        return catalog(self._reader, events, materialize=materialize, ticked=self._rows_ticked("catalog"))
 
     def forget_typed(self) -> None:
         """
@@ -528,6 +532,10 @@ class Answers:
         self._store.close()
 
     # --- within ----------------------------------------------------------------------------------------------------
+
+    def _rows_ticked(self, what: str) -> Callable[[int, int], object] | None:
+        """Return what is told how many rows were looked at, and of how many; ``None`` for nobody."""
+        return None
 
     def _unmet(self, cursor: DuckDBPyConnection) -> str:
         return self._selection.unmet(ended_exports(cursor, self.table))

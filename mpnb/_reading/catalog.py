@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
+import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
 from mpnb._base.scalars import check_flags
-from mpnb._base.sql import exact, interruptible, quoted, run
+from mpnb._base.sql import interruptible, run, transaction
+from mpnb._base.text import safe_text
 from mpnb._reading import rules
-from mpnb._reading.events import rows_condition
-from mpnb._reading.properties import REPEATED, Column, Seen, drift_of, merged, sql_type
+from mpnb._reading.look import Figures, Found, look, shown
+from mpnb._reading.properties import FIXED, KIND_TYPES, REPEATED, Column, Seen, drift_of, merged, sql_type
 from mpnb._reading.reader import Reader
-from mpnb._reading.selection import Selection
-from mpnb._reading.typed import Typed, scan_event, typed
+from mpnb._reading.typed import Event, check_names, create, enter, everything, known, there_of
+from mpnb._storing import ledger
 from mpnb._storing.database import LEDGER
+from mpnb._storing.running import registration
+
+log = logging.getLogger("mpnb")
 
 EXAMPLES = 3
-# More at once make a plan that takes longer than the query.
-AT_ONCE = 100
 # Of these, a least and a greatest value say something.
 ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
+Ticked = Callable[[int, int], object]
 
-def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materialize: bool = True) -> DuckDBPyRelation:
-    """Return one row per property of an event, as ``ExportResult.catalog()`` describes."""
+
+def catalog(
+    reader: Reader, events: str | Iterable[str] | None = None, *, materialize: bool = True, ticked: Ticked | None = None
+) -> DuckDBPyRelation:
+    """
+    Return one row per property of an event, as ``ExportResult.catalog()`` describes.
+
+    Args:
+        ticked: called with the number of rows that were looked at, and that of all rows.
+    """
     import pyarrow as pa
 
     check_flags(materialize=materialize)
@@ -37,12 +52,7 @@ def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materi
     else:
         with interruptible():
             names = [name for name, *_ in rules.event_names(reader).fetchall()]
-    rows: list[tuple[Any, ...]] = []
-    condition = rows_condition(reader)
-    for name in names:
-        found = typed(reader, name, materialize=materialize, kinds=True)
-        with reader.store.reading() as cursor:
-            rows += _rows(cursor, found, condition, _seen_here(cursor, reader.selection, found))
+    rows = _rows(reader, names, materialize, ticked or (lambda done, total: None)) if names else []
     schema = pa.schema(
         [
             ("event_name", pa.string()),
@@ -57,64 +67,180 @@ def catalog(reader: Reader, events: str | Iterable[str] | None = None, *, materi
             ("examples", pa.list_(pa.string())),
             ("drift", pa.string()),
             ("repeated", pa.int64()),
+            ("first_seen", pa.map_(pa.string(), pa.date32())),
+            ("last_seen", pa.map_(pa.string(), pa.date32())),
+            ("note", pa.string()),
         ]
     )
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    table = pa.table([list(column) for column in columns], schema=schema)
+    arrays = [pa.array(list(column), type=each.type) for column, each in zip(columns, schema, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=schema)
     return relation(reader.store.database, lambda connection: connection.from_arrow(table))
 
 
-def _seen_here(cursor: DuckDBPyConnection, selection: Selection, found: Typed) -> list[Seen]:
-    """Return what occurs in the events of this result alone, which has only some rows of some batches."""
-    inside = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.inside}"))
-    across = dict(run(cursor, f"SELECT batch_id, rows FROM {LEDGER} WHERE {selection.across} AND rows > 0"))
-    some, _ = scan_event(cursor, selection.table, found.event, across, rows=selection.in_days)
-    # Typed tables of an older mpnb do not know what is repeated.
-    known = {each.batch_id for each in found.seen if not each.path}
-    unknown = {each.batch_id for each in found.seen} - known
-    again = {batch_id: rows for batch_id, rows in inside.items() if batch_id in unknown}
-    more, _ = scan_event(cursor, selection.table, found.event, again)
-    return [each for each in found.seen if each.batch_id in inside.keys() - again.keys()] + some + more
+def _rows(reader: Reader, names: list[str], materialize: bool, ticked: Ticked) -> list[tuple[Any, ...]]:
+    store, table = reader.store, reader.table
+    if materialize:
+        try:
+            with registration, store.committing(), store.reading() as cursor:
+                if not ledger.unfinished_exports(cursor, table):
+                    return _looked(reader, cursor, names, True, ticked)
+        except duckdb.InterruptException:
+            raise
+        except duckdb.Error as error:
+            log.warning("what the catalog found is not kept, since it cannot be written: %s", safe_text(str(error)))
+    with store.reading() as cursor:
+        return _looked(reader, cursor, names, False, ticked)
 
 
-def _rows(cursor: DuckDBPyConnection, found: Typed, condition: str, seen: list[Seen]) -> list[tuple[Any, ...]]:
-    everywhere, here = merged(found.seen), merged(seen)
+def _looked(
+    reader: Reader, cursor: DuckDBPyConnection, names: list[str], write: bool, ticked: Ticked
+) -> list[tuple[Any, ...]]:
+    """Return the rows of the catalog, and record what was found."""
+    table, selection = reader.table, reader.selection
+    with reader.needing_table(), transaction(cursor):
+        there = there_of(cursor, table, names)
+        check_names(cursor, reader.store, table, there)
+        inside, across = (
+            {
+                b: there.rows[b]
+                for (b,) in run(cursor, f"SELECT batch_id FROM {LEDGER} WHERE {which}")
+                if b in there.rows
+            }
+            for which in (selection.inside, selection.across)
+        )
+        events = [known(cursor, table, name) for name in names]
+        rest = {
+            each.name: {b: n for b, n in each.unknown(there, everything).items() if b not in inside} for each in events
+        }
+        total = sum(sum(each.values()) for each in (inside, across, *rest.values()))
+        done = 0
+
+        def counted(rows: int) -> None:
+            nonlocal done
+            done += rows
+            ticked(done, total)
+
+        figures: Found = {}
+        mine = look(cursor, table, dict.fromkeys(names, inside), figures=figures, ticked=counted)
+        partly = look(
+            cursor, table, dict.fromkeys(names, across), rows=selection.in_days, figures=figures, ticked=counted
+        )
+        others = look(cursor, table, rest, ticked=counted)
+        for event in events:
+            event.learn([*mine[event.name], *others[event.name]], there)
+            event.settle()
+            if write:
+                create(cursor)
+                enter(cursor, table, event, there)
+        ledger_rows = f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {ledger.of_table(table)}"
+        days = {batch_id: (first, last) for batch_id, first, last in run(cursor, ledger_rows)}
+    return [row for event in events for row in _of_event(event, mine[event.name] + partly[event.name], figures, days)]
+
+
+Days = Mapping[int, tuple[date, date]]
+
+
+def _of_event(event: Event, seen: Sequence[Seen], figures: Found, days: Days) -> Iterator[tuple[Any, ...]]:
+    """
+    Return the rows of one event.
+
+    Args:
+        seen: what occurs in the rows of this result.
+        days: the first and the last day of each batch.
+    """
+    everywhere, here = merged(event.seen), merged(seen)
+    events = sum(each.rows for each in seen if not each.path)
     repeated = Counter[str]()
     for each in seen:
         if each.kind == REPEATED and each.path:
             repeated[str(each.path[0])] += each.rows
-    rows: list[tuple[Any, ...]] = []
-    for start in range(0, len(found.columns), AT_ONCE):
-        columns = found.columns[start : start + AT_ONCE]
-        query = f"SELECT count(*), {', '.join(map(figures_of, columns))} FROM {found.rows} WHERE {condition}"
-        [(events, *figures)] = run(cursor, query)
-        for column, figure in zip(columns, figures, strict=True):
-            kinds = here.get((column.property,), {})
-            rows.append(
-                (
-                    found.event,
-                    column.property,
-                    column.name,
-                    sql_type(column.type),
-                    sum(kinds.values()) / events if events else 0.0,
-                    kinds.get(("null", None), 0),
-                    figure["values"],
-                    figure["least"],
-                    figure["most"],
-                    [example for example in figure["examples"] or [] if example is not None],
-                    drift_of(everywhere, column),
-                    repeated[column.property],
-                )
-            )
-    return rows
+    first, last = _days_by_type(event.seen, days)
+    for column in event.every:
+        name = column.property
+        kinds = here.get((name,), {})
+        of = figures.get((event.name, name), Figures())
+        least, most = _bounds(column, of)
+        yield (
+            event.name,
+            name,
+            column.name,
+            sql_type(column.type),
+            sum(kinds.values()) / events if events else 0.0,
+            kinds.get(("null", None), 0),
+            of.distinct,
+            least,
+            most,
+            _examples(column, of, [least, most]),
+            drift_of(everywhere, column),
+            repeated[name],
+            first[name],
+            last[name],
+            _note(name, event),
+        )
 
 
-def figures_of(column: Column) -> str:
-    """Return the expression for what is known of a column's values: how many differ, least, most, and examples."""
-    name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
-    ordered = column.type in ORDERED
-    least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")
-    return (
-        f"{{'values': approx_count_distinct({name}), 'least': {least}, 'most': {most},"
-        f" 'examples': approx_top_k({name}, {EXAMPLES})::VARCHAR[]}}"
-    )
+def _days_by_type(seen: Iterable[Seen], days: Days) -> tuple[DaysByType, DaysByType]:
+    """Return the first and the last day on which each property had a value of each type, in the order of the first."""
+    found: dict[tuple[str, str], tuple[date, date]] = {}
+    for each in seen:
+        if len(each.path) == 1 and (kind := KIND_TYPES.get(each.kind)) and each.batch_id in days:
+            first, last = days[each.batch_id]
+            key = (str(each.path[0]), kind)
+            before = found.get(key, (first, last))
+            found[key] = min(first, before[0]), max(last, before[1])
+    firsts: DaysByType = defaultdict(list)
+    lasts: DaysByType = defaultdict(list)
+    for (name, kind), (first, last) in sorted(found.items(), key=lambda each: (each[1], each[0])):
+        firsts[name].append((kind, first))
+        lasts[name].append((kind, last))
+    return firsts, lasts
+
+
+DaysByType = dict[str, list[tuple[str, date]]]
+
+
+def _bounds(column: Column, figures: Figures) -> tuple[str | None, str | None]:
+    """Return the least and the greatest value as text, of columns whose type has an order."""
+    if column.type not in ORDERED:
+        return None, None
+    if column.type in ("BIGINT", "HUGEINT", "DOUBLE") or column.name == "time":
+        bounds: list[tuple[Any, Any]] = list(figures.numbers.values())
+    else:
+        bounds = list(figures.texts.values())
+    if not bounds:
+        return None, None
+    least, most = min(least for least, _ in bounds), max(most for _, most in bounds)
+    return _text(column, least), _text(column, most)
+
+
+def _text(column: Column, value: Any) -> str:
+    """Return a value as DuckDB shows it in a column."""
+    if column.fixed and column.name == "time" and isinstance(value, int):
+        return str(datetime.fromtimestamp(value, UTC).replace(tzinfo=None))
+    match column.type:
+        case "JSON":
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        case "DOUBLE":
+            return repr(float(value))
+        case "TIMESTAMP":
+            return str(value).replace("T", " ")
+        case "BOOLEAN":
+            return str(value).lower()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _examples(column: Column, figures: Figures, otherwise: Sequence[str | None]) -> list[str]:
+    """Return the most frequent values; of a property so rare that no sample has it, its bounds."""
+    frequent = sorted(figures.examples.items(), key=lambda each: (-each[1], each[0]))[:EXAMPLES]
+    found = [_text(column, shown(value)) for value, _ in frequent]
+    return found or list(dict.fromkeys(each for each in otherwise if each is not None))
+
+
+def _note(name: str, event: Event) -> str | None:
+    """Say where a column of Mixpanel's own is null, and the project has a property of its name."""
+    mixpanels = {column: own for own, column in FIXED.items() if own != column}.get(name)
+    if mixpanels is None or any(kind != "null" for kind, _ in merged(event.seen).get((mixpanels,), ())):
+        return None
+    column = next(c.name for c in event.every if c.property == name)
+    return f"column {name} is Mixpanel's {mixpanels}, which no event has: the project's own {name} is in {column}"

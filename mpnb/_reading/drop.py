@@ -16,6 +16,7 @@ from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
 from mpnb._reading import analysed
 from mpnb._reading import typed as _typed
+from mpnb._reading.given import forget_names
 from mpnb._reading.zone import forget_zone
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
@@ -65,6 +66,7 @@ def _drop(store: Store, asked: str) -> int:
             _typed.forget(cursor, name)
             analysed.forget(cursor, name)
             forget_zone(cursor, name)
+            forget_names(cursor, name)
             for ours in (LEDGER, REJECTED):
                 run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")
             run(cursor, f"DROP TABLE IF EXISTS {quoted(name)}")

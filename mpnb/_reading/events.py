@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from duckdb import DuckDBPyRelation
 
@@ -11,7 +12,7 @@ from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._errors import PlanError
 from mpnb._message import Argument
-from mpnb._reading.properties import BATCH_ID, FIXED, REPEATED, Column, columns_of, converted, merged
+from mpnb._reading.properties import BATCH_ID, FIXED, NAMED, REPEATED, Column, columns_of, converted, merged
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import PROCESSED, Typed, typed
 from mpnb._storing.database import LEDGER
@@ -49,18 +50,17 @@ def event_query(
     # Before the tables are brought up to date: what lands meanwhile is in none of them for sure.
     condition = rows_condition(reader)
     several = not isinstance(name, str)
-    events = [typed(reader, each, materialize=materialize, only=columns, kinds=several) for each in names]
+    only = columns if columns is None or not deduplicated else [*columns, PROCESSED]
+    events = typed(reader, names, materialize=materialize, only=only)
     if not several:
         [one] = events
-        wanted = [quoted(c.name) for c in _wanted(one.columns, columns) if not c.fixed]
+        wanted = [quoted(c.name) for c in _wanted(one.columns, columns, one.others) if not c.fixed]
         return f"SELECT {', '.join([*FIXED.values(), *wanted])} FROM {_rows(one, condition, deduplicated)}"
-    kinds = merged(seen for each in events for seen in each.seen)
-    everything = columns_of(kinds, {c.property for e in events for c in e.columns}, taken=["event_name"])
-    chosen = [c for c in _wanted(everything, columns) if not c.fixed]
+    chosen = [c for c in _wanted(shared_columns(events), columns) if not c.fixed]
     parts = []
     for each in events:
         own = {c.property: c for c in each.columns}
-        there = {seen.path[0] for seen in each.seen if seen.kind not in ("null", REPEATED)}
+        there = {seen.path[0] for seen in each.seen if seen.path and seen.kind not in ("null", REPEATED, NAMED)}
         values = [f'{literal(each.event)} AS "event_name"', *FIXED.values()]
         for column in chosen:
             value = "NULL"
@@ -70,6 +70,17 @@ def event_query(
             values.append(f"{value} AS {quoted(column.name)}")
         parts.append(f"SELECT {', '.join(values)} FROM {_rows(each, condition, deduplicated)}")
     return " UNION ALL ".join(parts)
+
+
+def shared_columns(events: Sequence[Typed]) -> list[Column]:
+    """Return the columns of several events together. Names go by who came first, so that they stay."""
+    since: dict[str, int] = {}
+    for each in events:
+        for name, batch_id in each.since.items():
+            since[name] = min(batch_id, since.get(name, batch_id))
+    there = {name for each in events for name in (*each.others, *(c.property for c in each.columns))}
+    kinds = merged(seen for each in events for seen in each.seen)
+    return [c for c in columns_of(kinds, since, taken=["event_name"]) if c.property in there]
 
 
 def rows_condition(reader: Reader) -> str:
@@ -103,12 +114,14 @@ def _rows(each: Typed, condition: str, deduplicated: bool) -> str:
     return f"{rows})"
 
 
-def _wanted(columns: Sequence[Column], asked: Sequence[str] | None) -> list[Column]:
+def _wanted(
+    columns: Sequence[Column], asked: Sequence[str] | None, others: Mapping[str, str] = MappingProxyType({})
+) -> list[Column]:
     if asked is None:
         return list(columns)
     by_name = {c.name: c for c in columns} | {c.property: c for c in columns}
     for name in asked:
         if name not in by_name and name not in FIXED.values():
-            why = f"there is no property {brief(name)}{closest(name, list(by_name))}"
-            raise PlanError(why, argument="columns")
+            there = [*by_name, *others, *others.values()]
+            raise PlanError(f"there is no property {brief(name)}{closest(name, there)}", argument="columns")
     return [by_name[name] for name in dict.fromkeys(asked) if name in by_name]

@@ -10,10 +10,10 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.names import closest
 from mpnb._base.relation import Database, relation
 from mpnb._base.scalars import brief, listed
-from mpnb._base.sql import columns_of, quoted, run
+from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._errors import PlanError
 from mpnb._reading import properties
-from mpnb._reading.catalog import AT_ONCE, figures_of
+from mpnb._reading.catalog import EXAMPLES, ORDERED
 from mpnb._reading.check import Finding
 from mpnb._reading.properties import Column, Kinds, drift_of, merged, names_query, scan, sql_type, typed_query
 from mpnb._reading.reader import Reader
@@ -22,6 +22,8 @@ from mpnb._storing.ledger import HELD, UNMET, ended_exports, of_table
 from mpnb._storing.snapshot import published, staging
 
 ID = "distinct_id"
+# More at once make a plan that takes longer than the query.
+AT_ONCE = 100
 
 
 def failures_query(cursor: DuckDBPyConnection, table: str) -> str:
@@ -64,7 +66,7 @@ def _scanned(cursor: DuckDBPyConnection, reader: Reader) -> tuple[tuple[Column, 
     query: Callable[[str], list[Any]] = lambda text: run(cursor, text)  # noqa: E731
     names = sorted(name for _, name, _ in run(cursor, names_query(f"({_rows(reader)})")))
     kinds = merged(scan(query, _rows(reader), names))
-    return properties.columns_of(kinds, names, fixed={}, taken=[ID]), kinds
+    return properties.columns_of(kinds, dict.fromkeys(names, 0), fixed={}, taken=[ID]), kinds
 
 
 def typed_relation(
@@ -101,7 +103,7 @@ def catalog(reader: Reader) -> DuckDBPyRelation:
         for start in range(0, len(columns), AT_ONCE):
             some = columns[start : start + AT_ONCE]
             typed = typed_query(_rows(reader), some, fixed=[ID])
-            [(profiles, *figures)] = run(cursor, f"SELECT count(*), {', '.join(map(figures_of, some))} FROM ({typed})")
+            [(profiles, *figures)] = run(cursor, f"SELECT count(*), {', '.join(map(_figures, some))} FROM ({typed})")
             rows += [_row(column, figure, kinds, profiles) for column, figure in zip(some, figures, strict=True)]
     schema = pa.schema(
         [
@@ -120,6 +122,17 @@ def catalog(reader: Reader) -> DuckDBPyRelation:
     by_column = list(zip(*rows, strict=True)) or [()] * len(schema)
     table = pa.table([list(column) for column in by_column], schema=schema)
     return relation(reader.store.database, lambda connection: connection.from_arrow(table))
+
+
+def _figures(column: Column) -> str:
+    """Return the expression for what is known of a column's values: how many differ, least, most, and examples."""
+    name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
+    ordered = column.type in ORDERED
+    least, most = (f"min({name})::VARCHAR", f"max({name})::VARCHAR") if ordered else ("NULL", "NULL")
+    return (
+        f"{{'values': approx_count_distinct({name}), 'least': {least}, 'most': {most},"
+        f" 'examples': approx_top_k({name}, {EXAMPLES})::VARCHAR[]}}"
+    )
 
 
 def _row(column: Column, figure: dict[str, Any], kinds: Kinds, profiles: int) -> tuple[Any, ...]:

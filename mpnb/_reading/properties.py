@@ -8,10 +8,12 @@ value that occurs: where none holds all of them, it is JSON.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mpnb._base.sql import exact, in_batches, literal, quoted
@@ -40,7 +42,7 @@ IN_BIGINT = IN_DOUBLE | {"int64"}
 IN_HUGEINT = IN_BIGINT | {"int38"}
 
 # Of the JSON text v, as DuckDB writes it: no spaces around, and no other way to write the same escape or number.
-_KIND = f"""CASE ascii(v)
+KIND = f"""CASE ascii(v)
     WHEN 34 THEN CASE WHEN strlen(v) = 21 AND substr(v, 12, 1) = 'T'
         AND strftime(TRY_CAST(substr(v, 2, 19) AS TIMESTAMP), '{TIMESTAMP_FORMAT}') = substr(v, 2, 19)
         THEN 'timestamp' ELSE 'text' END
@@ -55,6 +57,13 @@ _KIND = f"""CASE ascii(v)
         WHEN strlen(ltrim(v, '-')) <= 38 THEN 'int38'
         ELSE 'integer' END END"""
 
+# The type of a column that has values of one kind alone. Nulls have none.
+KIND_TYPES = {
+    **{"text": "VARCHAR", "timestamp": "TIMESTAMP", "boolean": "BOOLEAN", "float": "DOUBLE"},
+    **dict.fromkeys(IN_BIGINT, "BIGINT"),
+    **{"int38": "HUGEINT", "integer": "JSON", "list": "LIST", "object": "STRUCT", "other": "JSON"},
+}
+
 # A name of SQL, or one of these for lists ([type]) and objects ({key: type}): what json_transform takes.
 Type = str | list[Any] | dict[str, Any]
 # A property, then the way into its value: 0 for the elements of a list, or a key.
@@ -63,8 +72,10 @@ Kinds = dict[Path, dict[tuple[str, str | None], int]]
 
 
 # No kind of a value: how many events have a property twice or more, of which a value is the first. At the root it says
-# that a batch was looked at for that.
+# that a batch was looked at, and how many events it had.
 REPEATED = "repeated"
+# Nor is this: how many events have a property whose values were not looked at.
+NAMED = "named"
 
 
 class Seen(NamedTuple):
@@ -96,39 +107,6 @@ def names_query(table: str) -> str:
     return f"SELECT batch_id, {exact('name')} AS name, count(*) FROM ({names}) GROUP BY ALL"
 
 
-def repeated_query(table: str) -> str:
-    """Return the query for ``batch_id``, the names that occur twice or more in one event, and in how many events."""
-    names = f"SELECT batch_id, rowid AS event, unnest(json_keys(properties)) AS name FROM {table}"
-    names = f"SELECT batch_id, event, {exact('name')} AS name FROM ({names})"
-    twice = f"SELECT batch_id, name FROM ({names}) GROUP BY batch_id, event, name HAVING count(*) > 1"
-    return f"SELECT batch_id, name, count(*) FROM ({twice}) GROUP BY ALL"
-
-
-def repeated(
-    run: Callable[[str], list[Any]], table: str, occurrences: Mapping[tuple[int, str], int], seen: Iterable[Seen]
-) -> Iterator[Seen]:
-    """
-    Count the events that have a property twice or more.
-
-    The count is needed only if there are any: if a name occurs more often than events have a value for it.
-
-    Args:
-        occurrences: how often each of the scanned names occurs.
-        seen: what the scan found.
-    """
-    values: Counter[tuple[int, str]] = Counter()
-    for each in seen:
-        if len(each.path) == 1:
-            values[each.batch_id, str(each.path[0])] += each.rows
-    some = {place for place, count in occurrences.items() if count > values[place]}
-    for batch_id in {batch_id for batch_id, _ in occurrences}:
-        yield Seen(batch_id, (), REPEATED, None, 0)
-    if some:
-        for batch_id, name, events in run(repeated_query(table)):
-            if (batch_id, name) in some:
-                yield Seen(batch_id, (name,), REPEATED, None, events)
-
-
 def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> Iterator[Seen]:
     """
     Count the kinds of values of some properties, and of the items and fields in them.
@@ -140,41 +118,55 @@ def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> It
     return _scan(run, f"SELECT batch_id, properties AS value FROM ({rows})", (), list(names), MAX_DEPTH)
 
 
+def settled(
+    run: Callable[[str], list[Any]], rows: str, path: Path, batches: Mapping[int, dict[str, int]], depth: int
+) -> Iterator[Seen]:
+    """
+    Return what was seen in one place, and what is in its lists and objects where all values of a batch are such.
+
+    Args:
+        run: runs a query.
+        rows: a query with the columns ``batch_id`` and ``value`` of the place, for its lists and objects at least.
+        batches: how many values of each kind there are, by batch.
+    """
+    lists, objects = [], []
+    for batch_id, kinds in batches.items():
+        only = kinds.keys() - {"null"}
+        if only == {"list"} and depth > 1:
+            lists.append(batch_id)
+        elif only == {"object"} and depth > 1:
+            objects.append(batch_id)
+        elif only & {"list", "object"}:
+            kinds["other"] = sum(kinds.pop(kind, 0) for kind in ("list", "object", "other"))
+        for kind, count in kinds.items():
+            if kind != "object":
+                yield Seen(batch_id, path, kind, None, count)
+    if lists:
+        inside = f"SELECT * FROM ({rows}) WHERE {in_batches(lists, 'batch_id')}"
+        items = f"SELECT batch_id, unnest(value->'$[*]') AS value FROM ({inside})"
+        yield from _scan(run, items, path, None, depth - 1)
+    if objects:
+        inside = f"SELECT * FROM ({rows}) WHERE {in_batches(objects, 'batch_id')}"
+        yield from _scan_objects(run, inside, path, {b: batches[b]["object"] for b in objects}, depth)
+
+
 def _scan(run: Callable[[str], list[Any]], rows: str, path: Path, keys: list[str] | None, depth: int) -> Iterator[Seen]:
     """Scan the fields of objects by their keys; without keys, scan the values themselves, the items of lists."""
     if keys == []:
         return
-    values, steps = (f"value->{_pointers(keys)}", keys) if keys is not None else ("[value]", [0])
+    values, steps = (f"value->{pointers(keys)}", keys) if keys is not None else ("[value]", [0])
     counts: dict[int, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     # Rows of (batch, place, value) are counted in half the time that an aggregate for each place and kind takes.
     for batch_id, place, kind, count in run(
-        f"SELECT batch_id, place, {_KIND} AS kind, count(*) FROM ("
+        f"SELECT batch_id, place, {KIND} AS kind, count(*) FROM ("
         f"SELECT batch_id, unnest({values})::VARCHAR AS v, unnest(range({len(steps)})) AS place FROM ({rows}))"
         " WHERE v IS NOT NULL GROUP BY ALL"
     ):
         counts[place][batch_id][kind] = count
     for place, batches in counts.items():
-        here = (*path, steps[place])
         value = f"value->{_pointer(keys[place])}" if keys is not None else "value"
-        lists, objects = [], []
-        for batch_id, kinds in batches.items():
-            only = kinds.keys() - {"null"}
-            if only == {"list"} and depth > 1:
-                lists.append(batch_id)
-            elif only == {"object"} and depth > 1:
-                objects.append(batch_id)
-            elif only & {"list", "object"}:
-                kinds["other"] = sum(kinds.pop(kind, 0) for kind in ("list", "object", "other"))
-            for kind, count in kinds.items():
-                if kind != "object":
-                    yield Seen(batch_id, here, kind, None, count)
-        if lists:
-            inside = f"SELECT batch_id, {value} AS value FROM ({rows}) WHERE {in_batches(lists, 'batch_id')}"
-            elements = f"SELECT batch_id, unnest(value->'$[*]') AS value FROM ({inside})"
-            yield from _scan(run, elements, here, None, depth - 1)
-        if objects:
-            inside = f"SELECT batch_id, {value} AS value FROM ({rows}) WHERE {in_batches(objects, 'batch_id')}"
-            yield from _scan_objects(run, inside, here, {b: batches[b]["object"] for b in objects}, depth)
+        inside = f"SELECT batch_id, {value} AS value FROM ({rows})"
+        yield from settled(run, inside, (*path, steps[place]), batches, depth)
 
 
 def _scan_objects(
@@ -209,7 +201,7 @@ def merged(seen: Iterable[Seen]) -> Kinds:
     """Return the sums over several batches or events."""
     kinds: Kinds = defaultdict(lambda: defaultdict(int))
     for _, path, kind, keys, rows in seen:
-        if kind != REPEATED:
+        if kind not in (REPEATED, NAMED):
             kinds[path][kind, keys] += rows
     return kinds
 
@@ -253,38 +245,57 @@ def sql_type(kind: Type) -> str:
 
 
 def columns_of(
-    kinds: Kinds, names: Iterable[str], *, taken: Sequence[str] = (), fixed: Mapping[str, str] = FIXED
+    kinds: Kinds,
+    since: Mapping[str, int],
+    *,
+    given: Mapping[str, str] = MappingProxyType({}),
+    taken: Sequence[str] = (),
+    fixed: Mapping[str, str] = FIXED,
 ) -> tuple[Column, ...]:
     """
     Return the columns of an event: the project's own properties first, then Mixpanel's, each in order.
 
-    A property that is one of the five columns of every event has no column besides. If names differ only in case, or a
-    name is taken, the first one in the order of code points keeps its name; the next one becomes ``name_2``, or has the
-    first number that gives a free name.
+    A property that is one of the five columns of every event has no column besides.
 
     Args:
+        since: the properties, with the first batch that had each.
+        given: the columns that properties were given before, which they keep.
         taken: further names that no property can have.
         fixed: the columns that every record has anyhow, by the properties that they were filled from.
     """
-    given, rest = [], []
-    for name in sorted(names):
-        column = fixed.get(name)
-        if column and _is_fixed(kinds, name):
-            given.append(Column(name, column, "TIMESTAMP" if column == "time" else "VARCHAR", fixed=True))
-        else:
-            rest.append(name)
-    used = {name.casefold() for name in (*fixed.values(), BATCH_ID, *taken)}
-    own = {_identifier(name).casefold() for name in rest}
-    columns = {}
-    for name in rest:
-        first, number = _identifier(name), 2
-        column = first
-        while column.casefold() in used or (column != first and column.casefold() in own):
-            column, number = f"{first}_{number}", number + 1
-        used.add(column.casefold())
-        columns[name] = Column(name, column, type_of(kinds, (name,)))
+    own = [name for name in sorted(since) if name in fixed and _is_fixed(kinds, name)]
+    rest = [name for name in since if name not in own]
+    names = column_names({name: since[name] for name in rest}, given, [*fixed.values(), *taken])
     ordered = sorted(rest, key=lambda name: (name.startswith(("$", "mp_")), name))
-    return (*given, *(columns[name] for name in ordered))
+    return (
+        *(Column(name, fixed[name], "TIMESTAMP" if name == "time" else "VARCHAR", fixed=True) for name in own),
+        *(Column(name, names[name], type_of(kinds, (name,))) for name in ordered),
+    )
+
+
+def column_names(since: Mapping[str, int], given: Mapping[str, str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """
+    Return the column of each property.
+
+    If names differ only in case, or a name is taken, the one that came first keeps its name: with an earlier batch, and
+    of those with the same one, the first in the order of code points. The next one becomes ``name_2``, or has the first
+    number that gives a free name.
+    """
+    names = {name: given[name] for name in since if name in given}
+    used = {name.casefold() for name in (BATCH_ID, *taken, *given.values())}
+    own: set[str] = set()
+    fresh = sorted((batch, name) for name, batch in since.items() if name not in given)
+    for _, together in itertools.groupby(fresh, key=lambda each: each[0]):
+        some = [name for _, name in together]
+        own.update(_identifier(name).casefold() for name in some)
+        for name in some:
+            first, number = _identifier(name), 2
+            column = first
+            while column.casefold() in used or (column != first and column.casefold() in own):
+                column, number = f"{first}_{number}", number + 1
+            used.add(column.casefold())
+            names[name] = column
+    return names
 
 
 def _is_fixed(kinds: Kinds, name: str) -> bool:
@@ -344,7 +355,7 @@ def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = 
             value = f"from_json_strict({value}, {literal(json.dumps(column.type))})"
         parts.append(f"{value} AS {quoted(column.name)}")
     lists = "".join(
-        f", properties{arrow}{_pointers([c.property for c in some])} AS {name}"
+        f", properties{arrow}{pointers([c.property for c in some])} AS {name}"
         for arrow, some, name in (("->>", texts, "texts"), ("->", jsons, "jsons"))
         if some
     )
@@ -376,5 +387,6 @@ def _pointer(name: str) -> str:
     return literal("/" + name.replace("~", "~0").replace("/", "~1"))
 
 
-def _pointers(names: Sequence[str]) -> str:
+def pointers(names: Sequence[str]) -> str:
+    """Return a list of JSON pointers to keys."""
     return "[" + ", ".join(map(_pointer, names)) + "]"

@@ -3,9 +3,11 @@ Typed events: one table an event in the schema ``mpnb_typed``, made when it is f
 
     mpnb_typed.events    one row a typed event: its table, the batches that it covers, its columns
     mpnb_typed.kinds     what occurs where, by batch: the types of a column follow from it alone
-    mpnb_typed.event_N   the rows of one event
+    mpnb_typed.event_N   the rows of one event, with the columns that were asked for so far
 
-It is written by a cursor of the store, under the lock under which exports enter themselves, and never while one runs
+The names of columns are in ``mpnb_columns``, beside the ledger: a name once given stays with its property.
+
+All is written by a cursor of the store, under the lock under which exports enter themselves, and never while one runs
 on the same events. Where it cannot be written, the same rows come out of the JSON at each read.
 """
 
@@ -13,8 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -24,16 +26,16 @@ from mpnb._base.scalars import brief
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._reading.given import Given, give, given_names
+from mpnb._reading.look import groups, look
 from mpnb._reading.properties import (
     BATCH_ID,
     FIXED,
+    NAMED,
     Column,
     Seen,
     columns_of,
     merged,
-    names_query,
-    repeated,
-    scan,
     typed_query,
 )
 from mpnb._reading.reader import Reader
@@ -44,13 +46,13 @@ from mpnb._storing.running import registration
 log = logging.getLogger("mpnb")
 
 SCHEMA = "mpnb_typed"
-STAGE = "temp.mpnb_stage"
+ROWS = "temp.mpnb_rows"
 # A table by its name, and by its schema where that is not the database's own: schemas share these tables.
 KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END || ?"
-# Of JSON, at 1 kB a row.
-STAGED_ROWS = 250_000
 # Of duplicates, the one with the most of it stays.
 PROCESSED = "mp_processing_time_ms"
+
+Asked = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,76 +60,157 @@ class Typed:
     """
     The columns of a typed event, and where its rows are.
 
-    ``rows`` is a query or table with the columns of ``typed_query``, ``seen`` is empty unless it was asked for.
+    Attributes:
+        columns: those that ``rows`` has, among them all that were asked for.
+        others: the properties that it has no column for, with the names that theirs would have.
+        rows: a query or table with the columns of ``typed_query``.
+        seen: what occurs in the event, as far as it was looked at.
+        since: the first batch with each property, for names that several events share.
     """
 
     event: str
     columns: tuple[Column, ...]
+    others: Mapping[str, str]
     rows: str
     seen: list[Seen]
+    since: Mapping[str, int]
 
 
 def typed(
     reader: Reader,
-    name: str,
+    names: Sequence[str],
     *,
     materialize: bool = True,
     only: Sequence[str] | None = None,
-    kinds: bool = False,
-) -> Typed:
+) -> list[Typed]:
     """
-    Return an event's columns, and bring its table up to date if it may be written.
+    Return the columns of events, and bring their tables up to date if they may be written.
 
     Args:
-        only: what is asked of it, so that nothing else is scanned where nothing is materialized.
-        kinds: whether to give what was seen, too.
+        only: names of the properties or columns that are asked for: of others, no value is read. Default: all.
 
     Raises:
         PlanError: there is no such event.
     """
     store, table = reader.store, reader.table
+    asked = _asked(only)
     with reader.needing_table(), store.reading() as cursor:
         with transaction(cursor):
-            there = _there(cursor, table, name)
-            known = _known(cursor, table, name, kinds=kinds)
-            if known is not None and known.covers == there.rows.keys() == _current(cursor, known, there):
-                return known.typed(store, name)
-        if not any(there.of_event.values()):
-            names = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(table)}")
-            raise PlanError(f"there is no event {brief(name)} in {store.label}{closest(name, [n for (n,) in names])}")
+            there = there_of(cursor, table, names)
+            events = [known(cursor, table, name, kinds=len(names) > 1) for name in names]
+            if all(event.is_up_to_date(cursor, there, asked) for event in events):
+                return [event.typed(_placed(store, event.number)) for event in events]
+        check_names(cursor, store, table, there)
     if materialize:
         try:
-            if (made := _materialize(store, table, name)) is not None:
+            if (made := _materialize(store, table, names, asked)) is not None:
                 return made
         except duckdb.InterruptException:
             raise
         except duckdb.Error as error:
-            log.warning("event %r is read from JSON, since it cannot be written: %s", name, safe_text(str(error)))
-    return _from_json(store, table, name, only)
+            which = ", ".join(map(repr, names))
+            log.warning("%s is read from JSON, since it cannot be written: %s", which, safe_text(str(error)))
+    return _from_json(store, table, names, asked)
 
 
-def _from_json(store: Store, table: str, name: str, only: Sequence[str] | None) -> Typed:
-    """Return an event's columns without writing anything."""
+def check_names(cursor: DuckDBPyConnection, store: Store, table: str, there: There) -> None:
+    """Raise ``PlanError`` if there is none of an event."""
+    for name, batches in there.of_event.items():
+        if not any(batches.values()):
+            every = [n for (n,) in run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(table)}")]
+            raise PlanError(f"there is no event {brief(name)} in {store.label}{closest(name, every)}")
+
+
+def everything(name: str) -> bool:
+    """Ask for every property."""
+    return True
+
+
+def _asked(only: Sequence[str] | None) -> Asked:
+    """Return a function that says whether a property is asked for; a column's name may have a number appended."""
+    if only is None:
+        return everything
+    exactly, folded = set(only), tuple(each.casefold() for each in only)
+
+    def asked(name: str) -> bool:
+        same = name.replace("\0", "_").casefold()
+        return name in exactly or any(each.startswith(same) for each in folded)
+
+    return asked
+
+
+def _from_json(store: Store, table: str, names: Sequence[str], asked: Asked) -> list[Typed]:
+    """Return the columns of events without writing anything."""
     with store.reading() as cursor, transaction(cursor):
-        there = _there(cursor, table, name)
-        known = _known(cursor, table, name)
-        current = _current(cursor, known, there) if known else frozenset[int]()
-        seen = [each for each in known.seen if each.batch_id in current] if known else []
-        found, names = scan_event(cursor, table, name, there.besides(current), only)
-    seen += found
-    columns = columns_of(merged(seen), names | _properties(seen))
-    scanned = [c for c in columns if only is None or _may_be(c.property, only)]
-    return Typed(name, columns, f"({typed_query(_events(table, name, there.rows), scanned)})", seen)
+        there = there_of(cursor, table, names)
+        events = [known(cursor, table, name) for name in names]
+        _look(cursor, table, there, events, asked)
+    for event in events:
+        event.stored = ()
+        event.settle()
+        event.store(asked)
+    return [event.typed(f"({typed_query(_events(table, event.name, there.rows), event.stored)})") for event in events]
 
 
-def _may_be(name: str, asked: Sequence[str]) -> bool:
-    """Whether a property is among some properties or columns; a column's name may have a number appended."""
-    same = name.replace("\0", "_").casefold()
-    return name in FIXED or name == PROCESSED or any(each == name or each.casefold().startswith(same) for each in asked)
+def _materialize(store: Store, table: str, names: Sequence[str], asked: Asked) -> list[Typed] | None:
+    """Bring the tables of events up to date. ``None`` if an export is writing its events."""
+    with registration, store.committing(), store.reading() as cursor:
+        if ledger.unfinished_exports(cursor, table):
+            return None
+        with transaction(cursor):
+            there = there_of(cursor, table, names)
+            create(cursor)
+            events = [known(cursor, table, name) for name in names]
+            _look(cursor, table, there, events, asked)
+            missing = {}
+            for event in events:
+                current = _current(cursor, event, there)
+                before = event.stored
+                event.settle()
+                event.store(asked)
+                event.number = event.number or _new_number(cursor)
+                if before == event.stored and current:
+                    run(cursor, f"DELETE FROM {_table(event.number)} WHERE NOT {in_batches(current, BATCH_ID)}")
+                else:
+                    none = typed_query(_events(table, event.name, ()), event.stored)
+                    run(cursor, f"CREATE OR REPLACE TABLE {_table(event.number)} AS {none}")
+                    current = frozenset()
+                missing[event.name] = {b: n for b, n in there.rows.items() if b not in current}
+                event.covers = frozenset(there.rows)
+                enter(cursor, table, event, there)
+            _insert(cursor, table, events, missing)
+        return [event.typed(_placed(store, event.number)) for event in events]
 
 
-def _properties(seen: Iterable[Seen]) -> set[str]:
-    return {str(each.path[0]) for each in seen if each.path}
+def _insert(
+    cursor: DuckDBPyConnection, table: str, events: Sequence[Event], missing: Mapping[str, Mapping[int, int]]
+) -> None:
+    """Add the rows of some batches to the tables of events; the JSON of all is unpacked once."""
+    for some in groups({b: n for batches in missing.values() for b, n in batches.items()}):
+        mine = {event.name: some.keys() & missing[event.name].keys() for event in events}
+        which = " OR ".join(
+            f"{exact('event_name')} = {literal(name)} AND {in_batches(batches, 'batch_id')}"
+            for name, batches in mine.items()
+        )
+        columns = ", ".join(("event_name", "batch_id", *FIXED.values(), "properties"))
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {columns} FROM {quoted(table)} WHERE {which}")
+        for event in events:
+            rows = f"SELECT * FROM {ROWS} WHERE {exact('event_name')} = {literal(event.name)}"
+            run(cursor, f"INSERT INTO {_table(event.number)} BY NAME {typed_query(rows, event.stored)}")
+        run(cursor, f"DROP TABLE {ROWS}")
+
+
+def _look(cursor: DuckDBPyConnection, table: str, there: There, events: Sequence[Event], asked: Asked) -> None:
+    """Look at the values of the properties that are asked for, or in the tables, where nobody has looked yet."""
+    stored = {name for event in events for name in _names(event.stored)}
+
+    def matters(name: str) -> bool:
+        return asked(name) or name in stored
+
+    wanted = {event.name: event.unknown(there, matters) for event in events}
+    found = look(cursor, table, wanted, only=None if asked is everything else matters)
+    for event in events:
+        event.learn(found[event.name], there)
 
 
 def forget_typed(reader: Reader) -> None:
@@ -150,87 +233,109 @@ def forget(cursor: DuckDBPyConnection, table: str) -> None:
         return
     mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [table])
     for (number,) in mine:
-        run(cursor, f"DROP TABLE {_table(number)}")
+        run(cursor, f"DROP TABLE IF EXISTS {_table(number)}")
         run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
         run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
     if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
         run(cursor, f"DROP SCHEMA {SCHEMA} CASCADE")
 
 
-# --- the tables -------------------------------------------------------------------------------------------------
+# --- what is known of an event ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the database knows of a typed event."""
+@dataclass(slots=True)
+class Event:
+    """
+    What is known of a typed event, as it is in the database or as it becomes.
 
-    number: int
-    covers: frozenset[int]
-    columns: tuple[Column, ...]
-    seen: list[Seen]
+    Attributes:
+        number: of its table; 0 if it has none yet.
+        covers: the batches whose rows the table has.
+        stored: the columns of the table.
+        others: the names of the columns of other properties.
+        every: the columns of all properties, once they are settled.
+        seen: what was seen in its batches.
+        given: the names that its properties had before.
+        named: those that are new.
+        fresh: the batches that were looked at just now.
+    """
 
-    def typed(self, store: Store, name: str) -> Typed:
-        return Typed(name, self.columns, _placed(store, self.number), self.seen)
+    name: str
+    number: int = 0
+    covers: frozenset[int] = frozenset()
+    stored: tuple[Column, ...] = ()
+    others: dict[str, str] = field(default_factory=dict)
+    every: tuple[Column, ...] = ()
+    seen: list[Seen] = field(default_factory=list)
+    given: dict[str, Given] = field(default_factory=dict)
+    named: dict[str, Given] = field(default_factory=dict)
+    fresh: set[int] = field(default_factory=set)
+
+    def is_up_to_date(self, cursor: DuckDBPyConnection, there: There, asked: Asked) -> bool:
+        """Whether its table has the rows of all batches, and the columns that are asked for."""
+        if not self.number or self.covers != there.rows.keys() or any(map(asked, self.others)):
+            return False
+        return bool(there.rows.keys() == _current(cursor, self, there))
+
+    def unknown(self, there: There, matters: Asked) -> dict[int, int]:
+        """Return the batches where a property that matters was not looked at, with the number of all their rows."""
+        mine = there.of_event[self.name]
+        looked = {each.batch_id for each in self.seen if not each.path and each.rows == mine.get(each.batch_id)}
+        passed = {each.batch_id for each in self.seen if each.kind == NAMED and matters(str(each.path[0]))}
+        return {b: n for b, n in there.rows.items() if mine[b] and (b not in looked or b in passed)}
+
+    def learn(self, found: Iterable[Seen], there: There) -> None:
+        """Take over what was found in some batches, and forget what is no longer there."""
+        found = list(found)
+        fresh = {each.batch_id for each in found}
+        self.fresh |= fresh
+        self.seen = [s for s in self.seen if s.batch_id not in fresh and there.of_event[self.name].get(s.batch_id)]
+        self.seen += found
+
+    def settle(self) -> None:
+        """Settle the names and types of the columns of all properties. Those of the table stay as they are."""
+        since, stored = self.since(), _names(self.stored)
+        given = {name: each.column for name, each in self.given.items() if each.column is not None}
+        self.every = columns_of(merged(self.seen), {name: since[name] for name in self.properties()}, given=given)
+        self.others = {c.property: c.name for c in self.every if c.property not in stored}
+        for column in self.every:
+            name, before = None if column.fixed else column.name, self.given.get(column.property)
+            if before is None or (before.column is None and name is not None):
+                self.named[column.property] = Given(name, since[column.property])
+
+    def store(self, asked: Asked) -> None:
+        """Let the table have what is asked for besides what it has."""
+        before = _names(self.stored)
+        self.stored = tuple(c for c in self.every if asked(c.property) or c.property in before)
+        self.others = {c.property: c.name for c in self.every if c not in self.stored}
+
+    def properties(self) -> set[str]:
+        """Return the properties that occur."""
+        return {str(each.path[0]) for each in self.seen if each.path}
+
+    def since(self) -> dict[str, int]:
+        """Return the first batch with each property, of those that have a name already, too."""
+        first: dict[str, int] = {}
+        for each in self.seen:
+            if each.path:
+                name = str(each.path[0])
+                first[name] = min(first.get(name, each.batch_id), each.batch_id)
+        return {**first, **{name: each.since for name, each in self.given.items()}}
+
+    def typed(self, rows: str) -> Typed:
+        """Return its columns, and where its rows are."""
+        return Typed(self.name, self.stored, self.others, rows, self.seen, self.since())
 
 
-def _materialize(store: Store, table: str, name: str) -> Typed | None:
-    """Bring an event's table up to date. ``None`` if an export is writing its events."""
-    with registration, store.committing(), store.reading() as cursor:
-        if ledger.unfinished_exports(cursor, table):
-            return None
-        with transaction(cursor):
-            there = _there(cursor, table, name)
-            _create(cursor)
-            known = _known(cursor, table, name)
-            if known is None:
-                [(number,)] = run(cursor, f"SELECT coalesce(max(id), 0) + 1 FROM {SCHEMA}.events")
-                known = _Known(number, frozenset(), (), [])
-            number = known.number
-            current = _current(cursor, known, there)
-            found, _ = scan_event(cursor, table, name, there.besides(current))
-            seen = [each for each in known.seen if each.batch_id in current] + found
-            columns = columns_of(merged(seen), _properties(seen))
-            if current and known.columns == columns:
-                run(cursor, f"DELETE FROM {_table(number)} WHERE NOT {in_batches(current, BATCH_ID)}")
-                query = typed_query(_events(table, name, there.besides(current)), columns)
-                run(cursor, f"INSERT INTO {_table(number)} BY NAME {query}")
-            else:
-                query = typed_query(_events(table, name, there.rows), columns)
-                run(cursor, f"CREATE OR REPLACE TABLE {_table(number)} AS {query}")
-            run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {number} AND NOT {in_batches(current, 'batch_id')}")
-            _enter(cursor, _Known(number, frozenset(there.rows), columns, found), table, name)
-        return Typed(name, columns, _placed(store, number), seen)
+def _names(columns: Iterable[Column]) -> set[str]:
+    return {column.property for column in columns}
 
 
-def _enter(cursor: DuckDBPyConnection, known: _Known, table: str, name: str) -> None:
-    """Record the batches that a typed event covers, and what was found in the new ones."""
-    # One statement each: rows one by one take a millisecond each.
-    run(
-        cursor,
-        f"INSERT INTO {SCHEMA}.kinds SELECT ?, unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[]),"
-        " unnest(?::VARCHAR[]), unnest(?::BIGINT[])",
-        [
-            known.number,
-            [each.batch_id for each in known.seen],
-            [json.dumps(each.path, ensure_ascii=False) for each in known.seen],
-            [each.kind for each in known.seen],
-            [each.keys for each in known.seen],
-            [each.rows for each in known.seen],
-        ],
-    )
-    run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [known.number])
-    columns = json.dumps([[c.property, c.name, c.type, c.fixed] for c in known.columns], ensure_ascii=False)
-    run(
-        cursor,
-        f"INSERT INTO {SCHEMA}.events VALUES (?, {KEY}, ?, ?::BIGINT[], ?)",
-        [known.number, table, name, sorted(known.covers), columns],
-    )
-
-
-def _known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = True) -> _Known | None:
+def known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = True) -> Event:
     """Return what the database knows of an event, within a transaction."""
+    event = Event(name, given=given_names(cursor, table, name))
     if not _exists(cursor):
-        return None
+        return event
     found = run(
         cursor,
         f"SELECT id, batches, columns FROM {SCHEMA}.events"
@@ -238,16 +343,47 @@ def _known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = T
         [table, name],
     )
     if not found:
-        return None
-    [(number, batches, columns)] = found
-    query = f"SELECT batch_id, path, kind, keys, rows FROM {SCHEMA}.kinds WHERE id = ?"
-    rows = run(cursor, query, [number]) if kinds else []
-    return _Known(
-        number,
-        frozenset(batches),
-        tuple(Column(*each) for each in json.loads(columns)),
-        [Seen(batch_id, tuple(json.loads(path)), *rest) for batch_id, path, *rest in rows],
+        return event
+    [(event.number, batches, columns)] = found
+    event.covers = frozenset(batches)
+    every = json.loads(columns)
+    event.stored = tuple(Column(*each) for each in every if each[2] is not None)
+    event.others = {each[0]: each[1] for each in every if each[2] is None}
+    if kinds:
+        query = f"SELECT batch_id, path, kind, keys, rows FROM {SCHEMA}.kinds WHERE id = ?"
+        event.seen = [Seen(b, tuple(json.loads(path)), *rest) for b, path, *rest in run(cursor, query, [event.number])]
+    return event
+
+
+def enter(cursor: DuckDBPyConnection, table: str, event: Event, there: There) -> None:
+    """Record what has become known of an event, within a transaction of the caller."""
+    event.number = event.number or _new_number(cursor)
+    kept = in_batches({each.batch_id for each in event.seen} - event.fresh, "batch_id")
+    run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {event.number} AND NOT {kept}")
+    fresh = [each for each in event.seen if each.batch_id in event.fresh]
+    # One statement each: rows one by one take a millisecond each.
+    run(
+        cursor,
+        f"INSERT INTO {SCHEMA}.kinds SELECT ?, unnest(?::BIGINT[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[]),"
+        " unnest(?::VARCHAR[]), unnest(?::BIGINT[])",
+        [
+            event.number,
+            [each.batch_id for each in fresh],
+            [json.dumps(each.path, ensure_ascii=False) for each in fresh],
+            [each.kind for each in fresh],
+            [each.keys for each in fresh],
+            [each.rows for each in fresh],
+        ],
     )
+    run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [event.number])
+    columns: list[list[object]] = [[c.property, c.name, c.type, c.fixed] for c in event.stored]
+    columns += [[name, column, None, False] for name, column in event.others.items()]
+    run(
+        cursor,
+        f"INSERT INTO {SCHEMA}.events VALUES (?, {KEY}, ?, ?::BIGINT[], ?)",
+        [event.number, table, event.name, sorted(event.covers), json.dumps(columns, ensure_ascii=False)],
+    )
+    give(cursor, table, event.name, event.named)
 
 
 def _exists(cursor: DuckDBPyConnection) -> bool:
@@ -258,7 +394,8 @@ def _exists(cursor: DuckDBPyConnection) -> bool:
     return bool(run(cursor, query)[0][0] == 2)
 
 
-def _create(cursor: DuckDBPyConnection) -> None:
+def create(cursor: DuckDBPyConnection) -> None:
+    """Create the tables about typed events, within a transaction of the caller."""
     run(cursor, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     run(
         cursor,
@@ -272,80 +409,45 @@ def _create(cursor: DuckDBPyConnection) -> None:
     )
 
 
-def scan_event(
-    cursor: DuckDBPyConnection,
-    table: str,
-    name: str,
-    batches: Mapping[int, int],
-    only: Sequence[str] | None = None,
-    rows: str = "true",
-) -> tuple[list[Seen], set[str]]:
-    """
-    Scan an event's rows of some batches, and return what was found and the names of all its properties.
-
-    Args:
-        batches: their ids, with the number of all their rows.
-        only: properties or columns that matter; all if not given.
-        rows: condition for the rows that count.
-    """
-    seen: list[Seen] = []
-    names: set[str] = set()
-    for some in _groups(batches):
-        # A scan reads its rows many times, and reading them from the events unpacks those of all other events as well.
-        staged = f"SELECT batch_id, properties FROM ({_events(table, name, some)}) WHERE {rows}"
-        run(cursor, f"CREATE OR REPLACE TEMP TABLE {STAGE} AS {staged}")
-        here = {(batch_id, each): count for batch_id, each, count in run(cursor, names_query(STAGE))}
-        asked = {place: count for place, count in here.items() if only is None or _may_be(place[1], only)}
-        query = lambda text: run(cursor, text)  # noqa: E731
-        found = list(scan(query, f"FROM {STAGE}", sorted({each for _, each in asked})))
-        seen += [*found, *repeated(query, STAGE, asked, found)]
-        names.update(each for _, each in here)
-        run(cursor, f"DROP TABLE {STAGE}")
-    return seen, names
-
-
-def _groups(batches: Mapping[int, int]) -> Iterator[set[int]]:
-    """Group batches to the size of a stage, so that memory does not grow with the size of the table."""
-    some: set[int] = set()
-    rows = 0
-    for batch_id in sorted(batches):
-        if some and rows + batches[batch_id] > STAGED_ROWS:
-            yield some
-            some, rows = set(), 0
-        some.add(batch_id)
-        rows += batches[batch_id]
-    if some:
-        yield some
+def _new_number(cursor: DuckDBPyConnection) -> int:
+    [(number,)] = run(cursor, f"SELECT coalesce(max(id), 0) + 1 FROM {SCHEMA}.events")
+    return int(number)
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
-    """The number of rows in the events table now, by batch: ``rows`` of all events, ``of_event`` of one."""
+class There:
+    """The number of rows in the events table now, by batch: ``rows`` of all events, ``of_event`` of each of some."""
 
     rows: dict[int, int]
-    of_event: dict[int, int]
-
-    def besides(self, batch_ids: frozenset[int]) -> dict[int, int]:
-        """Return the rows of all batches except some."""
-        return {batch_id: rows for batch_id, rows in self.rows.items() if batch_id not in batch_ids}
+    of_event: dict[str, dict[int, int]]
 
 
-def _there(cursor: DuckDBPyConnection, table: str, name: str) -> _There:
-    counts = run(
+def there_of(cursor: DuckDBPyConnection, table: str, names: Sequence[str]) -> There:
+    """Count the rows of some events, within a transaction."""
+    there = There({}, {name: {} for name in names})
+    name = exact("event_name")
+    for batch_id, event, rows in run(
         cursor,
-        f"SELECT batch_id, count(*), count(*) FILTER ({exact('event_name')} = {literal(name)}) FROM {quoted(table)}"
+        f"SELECT batch_id, CASE WHEN list_contains(?, {name}) THEN {name} END AS event, count(*) FROM {quoted(table)}"
         f" WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)}"
-        f" AND status IN {ledger.HELD}) GROUP BY batch_id",
-    )
-    return _There({b: rows for b, rows, _ in counts}, {b: n for b, _, n in counts})
+        f" AND status IN {ledger.HELD}) GROUP BY ALL",
+        [list(names)],
+    ):
+        there.rows[batch_id] = there.rows.get(batch_id, 0) + rows
+        if event is not None:
+            there.of_event[event][batch_id] = rows
+    for batches in there.of_event.values():
+        batches.update({batch_id: 0 for batch_id in there.rows if batch_id not in batches})
+    return there
 
 
-def _current(cursor: DuckDBPyConnection, known: _Known, there: _There) -> frozenset[int]:
+def _current(cursor: DuckDBPyConnection, event: Event, there: There) -> frozenset[int]:
     """Return the batches of which a typed table still has the right number of rows: users may delete some."""
-    if not known.covers:
-        return known.covers
-    typed = dict(run(cursor, f"SELECT {BATCH_ID}, count(*) FROM {_table(known.number)} GROUP BY {BATCH_ID}"))
-    return frozenset(b for b in known.covers if b in there.rows and typed.get(b, 0) == there.of_event[b])
+    if not event.covers:
+        return event.covers
+    typed = dict(run(cursor, f"SELECT {BATCH_ID}, count(*) FROM {_table(event.number)} GROUP BY {BATCH_ID}"))
+    mine = there.of_event[event.name]
+    return frozenset(b for b in event.covers if b in there.rows and typed.get(b, 0) == mine[b])
 
 
 def _events(table: str, name: str, batch_ids: Iterable[int]) -> str:

@@ -88,6 +88,11 @@ def exports_changed() -> None:
         notebook.changed()
 
 
+def in_notebook() -> bool:
+    """Whether a notebook has registered, whose cells show what is printed while they run."""
+    return bool(_notebooks)
+
+
 def panel_of(job: Any) -> Any:
     """Return the panel of an ``ExportJob``. Raises ``RuntimeError`` where no notebook has registered."""
     for notebook in _notebooks:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import clock, days, duration, size
 from mpnb._planning.states import ENDED, BatchProgress, JobProgress
-from mpnb._showing.live import Progress, notebook_progress
+from mpnb._showing.live import Progress, in_notebook, notebook_progress
 
 # Shorter waits come and go; a line in a log for each would be noise.
 WORTH_A_LINE = 30.0
@@ -91,6 +91,48 @@ class PipeLines:
 
     def _print(self, line: str) -> None:
         print(f"mpnb: {line}", file=self._stream, flush=True)
+
+
+class RowsLine:
+    """
+    A line of how many rows were looked at, redrawn on a terminal and in a cell. It is gone at the end.
+
+    Args:
+        what: what is looked at, in a word.
+        stream: default: standard error.
+    """
+
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        self._what = what
+        self._stream = stream or sys.stderr
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Redraw the line. Nothing is drawn in a pipe."""
+        if self._bar is None:
+            if done >= total or not self._is_seen():
+                return
+            from tqdm import tqdm
+
+            class Bar(tqdm):  # type: ignore[type-arg]
+                monitor_interval = 0
+
+            form = "{desc}: {n_fmt} of {total_fmt} events |{bar}| about {remaining} left"
+            has_size = _has_size(self._stream)
+            self._bar = Bar(
+                desc=self._what, total=total, file=self._stream, leave=False, bar_format=form, unit_scale=False,
+                dynamic_ncols=has_size, ncols=None if has_size else 80,
+            )  # fmt: skip
+        self._bar.n = done
+        self._bar.refresh()
+        if done >= total:
+            self._bar.close()
+
+    def _is_seen(self) -> bool:
+        stream = self._stream
+        if stream is None or getattr(stream, "closed", False):
+            return False
+        return _is_terminal(stream) or in_notebook()
 
 
 class Silent:

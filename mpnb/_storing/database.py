@@ -35,6 +35,7 @@ LEDGER = "mpnb_batches"
 REJECTED = "mpnb_rejected"
 SNAPSHOTS = "mpnb_snapshots"
 PAGES = "mpnb_pages"
+COLUMNS = "mpnb_columns"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 _OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")
@@ -78,6 +79,15 @@ REJECTED_COLUMNS = (
     ("reason", "VARCHAR"),
     ("line", "BLOB"),
     ("in_events", "BOOLEAN"),
+)
+
+COLUMNS_COLUMNS = (
+    ("table_name", "VARCHAR"),
+    ("event_name", "VARCHAR"),
+    ("property", "VARCHAR"),
+    ("column_name", "VARCHAR"),
+    ("since", "BIGINT"),
+    ("declared", "VARCHAR"),
 )
 
 

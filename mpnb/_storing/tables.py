@@ -6,11 +6,12 @@ The tables that mpnb keeps in a database besides the events: how they are create
     mpnb_rejected    lines that are no events, whole
     mpnb_snapshots   one row for each table of records without days that is in the file whole, or being fetched
     mpnb_pages       which page of a snapshot a batch of the ledger is; such a batch has no days
+    mpnb_columns     the columns that the properties of events were given: one row a property of an event
     mpnb_batch_ids   the sequence that ids of batches come from: no two batches of a file ever have the same one
 
-Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger; layout 2 had no snapshots. Each
-later layout comes with a migration,
-which runs in the first transaction after the file is opened, and with a sample file in ``tests/files``.
+Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger; layout 2 had no snapshots, layout 3 no
+``mpnb_columns``. Each later layout comes with a migration, which runs in the first transaction after the file is
+opened, and with a sample file in ``tests/files``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mpnb._message import Argument
 from mpnb._mixpanel.export_api import COLUMNS, Columns
 from mpnb._storing.database import (
     BATCH_IDS,
+    COLUMNS_COLUMNS,
     LEDGER,
     LEDGER_COLUMNS,
     META,
@@ -37,8 +39,9 @@ from mpnb._storing.database import (
     SNAPSHOTS,
     SNAPSHOTS_COLUMNS,
 )
+from mpnb._storing.database import COLUMNS as GIVEN
 
-LAYOUT = 3
+LAYOUT = 4
 
 _OURS = (
     (META, META_COLUMNS),
@@ -46,6 +49,7 @@ _OURS = (
     (REJECTED, REJECTED_COLUMNS),
     (SNAPSHOTS, SNAPSHOTS_COLUMNS),
     (PAGES, PAGES_COLUMNS),
+    (GIVEN, COLUMNS_COLUMNS),
 )
 _KEYS = {META: "name", LEDGER: "table_name, batch_id", PAGES: "batch_id"}
 
@@ -164,7 +168,27 @@ def _from_2(cursor: DuckDBPyConnection) -> None:
     """Change nothing: the tables that layout 2 had not are there by now."""
 
 
-_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1, 2: _from_2}
+def _from_3(cursor: DuckDBPyConnection) -> None:
+    """Keep the names of columns that typed tables have given: later properties would have taken some of them over."""
+    is_there = run(
+        cursor,
+        "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = 'mpnb_typed'"
+        " AND table_name = 'events'",
+    )
+    if not is_there:
+        return
+    mine = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END"
+    run(
+        cursor,
+        f"INSERT INTO {GIVEN} BY NAME SELECT table_name, event_name, one->>'/0' AS property,"
+        " CASE WHEN one->>'/3' = 'false' THEN one->>'/1' END AS column_name, 0 AS since FROM ("
+        f"SELECT substr(table_name, length({mine}) + 1) AS table_name, event_name, unnest(columns::JSON->'$[*]') AS one"
+        f" FROM mpnb_typed.events WHERE starts_with(table_name, {mine})"
+        " AND contains(table_name, chr(31)) = (current_schema() <> 'main'))",
+    )
+
+
+_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def _is_view(cursor: DuckDBPyConnection, name: str) -> bool:

@@ -162,6 +162,17 @@ class Exporter:
         usual: dict[str, Any] = {"database": ":memory:", "chunk_days": 1, "on_batch": lambda progress: None}
         return mpnb.export(day(1), day(len(days)), credentials=self.mp.credentials, quota=WIDE, **{**usual, **options})
 
+    def put(self, of: date, events: dict[str, list[dict[str, Any]]]) -> None:
+        """Say what a day's events are, by name."""
+        self.days[of] = [
+            json.dumps({"event": name, "properties": p}).encode() for name, rows in events.items() for p in rows
+        ]
+
+    def fetch(self, of: date, **options: Any) -> mpnb.ExportResult:
+        """Export one day, as it was put."""
+        usual: dict[str, Any] = {"chunk_days": 1, "on_batch": lambda progress: None}
+        return mpnb.export(of, of, credentials=self.mp.credentials, quota=WIDE, **{**usual, **options})
+
 
 def rows_of(relation: Any) -> list[dict[str, Any]]:
     """Read a relation as dictionaries."""

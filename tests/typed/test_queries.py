@@ -28,10 +28,10 @@ def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) ->
         {"time": 1767225603, "n": None, "mixed": "y"},
     ]
     with exported(rows) as result:
-        found = {row[1]: row[2:] for row in result.catalog().fetchall()}
+        found = {row[1]: row[2:12] for row in result.catalog().fetchall()}
         assert result.catalog().columns == [
             "event_name", "property", "column_name", "type", "share", "nulls", "distinct_values", "minimum", "maximum",
-            "examples", "drift", "repeated",
+            "examples", "drift", "repeated", "first_seen", "last_seen", "note",
         ]  # fmt: skip
     assert found["n"] == ("n", "BIGINT", 1.0, 1, 2, "1", "2", ["2", "1"], None, 0)
     assert found["time"][:4] == ("time", "TIMESTAMP", 1.0, 0)
@@ -49,7 +49,7 @@ def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None
     """Without events the catalog is empty, and a relation all the same."""
     with exported([]) as result:
         assert result.catalog().fetchall() == []
-        assert len(result.catalog().columns) == 12
+        assert len(result.catalog().columns) == 15
 
 
 def twice(of: date, number: int) -> bytes:

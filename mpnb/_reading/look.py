@@ -1,0 +1,273 @@
+"""
+One look at the rows of some events: which properties they have, the kinds of their values, and figures of these.
+
+Rows are staged by some hundred thousand, of all events at once, so that the JSON of the table is unpacked once and
+memory does not grow with it. Each value of a stage is taken once, with its name: the cost is that of the values,
+however many names there are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._base.sql import exact, in_batches, literal, quoted, run
+from mpnb._reading.properties import KIND, MAX_DEPTH, NAMED, REPEATED, Seen, pointers, settled
+
+STAGE, FOUND, NESTED = "temp.mpnb_stage", "temp.mpnb_found", "temp.mpnb_nested"
+# Of JSON, at 1 kB a row.
+STAGED_ROWS = 250_000
+# The batches of the nth event of a look have ids from n times this.
+EVENT = 1 << 40
+# Of an event in a stage, at least, for examples; and the values of a property that are kept.
+SAMPLED_ROWS = 500
+SAMPLED_VALUES = 20
+# Distinct values are estimated from which cells of a table were hit: a value hits one row at random, and the nth column
+# of it once in 2^n times.
+CELL_ROWS, CELL_COLUMNS = 64, 32
+_CELL = f"(hash(v) & {CELL_ROWS - 1}) * {CELL_COLUMNS} + least({CELL_COLUMNS - 1}, bit_count(xor(h, h - 1)) - 1)"
+
+Number = int | float
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the values of one property are: bounds by kind, an estimate of the distinct ones, and frequent ones."""
+
+    texts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    numbers: dict[str, tuple[Number, Number]] = field(default_factory=dict)
+    cells: int = 0
+    examples: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def distinct(self) -> int:
+        """Return about how many distinct values there are, nulls not among them; one standard error is a tenth."""
+        hit = self.cells.bit_count()
+        low, high = 0.0, 2.0**50
+        while high - low > 0.01 * max(1.0, low):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _expected(middle) < hit else (low, middle)
+        return round(high)
+
+
+def _expected(values: float) -> float:
+    """Return how many cells some number of distinct values hit, on average."""
+    return sum(CELL_ROWS * -math.expm1(-values / CELL_ROWS / 2**column) for column in range(1, CELL_COLUMNS + 1))
+
+
+Found = dict[tuple[str, str], Figures]
+
+
+def look(
+    cursor: DuckDBPyConnection,
+    table: str,
+    wanted: Mapping[str, Mapping[int, int]],
+    *,
+    only: Callable[[str], bool] | None = None,
+    rows: str = "true",
+    figures: Found | None = None,
+    ticked: Callable[[int], object] = lambda rows: None,
+) -> dict[str, list[Seen]]:
+    """
+    Look at the rows of some batches of events, and return what was seen, by event.
+
+    Args:
+        wanted: the batches by event, with the number of all their rows.
+        only: says whether a property matters; of the others, the name alone is noted.
+        rows: condition for the rows that count.
+        figures: where to add figures, by event and property.
+        ticked: called with the number of rows looked at, after each stage.
+    """
+    names = list(wanted)
+    seen: dict[str, list[Seen]] = {name: [] for name in names}
+    for some in groups({b: n for batches in wanted.values() for b, n in batches.items()}):
+        _stage(cursor, table, {name: some.keys() & batches.keys() for name, batches in wanted.items()}, rows)
+        for each in _seen(cursor, only, figures is not None):
+            event, batch_id = divmod(each.batch_id, EVENT)
+            seen[names[event]].append(each._replace(batch_id=batch_id))
+        if figures is not None:
+            _add_figures(cursor, names, figures)
+        for ours in (STAGE, FOUND, NESTED):
+            run(cursor, f"DROP TABLE IF EXISTS {ours}")
+        ticked(sum(some.values()))
+    return seen
+
+
+def groups(batches: Mapping[int, int]) -> Iterator[dict[int, int]]:
+    """Group batches to the size of a stage, so that memory does not grow with the size of the table."""
+    some: dict[int, int] = {}
+    for batch_id in sorted(batches):
+        if some and sum(some.values()) + batches[batch_id] > STAGED_ROWS:
+            yield some
+            some = {}
+        some[batch_id] = batches[batch_id]
+    if some:
+        yield some
+
+
+def _stage(cursor: DuckDBPyConnection, table: str, wanted: Mapping[str, Iterable[int]], rows: str) -> None:
+    name = exact("event_name")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for event, batches in wanted.items():
+        alike[in_batches(batches, "batch_id")].append(literal(event))
+    which = " OR ".join(f"{name} IN ({', '.join(events)}) AND {batches}" for batches, events in alike.items())
+    number = f"list_position([{', '.join(map(literal, wanted))}], {name}) - 1"
+    run(
+        cursor,
+        f"CREATE OR REPLACE TEMP TABLE {STAGE} AS SELECT ({number}) * {EVENT} + batch_id AS batch_id, properties"
+        f" FROM {quoted(table)} WHERE ({which}) AND ({rows})",
+    )
+
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+
+def _seen(cursor: DuckDBPyConnection, only: Callable[[str], bool] | None, figures: bool) -> Iterator[Seen]:
+    """Return what is in the stage, and leave the values' kinds in ``FOUND``."""
+    twice: dict[str, list[int]] = defaultdict(list)
+    asked: dict[str, list[int]] = defaultdict(list)
+    for batch_id, name, events, repeated in run(cursor, _NAMES):
+        if only is not None and not only(name):
+            yield Seen(batch_id, (name,), NAMED, None, events)
+            continue
+        asked[name].append(batch_id)
+        if repeated:
+            twice[name].append(batch_id)
+            yield Seen(batch_id, (name,), REPEATED, None, repeated)
+    for batch_id, events in run(cursor, f"SELECT batch_id, count(*) FROM {STAGE} GROUP BY batch_id"):
+        yield Seen(batch_id, (), REPEATED, None, events)
+    if only is None:
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {FOUND} AS {_found(_every_value(twice), figures)}")
+    if (one_by_one := twice if only is None else asked) or only is not None:
+        how = "INSERT INTO" if only is None else "CREATE OR REPLACE TEMP TABLE"
+        run(cursor, f"{how} {FOUND} {'' if only is None else 'AS '}{_found(_values_of(one_by_one), figures)}")
+    yield from _kinds(cursor)
+
+
+# The names of the properties in each batch, how many events have each, and how many have it twice or more. Most events
+# have the same names in the same order as many others: those are counted first.
+_NAMES = f"""
+    WITH mpnb_alike AS (
+        SELECT batch_id, any_value(names) AS names, count(*) AS events, row_number() OVER () AS number
+        FROM (SELECT batch_id, json_keys(properties) AS names FROM {STAGE}) GROUP BY batch_id, hash(names)
+    ), mpnb_each AS (
+        SELECT batch_id, any_value(events) AS events, name, count(*) AS times
+        FROM (SELECT batch_id, events, number, {exact("unnest(names)")} AS name FROM mpnb_alike)
+        GROUP BY batch_id, number, name
+    )
+    SELECT batch_id, name, sum(events)::BIGINT, coalesce(sum(events) FILTER (times > 1), 0)::BIGINT
+    FROM mpnb_each GROUP BY batch_id, name"""
+
+
+def _every_value(besides: Mapping[str, Sequence[int]]) -> str:
+    """Return the query for all values with their names, but for those that an event has twice: its first one counts."""
+    values = (
+        f"SELECT batch_id, {exact('unnest(json_keys(properties))')} AS name, unnest(properties->'$.*')::VARCHAR AS v"
+        f" FROM {STAGE}"
+    )
+    if not besides:
+        return values
+    some = " OR ".join(f"name = {literal(name)} AND {in_batches(ids, 'batch_id')}" for name, ids in besides.items())
+    return f"SELECT * FROM ({values}) WHERE NOT ({some})"
+
+
+def _values_of(names: Mapping[str, Sequence[int]]) -> str:
+    """Return the query for the values of some properties, each of some batches."""
+    if not names:
+        return f"SELECT batch_id, '' AS name, '' AS v FROM {STAGE} WHERE false"
+    alike: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, batches in names.items():
+        alike[tuple(sorted(batches))].append(name)
+    values = (
+        f"SELECT batch_id, unnest([{', '.join(map(literal, some))}]) AS name,"
+        f" unnest(properties->{pointers(some)})::VARCHAR AS v FROM {STAGE} WHERE {in_batches(batches, 'batch_id')}"
+        for batches, some in alike.items()
+    )
+    return f"SELECT * FROM ({' UNION ALL '.join(values)}) WHERE v IS NOT NULL"
+
+
+def _found(values: str, figures: bool) -> str:
+    """Return the query that counts values by kind; with figures, their bounds and the cells that they hit as well."""
+    kinds = f"SELECT *, {KIND} AS kind FROM ({values})"
+    if not figures:
+        return f"SELECT batch_id, name, kind, count(*) AS events FROM ({kinds}) GROUP BY batch_id, name, kind"
+    plain = "CASE WHEN contains(v, '\\') THEN v->>'$' ELSE substr(v, 2, length(v) - 2) END"
+    text = f"CASE ascii(v) WHEN 34 THEN {plain} ELSE v END"
+    hashed = "((hash(v) >> 6) | (1::UBIGINT << 50))::BIGINT"
+    return (
+        "SELECT batch_id, name, kind, count(*) AS events, min(t) AS least_text, max(t) AS most_text,"
+        " min(d) AS least_number, max(d) AS most_number, min(b) AS least_integer, max(b) AS most_integer,"
+        f" bitstring_agg(cell::INTEGER, 0, {CELL_ROWS * CELL_COLUMNS - 1}) AS cells"
+        f" FROM (SELECT batch_id, name, kind, CASE WHEN kind IN ('text', 'timestamp', 'boolean') THEN {text} END AS t,"
+        " CASE WHEN kind IN ('float', 'int11', 'int15') THEN v::DOUBLE END AS d,"
+        " CASE WHEN kind IN ('int64', 'int38') THEN v::HUGEINT END AS b,"
+        f" CASE WHEN kind <> 'null' THEN {_CELL} END AS cell"
+        f" FROM (SELECT *, {hashed} AS h FROM ({kinds}))) GROUP BY batch_id, name, kind"
+    )
+
+
+def _kinds(cursor: DuckDBPyConnection) -> Iterator[Seen]:
+    """Return the kinds of all values in ``FOUND``, and of what is in lists and objects."""
+    counts: dict[str, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    for batch_id, name, kind, events in run(cursor, f"SELECT batch_id, name, kind, events FROM {FOUND}"):
+        counts[name][batch_id][kind] = events
+    nested = {
+        name: [batch_id for batch_id, kinds in batches.items() if kinds.keys() & {"list", "object"}]
+        for name, batches in counts.items()
+    }
+    nested = {name: batches for name, batches in nested.items() if batches}
+    if nested:
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS {_values_of(nested)}")
+    for name, batches in counts.items():
+        inside = f"SELECT batch_id, v::JSON AS value FROM {NESTED} WHERE name = {literal(name)}"
+        yield from settled(lambda query: run(cursor, query), inside, (name,), batches, MAX_DEPTH)
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def _add_figures(cursor: DuckDBPyConnection, names: Sequence[str], figures: Found) -> None:
+    """Add what ``FOUND`` has, and examples from the stage."""
+    event = f"batch_id // {EVENT}"
+    for number, name, kind, *bounds, cells in run(
+        cursor,
+        f"SELECT {event} AS event, name, kind, min(least_text), max(most_text), min(least_number), max(most_number),"
+        f" min(least_integer), max(most_integer), bit_or(cells)::VARCHAR FROM {FOUND} GROUP BY event, name, kind",
+    ):
+        here = figures.setdefault((names[number], name), Figures())
+        here.cells |= int(cells or "0", 2)
+        texts, numbers, integers = bounds[:2], bounds[2:4], bounds[4:]
+        if texts[0] is not None:
+            _widen(here.texts, kind, *texts)
+        for least, most in (numbers, integers):
+            if least is not None:
+                _widen(here.numbers, kind, *((least, most) if kind == "float" else (int(least), int(most))))
+    counts = dict(run(cursor, f"SELECT {event}, count(*) FROM {STAGE} GROUP BY ALL"))
+    steps = [max(1, counts.get(number, 0) // SAMPLED_ROWS) for number in range(len(names))]
+    sampled = f"(SELECT * FROM {STAGE} WHERE rowid % {steps}[{event} + 1] = 0)"
+    values = _every_value({}).replace(STAGE, sampled)
+    counted = f"SELECT {event} AS event, name, v, count(*) AS n FROM ({values}) WHERE v <> 'null' GROUP BY ALL"
+    most = f"max_by(v, n, {SAMPLED_VALUES}), max(n, {SAMPLED_VALUES})"
+    most = f"SELECT event, name, {most} FROM ({counted}) GROUP BY event, name"
+    for number, name, examples, times in run(cursor, most):
+        here = figures.setdefault((names[number], name), Figures())
+        here.examples.update(dict(zip(examples, times, strict=True)))
+
+
+def _widen(bounds: dict[str, Any], kind: str, least: Any, most: Any) -> None:
+    low, high = bounds.get(kind, (least, most))
+    bounds[kind] = min(low, least), max(high, most)
+
+
+def shown(value: str) -> Any:
+    """Return the value of a JSON text, and of a number that Python cannot have, the text."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
