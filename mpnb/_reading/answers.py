@@ -233,8 +233,9 @@ class Answers:
         ``user_id_2``.
 
         The first call creates a table for the event in the database, in the schema ``mpnb_typed``, with the columns
-        that are asked for; later calls update it with what exports have changed, and add columns. While an export is writing the events, or if the database is read-only, the
-        relation reads JSON instead: the same rows, more slowly.
+        that are asked for; later calls update it with what exports have changed, and add columns. While an export is
+        writing the events, or if the database is read-only, the relation reads JSON instead: the same rows, more
+        slowly.
 
         The relation has the rows of the batches that the result has at this moment. Once one of them is fetched again,
         reading the relation raises; call ``event()`` again.

@@ -238,7 +238,7 @@ def _examples(column: Column, figures: Figures, otherwise: Sequence[str | None])
 
 
 def _note(name: str, event: Event) -> str | None:
-    """Say where a column of Mixpanel's own is null, and the project has a property of its name."""
+    """Return what to know where a column of Mixpanel's own is null, and the project has a property of its name."""
     mixpanels = {column: own for own, column in FIXED.items() if own != column}.get(name)
     if mixpanels is None or any(kind != "null" for kind, _ in merged(event.seen).get((mixpanels,), ())):
         return None
