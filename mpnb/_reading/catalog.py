@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter, defaultdict
@@ -98,7 +99,9 @@ def _looked(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of the catalog, and record what was found."""
     table, selection = reader.table, reader.selection
-    with reader.needing_table(), transaction(cursor):
+    # Where no export can enter itself, nothing changes meanwhile, and no transaction is needed to see one state of it:
+    # DuckDB would keep what is staged, and dropped, until its end.
+    with reader.needing_table(), contextlib.nullcontext() if write else transaction(cursor):
         there = there_of(cursor, table, names)
         check_names(cursor, reader.store, table, there)
         inside, across = (
@@ -130,9 +133,11 @@ def _looked(
         for event in events:
             event.learn([*mine[event.name], *others[event.name]], there)
             event.settle()
-            if write:
+        if write:
+            with transaction(cursor):
                 create(cursor)
-                enter(cursor, table, event, there)
+                for event in events:
+                    enter(cursor, table, event, there)
         ledger_rows = f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {ledger.of_table(table)}"
         days = {batch_id: (first, last) for batch_id, first, last in run(cursor, ledger_rows)}
     return [row for event in events for row in _of_event(event, mine[event.name] + partly[event.name], figures, days)]

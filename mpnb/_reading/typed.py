@@ -141,9 +141,10 @@ def _asked(only: Sequence[str] | None) -> Asked:
 
 def _from_json(store: Store, table: str, names: Sequence[str], asked: Asked) -> list[Typed]:
     """Return the columns of events without writing anything."""
-    with store.reading() as cursor, transaction(cursor):
-        there = there_of(cursor, table, names)
-        events = [known(cursor, table, name) for name in names]
+    with store.reading() as cursor:
+        with transaction(cursor):
+            there = there_of(cursor, table, names)
+            events = [known(cursor, table, name) for name in names]
         _look(cursor, table, there, events, asked)
     for event in events:
         event.stored = ()
@@ -161,7 +162,8 @@ def _materialize(store: Store, table: str, names: Sequence[str], asked: Asked) -
             there = there_of(cursor, table, names)
             create(cursor)
             events = [known(cursor, table, name) for name in names]
-            _look(cursor, table, there, events, asked)
+        _look(cursor, table, there, events, asked)
+        with transaction(cursor):
             missing = {}
             for event in events:
                 current = _current(cursor, event, there)
@@ -201,7 +203,11 @@ def _insert(
 
 
 def _look(cursor: DuckDBPyConnection, table: str, there: There, events: Sequence[Event], asked: Asked) -> None:
-    """Look at the values of the properties that are asked for, or in the tables, where nobody has looked yet."""
+    """
+    Look at the values of the properties that are asked for, or in the tables, where nobody has looked yet.
+
+    Outside a transaction: DuckDB keeps what is staged, and dropped, until the end of one.
+    """
     stored = {name for event in events for name in _names(event.stored)}
 
     def matters(name: str) -> bool:
