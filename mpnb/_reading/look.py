@@ -165,12 +165,12 @@ _NAMES = f"""
     FROM mpnb_each GROUP BY batch_id, name"""
 
 
+_VALUES = "unnest(properties->'$.*')::VARCHAR"
+
+
 def _every_value(besides: Mapping[str, Sequence[int]]) -> str:
     """Return the query for all values with their names, but for those that an event has twice: its first one counts."""
-    values = (
-        f"SELECT batch_id, {exact('unnest(json_keys(properties))')} AS name, unnest(properties->'$.*')::VARCHAR AS v"
-        f" FROM {STAGE}"
-    )
+    values = f"SELECT batch_id, {exact('unnest(json_keys(properties))')} AS name, {exact(_VALUES)} AS v FROM {STAGE}"
     if not besides:
         return values
     some = " OR ".join(f"name = {literal(name)} AND {in_batches(ids, 'batch_id')}" for name, ids in besides.items())
@@ -186,7 +186,8 @@ def _values_of(names: Mapping[str, Sequence[int]]) -> str:
         alike[tuple(sorted(batches))].append(name)
     values = (
         f"SELECT batch_id, unnest([{', '.join(map(literal, some))}]) AS name,"
-        f" unnest(properties->{pointers(some)})::VARCHAR AS v FROM {STAGE} WHERE {in_batches(batches, 'batch_id')}"
+        f" {exact(f'unnest(properties->{pointers(some)})::VARCHAR')} AS v"
+        f" FROM {STAGE} WHERE {in_batches(batches, 'batch_id')}"
         for batches, some in alike.items()
     )
     return f"SELECT * FROM ({' UNION ALL '.join(values)}) WHERE v IS NOT NULL"
@@ -198,7 +199,7 @@ def _found(values: str, figures: bool) -> str:
     if not figures:
         return f"SELECT batch_id, name, kind, count(*) AS events FROM ({kinds}) GROUP BY batch_id, name, kind"
     plain = "CASE WHEN contains(v, '\\') THEN v->>'$' ELSE substr(v, 2, length(v) - 2) END"
-    text = f"CASE ascii(v) WHEN 34 THEN {plain} ELSE v END"
+    text = exact(f"(CASE ascii(v) WHEN 34 THEN {plain} ELSE v END)")
     hashed = "((hash(v) >> 6) | (1::UBIGINT << 50))::BIGINT"
     return (
         "SELECT batch_id, name, kind, count(*) AS events, min(t) AS least_text, max(t) AS most_text,"

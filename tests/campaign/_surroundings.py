@@ -19,8 +19,7 @@ from pathlib import Path
 import psutil
 
 import mpnb
-from mpnb.sandbox._faults import KINDS
-from tests.campaign._case import draw, generator, hand
+from tests.campaign._case import KINDS, draw, generator, hand
 from tests.campaign._clients import Said, real
 from tests.campaign._figures import Figures
 from tests.campaign._oracle import Oracle

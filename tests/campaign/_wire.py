@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mpnb.sandbox._faults import KINDS
-from tests.campaign._case import draw, generator, hand
+from tests.campaign._case import KINDS, draw, generator, hand
 from tests.campaign._clients import CLIENTS, Client, real
 from tests.campaign._figures import Figures
 from tests.campaign._oracle import Oracle

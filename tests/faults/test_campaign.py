@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mpnb.sandbox._faults import KINDS
+from tests.campaign._case import KINDS
 from tests.campaign._figures import Figures
 from tests.campaign._mutants import MUTANTS
 from tests.campaign._parts import PARTS

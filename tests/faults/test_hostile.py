@@ -20,10 +20,11 @@ import mpnb._fetching.fetcher
 from mpnb._base.sql import quoted
 from mpnb._showing.progress import PipeLines
 from mpnb._storing import ledger
-from mpnb._storing.database import LEDGER, META, REJECTED
+from mpnb._storing.database import COLUMNS, LEDGER, META, PAGES, REJECTED, SNAPSHOTS
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
 
+OURS = (COLUMNS, LEDGER, META, PAGES, REJECTED, SNAPSHOTS)
 FIRST, LAST = "2026-01-01", "2026-01-02"
 NAMES = [
     'events"; DROP TABLE mpnb_batches; --', "it's", "'; DELETE FROM mpnb_batches; --", "a.b", "main.events", "select",
@@ -76,7 +77,7 @@ def check_table(server: Sandbox, con: duckdb.DuckDBPyConnection, table: str) -> 
         assert (db.table, db.total_rows) == (table, wanted)
     assert con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall() == [(wanted,)]
     after = {name for (name,) in con.execute(tables).fetchall()}
-    assert after - {name for (name,) in before} <= {table, LEDGER, META, REJECTED}
+    assert after - {name for (name,) in before} <= {table, *OURS}
     assert {name for (name,) in before} <= after
 
 

@@ -138,6 +138,7 @@ function render({ model, el }) {
     paintDates();
   }
 
+  let known = JSON.stringify(info.names);
   const suggest = suggestions(controls.events.parentElement, controls.events, model, write);
 
   function paint() {
@@ -150,7 +151,9 @@ function render({ model, el }) {
       place.hidden = !now.errors[name] || Boolean(now.folded);
     }
     paintDates();
-    suggest();
+    const names = JSON.stringify(now.names);
+    if (names !== known) suggest(); // anything else that is said would undo a choice
+    known = names;
   }
 
   function onMessage(message) {
