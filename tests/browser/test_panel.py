@@ -531,9 +531,13 @@ def type_into_each(book: Notebook, output: Locator) -> list[str]:
     heard = []
     for control in controls:
         if not control.is_visible():  # what was typed before made the plan impossible
+            assert output.is_visible()
             continue
         book.select(1)
+        # A cell that becomes the active one takes the focus, a moment later.
+        book.page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
         control.focus()
+        assert control.evaluate("one => document.activeElement === one")
         before = book.page.evaluate(CELLS)
         for key in CELL_KEYS:
             book.page.keyboard.press(key)

@@ -21,10 +21,23 @@ function labelled(parent, label, tag, attributes = {}) {
   return make(tag, "", box, { id, ...attributes });
 }
 
-/** Keep keys from the notebook, which deletes, inserts and runs cells by them. Saving is the one that is meant for it. */
+/**
+ * Keep keys from the notebook, which deletes, inserts and runs cells by them. Returns what ends that.
+ *
+ * JupyterLab listens above us, Notebook 7 even before us: it leaves alone what has the focus and this attribute. Saving
+ * is the one shortcut that is meant for it.
+ */
 function keepKeys(el) {
-  el.addEventListener("keydown", (event) => {
-    if (!((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s")) event.stopPropagation();
-  });
+  const KEEP = "data-lm-suppress-shortcuts";
+  const saves = (event) => (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s";
+  function first(event) {
+    if (!saves(event) || !el.contains(event.target)) return;
+    event.target.removeAttribute(KEEP);
+    setTimeout(() => event.target.setAttribute(KEEP, "true"));
+  }
+  el.addEventListener("focusin", (event) => event.target.setAttribute(KEEP, "true"));
+  el.addEventListener("keydown", (event) => { if (!saves(event)) event.stopPropagation(); });
+  window.addEventListener("keydown", first, true);
+  return () => window.removeEventListener("keydown", first, true);
 }
 

@@ -163,12 +163,12 @@ function render({ model, el }) {
   }
 
   for (const control of Object.values(controls)) control.addEventListener("input", write);
-  keepKeys(el);
+  const passKeys = keepKeys(el);
   const heard = [["change:info", paint], ["change:values", read], ["msg:custom", onMessage]];
   for (const [name, callback] of heard) model.on(name, callback);
   read();
   paint();
-  return () => { for (const [name, callback] of heard) model.off(name, callback); };
+  return () => { for (const [name, callback] of heard) model.off(name, callback); passKeys(); };
 }
 
 export default { render };

@@ -249,7 +249,7 @@ function render({ model, el }) {
   const paintBatchButtons = buttonRow(detail, "Batch", pressBatch, () => cells.moveTo(pointed ?? 0));
   const code = make("div", "mpnb-code", root);
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
-  keepKeys(el);
+  const passKeys = keepKeys(el);
   const timers = { rest: 0, tick: 0, answer: 0 };
   let pointed = null, picked = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
 
@@ -510,6 +510,7 @@ function render({ model, el }) {
     clearTimeout(timers.rest);
     clearTimeout(timers.answer);
     cells.stop();
+    passKeys();
   };
 }
 

@@ -36,10 +36,10 @@ function render({ model, el }) {
       type: "login", username: username.value, secret: secret.value, project_id: project.value, region: region.value,
     });
   });
-  keepKeys(el);
+  const passKeys = keepKeys(el);
   model.on("change:info", paint);
   paint();
-  return () => model.off("change:info", paint);
+  return () => { model.off("change:info", paint); passKeys(); };
 }
 
 export default { render };
