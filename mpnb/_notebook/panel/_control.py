@@ -22,7 +22,7 @@ from mpnb._notebook.panel import _login as login
 from mpnb._notebook.panel._code import code_of
 from mpnb._notebook.panel._feed import Frame, Info, Track, plan_frame, track_of
 from mpnb._notebook.panel._follow import Follower
-from mpnb._notebook.panel._form import Form, in_one_line, names_in, planned
+from mpnb._notebook.panel._form import Form, names_in, planned, summed_up
 from mpnb._notebook.panel._labels import in_labels, place_of
 from mpnb._notebook.panel._live import KEEP
 from mpnb._notebook.panel._pump import pump
@@ -251,9 +251,10 @@ class Panel:
         """Return the panel that is exporting into this table, perhaps of this same cell before it was run again."""
         here = _table_of(self._asked)
         for other in pump.shown():
-            running = isinstance(other, Panel) and other is not self and other.job and not other.job.done()
-            if running and _table_of(other._asked) == here:  # type: ignore[attr-defined]
-                return other  # type: ignore[return-value]
+            if not isinstance(other, Panel) or other is self or other.job is None or other.job.done():
+                continue
+            if _table_of(other._asked) == here:
+                return other
         return None
 
     def _show_twin(self) -> None:
@@ -287,7 +288,7 @@ class Panel:
     def _fold(self) -> None:
         """Show as much of the form as there is use for."""
         ended = self._follower is not None and self._follower.has_ended
-        self._form.fold("" if self._editing else in_one_line(self._asked))
+        self._form.fold("" if self._editing else summed_up(self._asked))
         # After a failure, it may be the credentials that were wrong.
         is_of_use = self._editing or (ended and self._follower is not None and bool(self._follower.unmet))
         self._login.info = {**self._login.info, "hidden": not is_of_use}

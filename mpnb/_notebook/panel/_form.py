@@ -234,7 +234,7 @@ def _day(text: str) -> date | None:
         return None
 
 
-def in_one_line(asked: dict[str, Any]) -> str:
+def summed_up(asked: dict[str, Any]) -> str:
     """Return what an export is of, in one line: its days, its events, its table."""
     first, last = date.fromisoformat(asked["from_date"]), date.fromisoformat(asked["to_date"])
     count = (last - first).days + 1
