@@ -17,7 +17,8 @@ from mpnb._storing.settings import SHOWN
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, day, until
 
-LIMIT = "400.5 MiB"
+# DuckDB 1.5 takes more than its limit.
+LIMIT = "238.4 MiB" if duckdb.__version__.startswith("1.") else "400.5 MiB"
 
 
 def shown(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
