@@ -92,7 +92,7 @@ def test_ci_runs_what_contributing_tells_to_type() -> None:
     commands = [line for block in others for line in block.splitlines()]
     assert len(commands) == 7
     for command in commands:
-        assert re.search(rf"^{re.escape(command)}( >/dev/null)?$", CI, re.M), command
+        assert re.search(rf"^ *{re.escape(command)}( >/dev/null)?$", CI, re.M), command
 
 
 # --- what can be typed -----------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_one_that_does_not_start_is_passed_over_and_told(machine: Machine, monke
 
 def test_one_that_hangs_is_ended_and_passed_over(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that it started."""
-    monkeypatch.setattr(_finder, "START_SECONDS", 2)
+    monkeypatch.setattr(_finder, "START_SECONDS", 6)
     hangs = machine.program("chromium", "sleep 54321 & sleep 54321")
     works = machine.program("google-chrome", machine.works)
     found = find(machine.kept)

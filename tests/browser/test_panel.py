@@ -295,6 +295,27 @@ def test_events_are_suggested(notebook: Open) -> None:
         expect(options).to_have_count(0)
 
 
+def test_a_cell_shows_one_picture_and_an_open_panel_plans_again(notebook: Open) -> None:
+    """An export that is not assigned shows once, a job as its grid, and the form above knows the days that came."""
+    with serve(events_per_day=20) as mp:
+        panel = f'mpnb.panel(from_date="2026-01-01", to_date="2026-01-09", chunk_days=1, {QUOTA})'
+        export = f'mpnb.export("2026-01-01", "2026-01-05", chunk_days=1, {QUOTA})'
+        job = f'job = mpnb.start("2026-01-06", "2026-01-07", chunk_days=1, {QUOTA})\njob'
+        book = notebook([known(mp), panel, export, job])
+        book.run(0)
+        book.run(1)
+        facts = book.output(1).locator(".mpnb-facts")
+        expect(facts).to_contain_text("days there already0")
+        book.run(2)
+        expect(book.output(2).locator(".mpnb-result")).to_have_count(1)
+        expect(book.output(2).get_by_role("img", name="Batches: 5 done")).to_be_visible()
+        expect(facts).to_contain_text("days there already5")
+        book.run(3)
+        expect(book.output(3).get_by_role("img", name="Batches: 2 done")).to_be_visible()
+        expect(book.output(3).locator(".mpnb-result")).to_have_count(1)
+        expect(facts).to_contain_text("days there already7")
+
+
 def test_marimo(browser: Browser, tmp_path: Path) -> None:
     """In marimo, a cell that ends with a panel or a job shows it, live, and its buttons work."""
     faults = [Fault("status", day="2026-01-03", status=400, times=2)]
