@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Protocol
 
-# Each tick is a message, a millisecond of CPU: at this rate they are under 2 % of an export's.
+# Each tick is a message, a millisecond of CPU: at this rate they are about 2 % of an export's.
 TICK_SECONDS = 0.3
 # An event cannot wait for ever and a day.
 LONGEST_WAIT = 3600.0
