@@ -204,6 +204,40 @@ def test_reopened_without_a_kernel(notebook: Open) -> None:
         expect(book.page.get_by_text("model not found").filter(visible=True)).to_have_count(0)
 
 
+def test_reopened_after_a_good_end_and_a_cancelled_one(notebook: Open) -> None:
+    """The picture of a panel that is done or was cancelled, and of a job, shows without a kernel and in HTML."""
+    held = date(2026, 2, 1)
+    released = threading.Event()
+    with serve(events_per_day=5, lines=lambda day: released.wait(60) and None if day >= held else None) as mp:
+        cells = [
+            f'panel = mpnb.panel(from_date="2026-01-01", to_date="2026-01-04", chunk_days=1, {QUOTA})\npanel',
+            f'other = mpnb.panel(from_date="2026-02-01", to_date="2026-02-03", chunk_days=1, {QUOTA})\nother',
+            f'job = mpnb.start("2026-02-01", "2026-02-02", chunk_days=1, table="mine", {QUOTA})\njob',
+        ]
+        book = notebook([known(mp), *cells])
+        for number in range(3):
+            book.run(number)
+        done, cancelled, of_job = (book.output(number) for number in (1, 2, 3))
+        for output, phase in ((done, "Done"), (cancelled, "Exporting")):
+            expect(button(output, "Start")).to_be_enabled()
+            button(output, "Start").click()
+            expect(output.locator(".mpnb-phase")).to_have_text(phase)
+        book.run(3)
+        for output in (cancelled, of_job):
+            button(output, "Cancel").click()
+            expect(output.locator(".mpnb-phase")).to_have_text("Cancelled")
+        released.set()
+        html, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.reads(book.save(), as_version=4))
+        book.lab.end_kernels()
+        book.page.goto("about:blank")
+        book.open(kernel=False)
+        names = ("Batches: 4 done", "Batches: 3 cancelled", "Batches: 2 cancelled")
+        for output, name in zip((done, cancelled, of_job), names, strict=True):
+            assert html.count(f'"{name}"') == 1
+            expect(output.get_by_role("img", name=name)).to_be_visible()
+        expect(book.page.get_by_text("model not found").filter(visible=True)).to_have_count(0)
+
+
 def test_failed_days_lead_to_their_cells(notebook: Open) -> None:
     """A failed day's name goes to its cell, which stays picked while the pointer passes others, and can be retried."""
     faults = [Fault("status", day=f"2026-01-{n:02}", status=400, times=None) for n in range(1, 29, 2)]
@@ -583,17 +617,28 @@ def test_keys_stay_in_the_form(notebook: Open, host: str) -> None:
     assert type_into_each(book, output) == []
 
 
-@pytest.mark.parametrize("shown", ["job.panel()", "job.panel().grid", "mpnb.panel(job)"])
-def test_keys_stay_in_a_grid(notebook: Open, slow: Sandbox, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("shown", "host"),
+    [
+        ("job.panel()", "lab"), ("job.panel().grid", "lab"), ("mpnb.panel(job)", "lab"), ("job", "lab"),
+        ("job", "notebook"), ("job.panel().grid", "notebook"),
+    ],
+)  # fmt: skip
+def test_keys_stay_in_a_grid(notebook: Open, slow: Sandbox, shown: str, host: str) -> None:
     """No key that is pressed at a control of a job's grid does anything to a cell, and its buttons hear Enter."""
     start = f'job = mpnb.start("2026-01-01", "2026-01-09", chunk_days=1, {QUOTA})\n{shown}'
-    book = notebook([known(slow), start, "'below'"])
+    book = notebook([known(slow), start, "'below'"], host)
     book.run(0)
     book.run(1)
     output = book.output(1)
     expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
     output.get_by_role("gridcell").first.focus()
+    book.page.keyboard.press("ArrowRight")
+    expect(output.get_by_role("gridcell").nth(1)).to_be_focused()
+    expect(output.locator(".mpnb-detail")).to_contain_text("2026-01-02")
+    # Among them Enter on Cancel.
     assert type_into_each(book, output) == []
+    expect(output.locator(".mpnb-phase")).to_have_text("Cancelled")
 
 
 def test_save_by_keyboard_from_the_panel(notebook: Open) -> None:
