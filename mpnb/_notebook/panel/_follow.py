@@ -74,9 +74,10 @@ class Follower:
 
     def hear(self, message: Message) -> None:
         """Process what a person did."""
+        if message.get("type") == "cell":
+            self._tell(message)
+            return
         match message.get("type"):
-            case "cell":
-                self._tell(message)
             case "cancel" if not self.job.done():
                 self.job.cancel()
             case "retry" if self.has_ended:
