@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._base.sql import interruptible
 from mpnb._base.text import harmless
 from mpnb._errors import ClosedError
 
@@ -153,7 +154,7 @@ class _Relation:
             connection = self._mpnb_connected()  # raises where it was closed, of which DuckDB 1.5 would read nothing
             if self._mpnb_going_on is None:
                 self._mpnb_going_on = self._mpnb_make(connection)
-            return getattr(self._mpnb_going_on, name)
+            return interruptible()(getattr(self._mpnb_going_on, name))
         found = getattr(self._mpnb_made, name)
         if name == "_repr_mimebundle_":  # which DuckDB 1.5 has not
             return self._mpnb_bundle
@@ -189,14 +190,15 @@ class _Relation:
         connection = self._mpnb_connected() if home is None else home
         may_stay = name in _AT_ONCE and everyone == [self] and home is None and self._mpnb_database.is_open()
         lock = None
-        if may_stay and self._mpnb_lock.acquire(blocking=False):
-            lock = self._mpnb_lock
-            try:
-                value = call(self._mpnb_made, lambda each: each)
-            finally:
-                lock.release()
-        else:
-            value = make(connection)
+        with interruptible():
+            if may_stay and self._mpnb_lock.acquire(blocking=False):
+                lock = self._mpnb_lock
+                try:
+                    value = call(self._mpnb_made, lambda each: each)
+                finally:
+                    lock.release()
+            else:
+                value = make(connection)
         if type(value) is not DuckDBPyRelation:
             return value
         return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables, lock)
