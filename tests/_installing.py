@@ -36,9 +36,10 @@ def run(command: list[str], seconds: float, folder: Path | None = None, **enviro
         try:
             status = process.wait(seconds)
         except BaseException as error:
-            for one in (*process.children(recursive=True), process):
+            everyone = [*process.children(recursive=True), process]
+            for one in everyone:
                 one.kill()
-            process.wait(10)
+            psutil.wait_procs(everyone, 10)
             if isinstance(error, psutil.TimeoutExpired):
                 raise NotInstalled(f"took longer than {seconds:.0f} s") from None
             raise

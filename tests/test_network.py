@@ -1135,7 +1135,7 @@ def test_a_server_that_says_all_back_is_not_repeated(tmp_path, serve: Any, caplo
                 day(1), day(2), chunk_days=1, database=tmp_path / "a.duckdb", on_batch=lambda progress: None,
                 credentials=account(f"http://{LOOPBACK}:{server.port}"), quota=WIDE,
             )  # fmt: skip
-        assert server.connections >= 2
+        assert server.connections >= 1  # the first refusal of credentials ends all
     with raised.value.result as result:
         texts = [str(raised.value), caplog.text, *shown(raised.value), str(result.batches.fetchall()), repr(result)]
     texts += [file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()]

@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb._base.sql import interruptible
+from mpnb._base.interrupt import interruptible
 from mpnb._base.text import harmless
 from mpnb._errors import ClosedError
 
@@ -74,8 +74,8 @@ def relation(database: Database, make: Make, home: DuckDBPyConnection | None = N
         make: makes the relation, on whatever connection. It is called at once, and its errors go through.
         home: the one connection that it can be made on, such as one with temporary tables.
     """
-    made = make(database.connect() if home is None else home)
-    return cast(DuckDBPyRelation, _Relation(database, make, made, home))
+    connection = database.connect() if home is None else home
+    return cast(DuckDBPyRelation, _Relation(database, make, make(connection), connection, home))
 
 
 def called_with(variables: Mapping[str, Any], function: Callable[..., Result], *args: Any, **options: Any) -> Result:
@@ -129,6 +129,7 @@ class _Relation:
         database: Database,
         make: Make,
         made: DuckDBPyRelation,
+        connection: DuckDBPyConnection,
         home: DuckDBPyConnection | None = None,
         variables: Mapping[str, Any] | None = None,
         lock: threading.Lock | None = None,
@@ -136,10 +137,11 @@ class _Relation:
         self._mpnb_database = database
         self._mpnb_make = make
         self._mpnb_made = made
+        self._mpnb_connection = connection  # that ``made`` is on
         self._mpnb_home = home
         self._mpnb_variables = variables or {}  # that its SQL names: DuckDB 1.5 looks them up at each reading
         self._mpnb_lock = lock or threading.Lock()  # held while something runs on the connection of ``made``
-        self._mpnb_going_on: DuckDBPyRelation | None = None
+        self._mpnb_going_on: tuple[DuckDBPyRelation, DuckDBPyConnection] | None = None
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -153,8 +155,10 @@ class _Relation:
         if name in _GOES_ON and self._mpnb_home is None:
             connection = self._mpnb_connected()  # raises where it was closed, of which DuckDB 1.5 would read nothing
             if self._mpnb_going_on is None:
-                self._mpnb_going_on = self._mpnb_make(connection)
-            return interruptible()(getattr(self._mpnb_going_on, name))
+                self._mpnb_going_on = (self._mpnb_make(connection), connection)
+            made, connection = self._mpnb_going_on
+            method = getattr(made, name)
+            return functools.wraps(method)(lambda *args: interruptible(connection, lambda: method(*args)))
         found = getattr(self._mpnb_made, name)
         if name == "_repr_mimebundle_":  # which DuckDB 1.5 has not
             return self._mpnb_bundle
@@ -190,18 +194,19 @@ class _Relation:
         connection = self._mpnb_connected() if home is None else home
         may_stay = name in _AT_ONCE and everyone == [self] and home is None and self._mpnb_database.is_open()
         lock = None
-        with interruptible():
-            if may_stay and self._mpnb_lock.acquire(blocking=False):
-                lock = self._mpnb_lock
-                try:
-                    value = call(self._mpnb_made, lambda each: each)
-                finally:
-                    lock.release()
-            else:
-                value = make(connection)
+        if may_stay and self._mpnb_lock.acquire(blocking=False):
+            lock = self._mpnb_lock
+            connection = self._mpnb_connection
+            try:
+                value = interruptible(connection, lambda: call(self._mpnb_made, lambda each: each))
+            finally:
+                lock.release()
+        else:
+            value = interruptible(connection, lambda: make(connection))
         if type(value) is not DuckDBPyRelation:
             return value
-        return _Relation(self._mpnb_database, make, value, connection if name in _HELD else home, variables, lock)
+        home = connection if name in _HELD else home
+        return _Relation(self._mpnb_database, make, value, connection, home, variables, lock)
 
     def _mpnb_connected(self) -> DuckDBPyConnection:
         try:

@@ -9,27 +9,21 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from mpnb._base.interrupt import interruptible
+
 
 def quoted(name: str) -> str:
     """Quote an identifier, whatever characters it has."""
     return '"' + name.replace('"', '""') + '"'
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` if Ctrl-C ended a query within the block; DuckDB itself raises another exception."""
-    try:
-        yield
-    except RuntimeError as error:
-        if str(error) == "Query interrupted":
-            raise KeyboardInterrupt from None
-        raise
-
-
 def run(cursor: DuckDBPyConnection, query: str, parameters: Any = None) -> list[Any]:
-    """Run a statement to its end. DuckDB 2.0 streams results, and an unfinished one blocks its connection."""
-    with interruptible():
-        return list(cursor.execute(query, parameters).fetchall())
+    """
+    Run a statement to its end, or to a Ctrl-C.
+
+    DuckDB 2.0 streams results, and an unfinished one blocks its connection.
+    """
+    return interruptible(cursor, lambda: list(cursor.execute(query, parameters).fetchall()))
 
 
 @contextlib.contextmanager

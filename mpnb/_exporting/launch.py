@@ -16,6 +16,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import today, utc_now
+from mpnb._base.interrupt import interrupts_later
 from mpnb._base.scalars import whole_number
 from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
@@ -35,7 +36,6 @@ from mpnb._exporting.handles import (
     reader_of,
     stopped_line,
 )
-from mpnb._exporting.interrupt import interrupts_later
 from mpnb._exporting.run import Run
 from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for

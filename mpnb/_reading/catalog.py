@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
 from mpnb._base.scalars import check_flags
-from mpnb._base.sql import interruptible, run, transaction
+from mpnb._base.sql import run, transaction
 from mpnb._base.text import safe_text
 from mpnb._reading import rules
 from mpnb._reading.look import Figures, Found, look, shown
@@ -51,8 +51,7 @@ def catalog(
     if events is not None:
         names = event_names(events, EVENTS)
     else:
-        with interruptible():
-            names = [name for name, *_ in rules.event_names(reader).fetchall()]
+        names = [name for name, *_ in rules.event_names(reader).fetchall()]
     rows = _rows(reader, names, materialize, ticked or (lambda done, total: None)) if names else []
     schema = pa.schema(
         [

@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.paths import local_path, shown
 from mpnb._base.scalars import brief, check_flags, listed
-from mpnb._base.sql import exact, interruptible, literal, quoted, run
+from mpnb._base.sql import exact, literal, quoted, run
 from mpnb._base.text import printable, safe_text
 from mpnb._errors import PlanError
 from mpnb._reading.events import event_query
@@ -167,8 +167,7 @@ def _stand_ins(relation: DuckDBPyRelation) -> str:
 
 
 def _arrow(relation: DuckDBPyRelation) -> Any:
-    with interruptible():
-        return relation.project(_stand_ins(relation)).to_arrow_table()
+    return relation.project(_stand_ins(relation)).to_arrow_table()
 
 
 def _series(column: Any, huge: bool) -> Any:

@@ -15,11 +15,12 @@ from typing import Any, ParamSpec, TypeVar
 import duckdb
 from duckdb import DuckDBPyRelation
 
+from mpnb._base.interrupt import as_keyboard_interrupt
 from mpnb._base.names import closest
 from mpnb._base.origin import Origin, origin_of
 from mpnb._base.relation import called_with, variables_in
 from mpnb._base.scalars import brief, each_of, either, is_text
-from mpnb._base.sql import exact, interruptible, literal, quoted
+from mpnb._base.sql import exact, literal, quoted
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import PlanError
@@ -153,8 +154,7 @@ def related(events: DuckDBPyRelation, query: str, frame: FrameType | None = None
 
 
 def _rows(events: DuckDBPyRelation, query: str) -> list[tuple[Any, ...]]:
-    with interruptible():
-        return related(events, query).fetchall()
+    return as_keyboard_interrupt(related(events, query).fetchall)
 
 
 def _first_line(error: duckdb.Error) -> str:
