@@ -404,8 +404,25 @@ def test_export_shows_the_grid_while_it_blocks(notebook: Open, slow: Sandbox) ->
     output = book.output(1)
     expect(output.locator(".mpnb-cell.mpnb-fetching")).to_have_count(9)
     book.command("notebook:interrupt-kernel")
-    expect(output).to_contain_text("KeyboardInterrupt: cancelled: 0 of 9 batches are in mixpanel.duckdb")
+    error = output.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type*="stderr"]')
+    expect(error).to_contain_text("KeyboardInterrupt: cancelled: 0 of 9 batches are in mixpanel.duckdb")
+    assert len(error.inner_text().strip().splitlines()) == 1  # no frame of ours
     expect(output.get_by_role("img", name="Batches: 9 cancelled")).to_be_visible()
+
+
+def test_a_hint_can_be_typed_as_it_stands(notebook: Open) -> None:
+    """The magic's picture names what retries in the next cell, and that then has every day."""
+    bad = Fault("status", day="2026-01-02", status=400, times=None)
+    with serve(events_per_day=5, faults=[bad]) as mp:
+        days = "2026-01-01 2026-01-03 --chunk-days 1"
+        book = notebook([known(mp), f"%load_ext mpnb\njan = %mpexport {days}", "%mpexport --retry"])
+        book.run(0)
+        book.run(1)
+        expect(book.output(1)).to_contain_text("%mpexport --retry")
+        expect(book.output(1)).not_to_contain_text("retry()")
+        mp.clear_faults()
+        book.run(2)
+        expect(book.output(2).get_by_role("img", name="Batches: 1 done")).to_be_visible()
 
 
 @pytest.mark.parametrize(
