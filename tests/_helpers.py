@@ -115,6 +115,11 @@ def event(name: object = "Sign Up", /, **properties: object) -> bytes:
     return json.dumps({"event": name, "properties": {"time": 1767225600, "distinct_id": "a"} | properties}).encode()
 
 
+def people(*ids: str) -> Callable[[], list[bytes]]:
+    """Make a profile for each id."""
+    return lambda: [json.dumps({"$distinct_id": each, "$properties": {"n": len(each)}}).encode() for each in ids]
+
+
 def moved(line: bytes, to: date) -> bytes:
     """Move an event of the first of January 2026 to another day: an answer for other days is refused."""
     return line.replace(b"1767225600", b"%d" % datetime(to.year, to.month, to.day, tzinfo=UTC).timestamp())

@@ -105,6 +105,18 @@ def export(database: Path) -> Iterator[Callable[..., mpnb.ExportResult]]:
 
 
 @pytest.fixture
+def fetch(database: Path) -> Iterator[Callable[..., mpnb.ProfilesResult]]:
+    """Fetch profiles without waiting for a quota; results are closed."""
+    with contextlib.ExitStack() as stack:
+
+        def run(mp: Sandbox, **options: Any) -> mpnb.ProfilesResult:
+            usual = {"credentials": mp.credentials, "quota": WIDE, "database": database, "on_batch": lambda _: None}
+            return stack.enter_context(mpnb.export_profiles(**{**usual, **options}))
+
+        yield run
+
+
+@pytest.fixture
 def start(database: Path) -> Iterator[Callable[..., mpnb.ExportJob]]:
     """Start what ``export`` would run; a job that still runs is cancelled when the test ends."""
     jobs: list[mpnb.ExportJob] = []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import mpnb
 from mpnb import Quota
 from mpnb._fetching.limiter import limiter_for
 from mpnb._mixpanel.engage_api import FAMILY
-from mpnb.sandbox import Fault, Sandbox, serve
-from tests._helpers import WIDE, WallClock, day, query
+from mpnb.sandbox import Fault, serve
+from tests._helpers import WIDE, WallClock, day, people, query
 
 GROUP = "-9007199254740993123"
 VALUES = [
@@ -28,23 +26,6 @@ VALUES = [
     b'{"$properties":{"Plan":"x","plan":"y"},"$distinct_id":"e"}',
 ]
 NO_JSON = b'{"$distinct_id":"lone","$properties":{"t":"\\ud800"}}'
-
-
-@pytest.fixture
-def fetch(database: Path) -> Iterator[Callable[..., mpnb.ProfilesResult]]:
-    """Fetch profiles without waiting for a quota; results are closed."""
-    with ExitStack() as stack:
-
-        def run(mp: Sandbox, **options: Any) -> mpnb.ProfilesResult:
-            usual = {"credentials": mp.credentials, "quota": WIDE, "database": database, "on_batch": lambda _: None}
-            return stack.enter_context(mpnb.export_profiles(**{**usual, **options}))
-
-        yield run
-
-
-def people(*ids: str) -> Callable[[], list[bytes]]:
-    """Make a profile for each id."""
-    return lambda: [json.dumps({"$distinct_id": each, "$properties": {"n": len(each)}}).encode() for each in ids]
 
 
 @pytest.mark.parametrize("page_size", [1, 3, "auto"])

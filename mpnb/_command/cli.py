@@ -240,9 +240,12 @@ def _parser() -> argparse.ArgumentParser:
     profiles.set_defaults(face=_people.in_people_shell)
     _people.add_options(profiles)
     drop = command(
-        "drop", _drop, "delete a table of events, with everything that mpnb stores about it", epilog=DROP_EXAMPLES
+        "drop",
+        _drop,
+        "delete a table of events or profiles, with everything that mpnb stores about it",
+        epilog=DROP_EXAMPLES,
     )
-    drop.add_argument("table", metavar="TABLE", help="the table of events")
+    drop.add_argument("table", metavar="TABLE", help="the table")
     drop.add_argument("--database", metavar="FILE", default=DATABASE, help=f"the DuckDB file (default: {DATABASE})")
     drop.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is there to answer")
     demo = command("demo", _demonstrate, "export made-up events, with faults on the way, without an account")

@@ -59,10 +59,10 @@ from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
 from mpnb._showing.live import Progress as _Progress
 from mpnb._showing.live import exports_changed
-from mpnb._storing import ledger
+from mpnb._storing import ledger, leftovers
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
-from mpnb._storing.running import entering, registration, running
+from mpnb._storing.running import registration
 from mpnb._storing.table import Table
 
 # Between two looks at the whole while an export runs in the caller's thread.
@@ -109,8 +109,7 @@ def bring_up_to_date(store: Store) -> None:
             if not layout.is_current(cursor):
                 with registration, transaction(cursor):
                     layout.create(cursor)
-            with entering:
-                ledger.settle_dead(cursor, running)
+            leftovers.settle(cursor)
         except duckdb.Error as error:
             log.warning("%s is read as it is, since it cannot be written: %s", store.label, safe_text(str(error)))
 

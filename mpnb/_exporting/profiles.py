@@ -46,7 +46,7 @@ from mpnb._showing import progress as _progress
 from mpnb._storing import snapshot as snapshots
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
-from mpnb._storing.snapshot import Publishing, Snapshot, published, staging
+from mpnb._storing.snapshot import STAGED_FOR, Publishing, Snapshot, published, staging
 from mpnb._storing.table import Table
 
 if TYPE_CHECKING:
@@ -503,10 +503,14 @@ def _going_on(asked: ProfilesAsked, known: Iterable[Snapshot]) -> Snapshot | Non
     """Return the snapshot whose pages are staged, if this call may go on with it."""
     if asked.mode != "resume" or asked.source is None:
         return None
-    source = asked.source.as_text
-    size = asked.asked_size
+    source, sizes = asked.source.as_text, (asked.asked_size, None)
+    earliest = utc_now() - STAGED_FOR
     return next(
-        (s for s in known if not s.is_published and s.source == source and s.asked_size in (size, None)),
+        (
+            s
+            for s in known
+            if not s.is_published and s.source == source and s.asked_size in sizes and s.requested_at >= earliest
+        ),
         None,
     )
 

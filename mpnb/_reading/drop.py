@@ -1,4 +1,4 @@
-"""``drop``: delete an events table with everything that mpnb stores about it."""
+"""``drop``: delete a table of events or profiles with everything that mpnb stores about it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.sql import columns_of, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, TableError
+from mpnb._mixpanel import engage_api
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
@@ -18,28 +19,29 @@ from mpnb._reading import analysed
 from mpnb._reading import typed as _typed
 from mpnb._reading.given import forget_names
 from mpnb._reading.zone import forget_zone
-from mpnb._storing import ledger
+from mpnb._storing import ledger, leftovers, snapshot
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
-from mpnb._storing.running import entering, registration, running
+from mpnb._storing.running import registration
+from mpnb._storing.snapshot import staging
 
 
 def drop(table: str, *, database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> int:
     """
-    Delete an events table with everything that mpnb stores about it, so that the next export into it starts fresh.
+    Delete a table of events or profiles with everything that mpnb stores about it, so that the next export starts anew.
 
-    Its batches in the ledger, its rejected lines and its typed tables are deleted in the same transaction. The file
-    does not shrink, but its free space is reused.
+    Its batches in the ledger, its rejected lines and its typed tables are deleted in the same transaction, and so are
+    pages of profiles that were fetched and not published. The file does not shrink, but its free space is reused.
 
     Args:
-        table: name of the events table.
+        table: name of the table.
         database: a path, or an open DuckDB connection.
 
     Returns:
-        The number of events that it had.
+        The number of events or profiles that it had.
 
     Raises:
-        TableError: there is no such events table, an export into it is running, or the table of that name was not made
+        TableError: there is no such table, an export into it is running, or the table of that name was not made
             by an export.
         DatabaseError: there is no database, another process has it open, or it cannot be written.
     """
@@ -54,12 +56,12 @@ def drop(table: str, *, database: str | os.PathLike[str] | DuckDBPyConnection = 
 def _drop(store: Store, asked: str) -> int:
     with registration, store.committing(), store.reading() as cursor:
         layout.check(cursor, store.label)
-        name = ledger.table_named(cursor, asked, store.label)
-        with entering:
-            ledger.settle_dead(cursor, running)
-        if ledger.unfinished_exports(cursor, name):
+        leftovers.settle(cursor)
+        people = snapshot.named(cursor, asked)
+        name = people or ledger.table_named(cursor, asked, store.label)
+        if ledger.unfinished_exports(cursor, staging(name) if people else name):
             raise TableError(f"an export into table {name!r} is running: wait for it or cancel it")
-        layout.check_records(cursor, store.label, name, COLUMNS)
+        layout.check_records(cursor, store.label, name, engage_api.COLUMNS if people else COLUMNS)
         is_there = columns_of(cursor, name) is not None
         with transaction(cursor):
             rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0
@@ -67,6 +69,9 @@ def _drop(store: Store, asked: str) -> int:
             analysed.forget(cursor, name)
             forget_zone(cursor, name)
             forget_names(cursor, name)
+            if people:
+                snapshot.drop_staged(cursor, name)
+                snapshot.forget(cursor, name)
             for ours in (LEDGER, REJECTED):
                 run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")
             run(cursor, f"DROP TABLE IF EXISTS {quoted(name)}")

@@ -215,13 +215,7 @@ def is_read_only(cursor: DuckDBPyConnection) -> bool:
 
 
 def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
-    """
-    Mark as cancelled what a dead process left unfinished. ``running`` are the exports of this process.
-
-    A database that is open read-only stays as it is: those batches are in no list, and their days count as missing.
-    """
-    if is_read_only(cursor):
-        return
+    """Mark as cancelled what a dead process left unfinished. ``running`` are the exports of this process."""
     run(
         cursor,
         f"UPDATE {LEDGER} SET status = 'cancelled', kind = 'cancelled', retryable = true, hint = ?,"

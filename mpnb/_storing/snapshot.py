@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from duckdb import DuckDBPyConnection
 
@@ -22,12 +22,17 @@ from mpnb._planning.profiles import Profiles, ProfileSource, first_again, furthe
 from mpnb._storing import ledger, tables
 from mpnb._storing.database import LEDGER, PAGES, REJECTED, SNAPSHOTS
 from mpnb._storing.destination import Unfit
-from mpnb._storing.ledger import HELD, Arrival, of_table
+from mpnb._storing.ledger import HELD, UNMET, Arrival, of_table
+
+# How long pages wait for somebody to go on with them. Nobody says how long Mixpanel keeps a session; what is older
+# shows people as they were a day ago.
+STAGED_FOR = timedelta(days=1)
+_STAGED = "mpnb_staged_"
 
 
 def staging(table: str) -> str:
     """Return the name of the table in which the pages of the next snapshot land."""
-    return f"mpnb_staged_{table}"
+    return f"{_STAGED}{table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,29 @@ def published(cursor: DuckDBPyConnection, table: str) -> Snapshot | None:
         return None
     is_empty = found.rows > 0 and not run(cursor, f"SELECT 1 FROM {quoted(table)} LIMIT 1")
     return None if is_empty else found
+
+
+def named(cursor: DuckDBPyConnection, table: str) -> str | None:
+    """Return the table of profiles of a name, whatever its case, that has a snapshot or pages of one."""
+    if columns_of(cursor, SNAPSHOTS) is None:
+        return None
+    rows = run(
+        cursor,
+        f"SELECT table_name FROM {SNAPSHOTS} WHERE {of_table(table)} UNION ALL"
+        f" SELECT substr(table_name, {len(_STAGED) + 1}) FROM {LEDGER} WHERE {of_table(staging(table))} LIMIT 1",
+    )
+    return rows[0][0] if rows else None
+
+
+def given_up(cursor: DuckDBPyConnection) -> list[str]:
+    """Return the tables for which pages have waited too long; exports that run now are none of these."""
+    rows = run(
+        cursor,
+        f"SELECT substr(min(table_name), {len(_STAGED) + 1}) FROM {LEDGER} WHERE starts_with(table_name, '{_STAGED}')"
+        f" GROUP BY lower(table_name) HAVING min(created_at) < ? AND bool_and(status IN {HELD} OR status IN {UNMET})",
+        [utc_now() - STAGED_FOR],
+    )
+    return [table for (table,) in rows]
 
 
 def drop_staged(cursor: DuckDBPyConnection, table: str) -> None:

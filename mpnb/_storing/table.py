@@ -24,7 +24,7 @@ from mpnb._message import SAME_CALL
 from mpnb._mixpanel.failures import FEWER_DAYS, HINTS, SPOOL_ELSEWHERE, Failure, failure, hint_of
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.resource import Resource
-from mpnb._storing import ledger, tables
+from mpnb._storing import ledger, leftovers, tables
 from mpnb._storing.database import Store
 from mpnb._storing.destination import Landed, Unfit, WriteError
 from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
@@ -152,8 +152,7 @@ class Table:
         tables.check(cursor, self._store.label)
         if not ledger.exists(cursor):
             return
-        with entering:
-            ledger.settle_dead(cursor, running)
+        leftovers.settle(cursor)
         if ledger.unfinished_exports(cursor, self._table):
             raise TableError(f"an export into table {self._shown!r} is running: wait for it or cancel it")
 
