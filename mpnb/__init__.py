@@ -26,6 +26,7 @@ from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import BatchProgress, JobProgress
 from mpnb._reading.check import Check, Finding
 from mpnb._reading.drop import drop
+from mpnb._reading.forget import forget_person
 from mpnb._reading.zone import set_zone
 from mpnb._version import __version__
 
@@ -64,6 +65,7 @@ __all__ = [
     "drop",
     "export",
     "export_profiles",
+    "forget_person",
     "panel",
     "plan",
     "plan_profiles",

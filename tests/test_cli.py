@@ -281,7 +281,7 @@ def test_lines_that_are_no_events_are_told(mpnb_command: Run, sandbox: Callable[
     mp = sandbox(faults=[Fault("bad_lines", day=day(1), lines=[b"no JSON", b"42"])])
     status, out, _ = mpnb_command("export", *DAYS, *WIDE, mp=mp)
     assert status == 0
-    assert "rejected  2 lines are not events: the table mpnb_rejected holds them" in out
+    assert "rejected  2 lines are not in the table: the table mpnb_rejected says why" in out
     assert query("mixpanel.duckdb", "SELECT line FROM mpnb_rejected") == [(b"no JSON",), (b"42",)]
 
 

@@ -972,11 +972,8 @@ def test_a_drop_by_a_connection(sandbox, export) -> None:
     with duckdb.connect() as con:
         export(mp, database=con).close()
         assert mpnb.drop("events", database=con) == mp.count(day(1), day(3))
-        ours = [
-            (name,)
-            for name in ("mpnb_batches", "mpnb_columns", "mpnb_meta", "mpnb_pages", "mpnb_rejected", "mpnb_snapshots")
-        ]
-        assert con.sql("SHOW TABLES").fetchall() == ours
+        ours = ("batches", "columns", "forgotten", "meta", "pages", "rejected", "snapshots")
+        assert con.sql("SHOW TABLES").fetchall() == [(f"mpnb_{name}",) for name in ours]
 
 
 def test_a_drop_of_a_file_of_before(tmp_path) -> None:

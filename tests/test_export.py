@@ -359,7 +359,7 @@ def test_lines_that_are_no_events_are_kept_whole_beside_the_others(sandbox, expo
     assert result.rejected_lines == 9
     ledger = "SELECT rows, rejected FROM mpnb_batches WHERE from_date = DATE '2026-01-02'"
     assert result.sql(ledger).fetchall() == [(mp.count(day(2), day(2)), 9)]
-    assert "9 lines are not events" in repr(result)
+    assert "9 lines are not in the table" in repr(result)
 
 
 BAD = [

@@ -45,6 +45,7 @@ NAMES = [
     "drop",
     "export",
     "export_profiles",
+    "forget_person",
     "panel",
     "plan",
     "plan_profiles",

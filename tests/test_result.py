@@ -370,8 +370,8 @@ def test_a_display_of_many_failures_is_short(sandbox, export) -> None:
 def test_rejected_lines_are_told(sandbox, export) -> None:
     """How many, and where they are."""
     result = export(sandbox(lines=lambda d: [*BAD_LINES, event()]), day(1), day(1))
-    assert "9 lines are not events: result.rejected holds them" in repr(result)
-    assert "9 lines are not events" in result._repr_mimebundle_()["text/html"]
+    assert "9 lines are not in the table: result.rejected says why" in repr(result)
+    assert "9 lines are not in the table" in result._repr_mimebundle_()["text/html"]
 
 
 def test_a_display_may_come_while_an_export_runs(sandbox, export, start) -> None:

@@ -220,9 +220,11 @@ class ProfilesResult:
     @property
     def rejected(self) -> DuckDBPyRelation:
         """
-        Return what was served as a profile and is no valid JSON, unchanged.
+        Return what was served as a profile and is no valid JSON, unchanged, and without their content those that were
+        left out, of people who were forgotten.
 
-        Columns: ``page``, ``line_number`` (from 1, on the page), ``reason``, ``line`` (BLOB), ``batch_id``.
+        Columns: ``page``, ``line_number`` (from 1, on the page; null if it was left out), ``reason``, ``line`` (BLOB),
+        ``batch_id``.
 
         Raises:
             ClosedError: the result was closed.

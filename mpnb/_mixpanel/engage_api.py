@@ -18,6 +18,8 @@ KEYS = ("$distinct_id", "$properties")
 IS_RECORD = "regexp_matches(head::VARCHAR, '^(\"|-?[0-9])') AND starts_with(body, '{')"
 # As in Mixpanel's own warehouse export, so that SQL written for it runs here.
 COLUMNS: Columns = (("distinct_id", "VARCHAR"), ("properties", "JSON"), ("batch_id", "BIGINT"))
+# The columns by which a profile is a person's.
+IDS = ("distinct_id",)
 # What "auto" asks for. The answer says what it is.
 PAGE_SIZE = 10_000
 

@@ -25,6 +25,8 @@ COLUMNS: Columns = (
     ("properties", "JSON"),
     ("batch_id", "BIGINT"),
 )
+# The columns by which an event is a person's.
+IDS = ("distinct_id", "user_id")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,11 @@ class Profiles:
         return engage_api.KEYS
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the columns of ids of persons, none for profiles of groups."""
+        return () if self.source.group else engage_api.IDS
+
+    @property
     def is_record(self) -> str:
         """Return the condition for profiles: an id, and an object."""
         return engage_api.IS_RECORD

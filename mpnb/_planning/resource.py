@@ -76,6 +76,7 @@ class Resource(Protocol):
         columns: of its table, in order, as name and SQL type; the last is ``batch_id``.
         keys: of a line, which is a JSON object: its ``head`` and ``body``. Lines with further keys are kept whole as
             well.
+        ids: the columns of ids of persons.
         is_record: condition for lines that are records, by ``head`` and ``body``, both JSON. All others are rejected.
     """
 
@@ -87,6 +88,9 @@ class Resource(Protocol):
 
     @property
     def keys(self) -> tuple[str, str]: ...
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
 
     @property
     def is_record(self) -> str: ...
@@ -133,6 +137,11 @@ class Events:
     def keys(self) -> tuple[str, str]:
         """Return the JSON keys of an event's line."""
         return export_api.KEYS
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the columns of ids of persons."""
+        return export_api.IDS
 
     @property
     def is_record(self) -> str:

@@ -143,6 +143,8 @@ class Answers:
         """
         Return the lines of ``batches`` that are not events, unchanged, in order. They cannot be selected by ``time``.
 
+        Events that were left out, of people who were forgotten, are among them without their content.
+
         Columns: ``from_date``, ``to_date``, ``line_number`` (from 1, in the body of the batch), ``reason``, ``line``
         (BLOB), ``in_events`` (true if the line is an event in ``events`` too, but has keys without a column there),
         ``batch_id``.

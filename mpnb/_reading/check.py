@@ -17,6 +17,7 @@ from mpnb._planning.dates import DAY, in_words
 from mpnb._reading.offset import TimeOffset, time_offset
 from mpnb._reading.selection import Selection
 from mpnb._storing.database import LEDGER, REJECTED
+from mpnb._storing.forgotten import REASON
 from mpnb._storing.ledger import HELD, of_table
 
 NO_EVENTS = f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in COLUMNS)} WHERE false"
@@ -180,12 +181,14 @@ def _duplicates(cursor: DuckDBPyConnection, events: str) -> Finding:
 
 def _rejected(cursor: DuckDBPyConnection, table: str, mine: str) -> Finding:
     held = f"SELECT batch_id FROM {LEDGER} WHERE {mine} AND status IN {HELD}"
-    [(count, more)] = run(
+    [(count, more, forgotten)] = run(
         cursor,
-        "SELECT count(*) FILTER (NOT in_events), count(*) FILTER (in_events)"
+        f"SELECT count(*) FILTER (NOT in_events), count(*) FILTER (in_events), count(*) FILTER (reason = '{REASON}')"
         f" FROM {REJECTED} WHERE {of_table(table)} AND batch_id IN ({held})",
     )
-    parts = ["are not events, and are kept unchanged in rejected"] if count else []
+    parts = ["are not events, and are kept unchanged in rejected"] if count > forgotten else []
+    if forgotten:
+        parts.append(f"{forgotten:,} were left out, {REASON}")
     if more:
         parts.append(f"{more:,} more are events with keys that the table has no column for")
     return Finding("rejected lines", "note" if parts else "ok", count, "; ".join(parts))

@@ -52,7 +52,8 @@ def rejected_query(table: str) -> str:
     """Return the query for what Mixpanel served as profiles and is none, whole."""
     return (
         f"SELECT p.page, r.line_number, r.reason, r.line, r.batch_id FROM {REJECTED} AS r JOIN {PAGES} AS p"
-        f" USING (batch_id) WHERE {of_table(table)} AND NOT r.in_events ORDER BY p.page ASC, r.line_number ASC"
+        f" USING (batch_id) WHERE {of_table(table)} AND NOT r.in_events"
+        " ORDER BY p.page ASC, r.line_number ASC NULLS LAST"
     )
 
 
@@ -175,7 +176,7 @@ def findings(cursor: DuckDBPyConnection, table: str) -> tuple[Finding, ...]:
         Finding("snapshot", "ok", 0, f"of {snapshot.requested_at:%Y-%m-%d %H:%M:%S} UTC"),
         _finding("profiles", abs(missing), "problem", lacking),
         _finding("duplicates", rows - ids, "problem", f"profiles whose distinct_id another has: {again}"),
-        _finding("rejected lines", rejected, "note", "profiles that are no valid JSON: rejected has them whole"),
+        _finding("rejected lines", rejected, "note", "profiles that are not in the table: rejected says why"),
         _finding("ledger against table", differing, "problem", f"pages that differ: {again}"),
     )
 

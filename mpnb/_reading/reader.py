@@ -109,7 +109,7 @@ class Reader:
             "SELECT b.from_date, b.to_date, r.line_number, r.reason, r.line, r.in_events, r.batch_id"
             f" FROM {REJECTED} AS r JOIN (SELECT * FROM {LEDGER} WHERE {self.selection.batches(HELD)}) AS b"
             " ON r.batch_id = b.batch_id AND lower(r.table_name) = lower(b.table_name)"
-            " ORDER BY b.from_date ASC, r.line_number ASC"
+            " ORDER BY b.from_date ASC, r.line_number ASC NULLS LAST"
         )
 
     def has_landed(self) -> bool:

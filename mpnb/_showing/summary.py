@@ -94,7 +94,9 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_row
         facts.append(("outside", f"{outside:,} more events of the same batches belong to other days"))
     if outcome.rejected_lines:
         where = Phrase("rejected", f"{call}.rejected")
-        facts.append(("rejected", Message(f"{outcome.rejected_lines:,} lines are not events: ", where, " holds them")))
+        facts.append(
+            ("rejected", Message(f"{outcome.rejected_lines:,} lines are not in the table: ", where, " says why"))
+        )
     if store.closed:
         facts.append(("closed", store.afterwards))
     count = sum(n for _, n, _ in kinds)

@@ -36,6 +36,7 @@ REJECTED = "mpnb_rejected"
 SNAPSHOTS = "mpnb_snapshots"
 PAGES = "mpnb_pages"
 COLUMNS = "mpnb_columns"
+FORGOTTEN = "mpnb_forgotten"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 _OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")
@@ -90,6 +91,7 @@ COLUMNS_COLUMNS = (
     ("declared", "VARCHAR"),
 )
 
+FORGOTTEN_COLUMNS = (("id_hash", "VARCHAR"), ("forgotten_at", "TIMESTAMP"))
 
 SNAPSHOTS_COLUMNS = (
     ("snapshot_id", "VARCHAR"),

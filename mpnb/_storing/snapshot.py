@@ -96,6 +96,13 @@ def named(cursor: DuckDBPyConnection, table: str) -> str | None:
     return rows[0][0] if rows else None
 
 
+def tables_of_people(cursor: DuckDBPyConnection) -> dict[str, str]:
+    """Return the tables of profiles, published and staged, with the names that were asked for; those of groups not."""
+    rows = run(cursor, f"SELECT table_name, source, published_at IS NOT NULL FROM {SNAPSHOTS} ORDER BY table_name ASC")
+    mine = [(name, is_there) for name, source, is_there in rows if not ProfileSource.from_text(source).group]
+    return {name if is_there else staging(name): name for name, is_there in mine}
+
+
 def given_up(cursor: DuckDBPyConnection) -> list[str]:
     """Return the tables for which pages have waited too long; exports that run now are none of these."""
     rows = run(

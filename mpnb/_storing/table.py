@@ -24,7 +24,7 @@ from mpnb._message import SAME_CALL
 from mpnb._mixpanel.failures import FEWER_DAYS, HINTS, SPOOL_ELSEWHERE, Failure, failure, hint_of
 from mpnb._planning.batches import Batch, HeldBatch
 from mpnb._planning.resource import Resource
-from mpnb._storing import ledger, leftovers, tables
+from mpnb._storing import forgotten, ledger, leftovers, tables
 from mpnb._storing.database import Store
 from mpnb._storing.destination import Landed, Unfit, WriteError
 from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
@@ -233,9 +233,12 @@ class Table:
             run(cursor, "BEGIN")
             if replaced := [batch_id for item in items for batch_id in item.task.batch.replaces]:
                 ledger.forget(cursor, self._table, replaced)
+            counts = insert(items)
+            ids = [item.task.batch_id for item in items]
+            out = forgotten.leave_out(cursor, self._table, self._resource, ids)
             arrivals = [
-                Arrival(item.task, rows, rejected, item.body.size)
-                for item, (rows, rejected) in zip(items, insert(items), strict=True)
+                Arrival(item.task, rows - out.get(batch_id, 0), rejected + out.get(batch_id, 0), item.body.size)
+                for item, batch_id, (rows, rejected) in zip(items, ids, counts, strict=True)
             ]
             ledger.landed(cursor, self._table, arrivals)
             further = tuple(self._course.after(cursor, items, arrivals))

@@ -7,11 +7,12 @@ The tables that mpnb keeps in a database besides the events: how they are create
     mpnb_snapshots   one row for each table of records without days that is in the file whole, or being fetched
     mpnb_pages       which page of a snapshot a batch of the ledger is; such a batch has no days
     mpnb_columns     the columns that the properties of events were given: one row a property of an event
+    mpnb_forgotten   hashes of the ids of people who were forgotten
     mpnb_batch_ids   the sequence that ids of batches come from: no two batches of a file ever have the same one
 
 Layout 1 had neither ``mpnb_meta`` nor the sequence, and no key in the ledger; layout 2 had no snapshots, layout 3 no
-``mpnb_columns``. Each later layout comes with a migration, which runs in the first transaction after the file is
-opened, and with a sample file in ``tests/files``.
+``mpnb_columns``, layout 4 no ``mpnb_forgotten``. Each later layout comes with a migration, which runs in the first
+transaction after the file is opened, and with a sample file in ``tests/files``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from mpnb._mixpanel.export_api import COLUMNS, Columns
 from mpnb._storing.database import (
     BATCH_IDS,
     COLUMNS_COLUMNS,
+    FORGOTTEN,
+    FORGOTTEN_COLUMNS,
     LEDGER,
     LEDGER_COLUMNS,
     META,
@@ -41,7 +44,7 @@ from mpnb._storing.database import (
 )
 from mpnb._storing.database import COLUMNS as GIVEN
 
-LAYOUT = 4
+LAYOUT = 5
 
 _OURS = (
     (META, META_COLUMNS),
@@ -50,8 +53,9 @@ _OURS = (
     (SNAPSHOTS, SNAPSHOTS_COLUMNS),
     (PAGES, PAGES_COLUMNS),
     (GIVEN, COLUMNS_COLUMNS),
+    (FORGOTTEN, FORGOTTEN_COLUMNS),
 )
-_KEYS = {META: "name", LEDGER: "table_name, batch_id", PAGES: "batch_id"}
+_KEYS = {META: "name", LEDGER: "table_name, batch_id", PAGES: "batch_id", FORGOTTEN: "id_hash"}
 
 
 def check(cursor: DuckDBPyConnection, label: str) -> None:
@@ -188,7 +192,11 @@ def _from_3(cursor: DuckDBPyConnection) -> None:
     )
 
 
-_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(cursor: DuckDBPyConnection) -> None:
+    """Change nothing: ``mpnb_forgotten`` is there by now. An earlier version would fetch the forgotten again."""
+
+
+_MIGRATIONS: dict[int, Callable[[DuckDBPyConnection], None]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 
 
 def _is_view(cursor: DuckDBPyConnection, name: str) -> bool:

@@ -33,6 +33,7 @@ def calls(mine: DuckDBPyConnection) -> None:
     assert_type(mpnb.start("2026-01-01", "2026-01-31", database=Path("x.duckdb")), mpnb.ExportJob)
     assert_type(mpnb.open("x.duckdb", table="events", credentials=credentials), mpnb.ExportResult)
     assert_type(mpnb.drop("events", database="x.duckdb"), int)
+    assert_type(mpnb.forget_person(["id"], database="x.duckdb", identities="exported"), dict[str, int])
     assert_type(mpnb.split_date_range("2026-01-01", "2026-01-31", 7), list[tuple[date, date]])
     mpnb.panel(from_date="2026-01-01")
     mpnb.load_ipython_extension, mpnb.unload_ipython_extension  # noqa: B018 # pyright: ignore[reportUnusedExpression]
