@@ -24,6 +24,7 @@ from mpnb._planning.options import Spool
 from mpnb._planning.people import ProfilesPlan
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.states import BatchProgress, JobProgress
+from mpnb._reading.calendar import Calendar, CalendarDay
 from mpnb._reading.check import Check, Finding
 from mpnb._reading.drop import drop
 from mpnb._reading.forget import forget_person
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "BatchProgress",
+    "Calendar",
+    "CalendarDay",
     "Check",
     "ClosedError",
     "Credentials",

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 CALLS = ("export", "start", "plan")
 # Classes and arguments of the inside, which calls hand each other.
 INSIDE = re.compile(
-    r"\b(Reader|Store|Selection|Outcome|Retry|RetryOptions|Engine|Board|relate|halted_by)\b|\b_[a-z]\w+"
+    r"\b(Reader|Store|Selection|Outcome|Retry|RetryOptions|Engine|Board|relate|mend|halted_by)\b|\b_[a-z]\w+"
 )
-RETURNED = (mpnb.ExportResult, mpnb.ExportJob, mpnb.Check)
+RETURNED = (mpnb.ExportResult, mpnb.ExportJob, mpnb.Check, mpnb.Calendar)
 
 
 def helped(thing: object) -> str:

@@ -17,6 +17,8 @@ import mpnb.sandbox
 NAMES = [
     "Batch",
     "BatchProgress",
+    "Calendar",
+    "CalendarDay",
     "Check",
     "ClosedError",
     "Credentials",

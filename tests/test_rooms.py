@@ -28,6 +28,8 @@ ROOMS = (
     ("_notebook",),
     ("__init__", "__main__"),
 )
+# What stands by itself within its room: it imports nothing of ours but its own modules.
+ALONE = ("mpnb._base.pictures",)
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 
@@ -70,6 +72,14 @@ def test_a_module_imports_only_rooms_below_its_own(module: str) -> None:
     mine = room(module)
     above = {other for other in GRAPH[module] if room(other) != mine and FLOOR[room(other)] >= FLOOR[mine]}
     assert not above
+
+
+@pytest.mark.parametrize("package", ALONE)
+def test_what_stands_by_itself_imports_nothing_else_of_ours(package: str) -> None:
+    """So that any room may use it."""
+    mine = {module for module in GRAPH if module == package or module.startswith(f"{package}.")}
+    assert mine
+    assert not {other for module in mine for other in GRAPH[module]} - mine
 
 
 def test_nothing_imports_in_circles() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from types import TracebackType
@@ -16,14 +17,16 @@ from mpnb._message import SAME_CALL, Message
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import Failure
 from mpnb._mixpanel.quota import Quota
-from mpnb._planning.options import LATE_DAYS, Spool
+from mpnb._planning.options import DATABASE, LATE_DAYS, TABLE, Spool
 from mpnb._planning.request import OnBatch
 from mpnb._planning.states import BatchProgress, JobProgress, Outcome
 from mpnb._reading.answers import Answers
+from mpnb._reading.calendar import Calendar
 from mpnb._reading.reader import Reader
 from mpnb._showing import sentences, summary
 from mpnb._showing.live import panel_of, show_job, show_result_once
 from mpnb._showing.progress import RowsLine
+from mpnb._storing.database import MEMORY
 
 
 class Closable(Protocol):
@@ -124,6 +127,14 @@ class ExportResult(Answers):
 
     def _rows_ticked(self, what: str) -> Callable[[int, int], object]:
         return RowsLine(what)
+
+    def _mend(self, days: Sequence[date], failed: bool) -> str:
+        name = self._name or variable_of(self)
+        retry = f"{name} = {name}.retry()" if name else self._retry_by
+        # A retry fetches all that is missing of the days of a call; of a whole table, what failed.
+        if retry and (failed or self._selection.days) and self.has_failures:
+            return retry
+        return export_call(self._reader, days[0], days[-1])
 
     def retry(
         self,
@@ -266,6 +277,29 @@ def variable_of(thing: object) -> str:
     return next((name for name, value in names if value is thing and not name.startswith("_")), "")
 
 
+def export_call(reader: Reader, first: date, last: date) -> str:
+    """Return the call that fetches some days into the table of a result; empty where no call reaches it."""
+    store, source = reader.store, reader.source()
+    if store.name == MEMORY:
+        return ""
+    words = [f'"{first}"', f'"{last}"']
+    if source is not None and source.events is not None:
+        words.append(f"events={_quoted(list(source.events))}")
+    if source is not None and source.where is not None:
+        words.append(f"where={_quoted(source.where)}")
+    if store.path is None:
+        words.append("database=con")
+    elif store.name != DATABASE:
+        words.append(f"database={_quoted(store.name)}")
+    if reader.table != TABLE:
+        words.append(f"table={_quoted(reader.table)}")
+    return f"mpnb.export({', '.join(words)})"
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def reader_of(result: ExportResult) -> Reader:
     """Return the reader of a result."""
     return result._reader
@@ -405,6 +439,16 @@ class ExportJob(Job[ExportResult]):
             RuntimeError: there is no front end that shows widgets.
         """
         return panel_of(self)
+
+    def calendar(self, *, late_days: int | None = None) -> Calendar:
+        """
+        Show which days are there so far, and which are being fetched. Otherwise as ``ExportResult.calendar()``.
+
+        Raises:
+            PlanError: ``late_days`` is not a whole number of 0 or more.
+            ClosedError: the database was closed.
+        """
+        return self._run.so_far().calendar(late_days=late_days)
 
     def _ipython_display_(self) -> None:
         show_job(self)

@@ -125,6 +125,10 @@ class Run(Generic[R]):
                 raise
             raise TimeoutError(f"the export has not ended within {seconds:,g} s: it goes on") from None
 
+    def so_far(self) -> R:
+        """Return the result of what has landed by now, at the end the same as ``outcome``."""
+        return self._future.result() if self._future.done() else self._make_result()
+
     def awaitable(self) -> asyncio.Future[R]:
         """Return an awaitable for the running event loop. Cancelling it leaves the export running."""
         self._check_process()

@@ -19,6 +19,7 @@ from mpnb._base.sql import run
 from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._reading import events, frames, rules
 from mpnb._reading.analysed import for_analysis, forget_analysed, identities
+from mpnb._reading.calendar import Calendar, calendar
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
 from mpnb._reading.reader import Reader
@@ -505,6 +506,27 @@ class Answers:
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
+    def calendar(self, *, late_days: int | None = None) -> Calendar:
+        """
+        Show which days are there, which failed, are missing or provisional, and how many events each has.
+
+        In a notebook it is a picture: weeks across, and above them a bar for each day. An unusual day is more than 30 %
+        off the median of its weekday, and more than six times as far as the days of that weekday usually are.
+
+        Args:
+            late_days: as for ``check()``.
+
+        Returns:
+            A calendar. ``.days`` has every day, ``.relation`` the same as rows, ``.words`` says what is missing,
+            ``.call`` is the code that fetches it. Its counts are those of ``events`` by ``time::DATE``.
+
+        Raises:
+            PlanError: ``late_days`` is not a whole number of 0 or more.
+            ClosedError: the result was closed.
+        """
+        with self._store.reading() as cursor:
+            return self._calendar(cursor, self._late(late_days))
+
     def check(self, *, late_days: int | None = None) -> Check:
         """
         Check the table against its ledger: days, duplicates, rejected lines, counts, times. Reads all events.
@@ -515,19 +537,20 @@ class Answers:
 
         Returns:
             A report. Its repr is a short text, ``.relation`` has one row per check, and ``.ok`` is true if no check
-            found a problem.
+            found a problem. A notebook shows it below the calendar.
 
         Raises:
             PlanError: ``late_days`` is not a whole number of 0 or more.
             ClosedError: the result was closed.
         """
-        given = self._late_days if late_days is None else late_days
+        late = self._late(late_days)
         with self._store.reading() as cursor:
             return check(
                 cursor,
                 selection=self._selection,
-                late_days=whole_number("late_days", given, 0, MAX_LATE_DAYS),
+                late_days=late,
                 relate=self._reader.relation,
+                calendar=self._calendar(cursor, late),
             )
 
     def close(self) -> None:
@@ -535,6 +558,18 @@ class Answers:
         self._store.close()
 
     # --- within ----------------------------------------------------------------------------------------------------
+
+    def _late(self, given: int | None) -> int:
+        return whole_number("late_days", self._late_days if given is None else given, 0, MAX_LATE_DAYS)
+
+    def _calendar(self, cursor: DuckDBPyConnection, late_days: int) -> Calendar:
+        return calendar(
+            cursor, selection=self._selection, late_days=late_days, mend=self._mend, relate=self._reader.relation
+        )
+
+    def _mend(self, days: Sequence[date], failed: bool) -> str:
+        """Return code that fetches some days; ``failed`` is whether their batches failed. Empty for none."""
+        return ""
 
     def _rows_ticked(self, what: str) -> Callable[[int, int], object] | None:
         """Return what is told how many rows were looked at, and of how many; ``None`` for nobody."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from html import escape
 from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -12,8 +13,10 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.clock import utc_now
 from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._mixpanel.export_api import COLUMNS
-from mpnb._planning.batches import Batch, Calendar, HeldBatch, ranges_of
+from mpnb._planning import batches
+from mpnb._planning.batches import Batch, HeldBatch, ranges_of
 from mpnb._planning.dates import DAY, in_words
+from mpnb._reading.calendar import Calendar
 from mpnb._reading.offset import TimeOffset, time_offset
 from mpnb._reading.selection import Selection
 from mpnb._storing.database import LEDGER, REJECTED
@@ -50,14 +53,19 @@ class Check:
             ``days provisional``, ``days without events``, ``duplicates``, ``rejected lines``,
             ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``. A table of profiles
             has ``snapshot``, ``profiles``, ``duplicates``, ``rejected lines``, ``ledger against table``.
+        calendar: the days of the table, as of ``result.calendar()``; ``None`` for profiles. A notebook shows it above
+            the findings.
     """
 
     def __init__(self) -> None:
         """Raise ``TypeError``: a method returns one."""
         raise TypeError("result.check() returns a Check")
 
-    def _hold(self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> Check:
+    def _hold(
+        self, findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation], calendar: Calendar | None
+    ) -> Check:
         self.findings: tuple[Finding, ...] = findings
+        self.calendar: Calendar | None = calendar
         self._relate = relate
         return self
 
@@ -84,10 +92,19 @@ class Check:
         """Return one line per check."""
         return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
 
+    def _repr_html_(self) -> str:
+        shown = self.calendar._repr_html_() if self.calendar is not None else ""
+        return shown + _table(self.findings)
 
-def make_check(findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation]) -> Check:
+    def _mime_(self) -> tuple[str, str]:  # marimo's hook
+        return "text/html", self._repr_html_()
+
+
+def make_check(
+    findings: tuple[Finding, ...], relate: Callable[[str], DuckDBPyRelation], calendar: Calendar | None = None
+) -> Check:
     """Return a report of findings; ``relate`` makes a relation from a query."""
-    return Check.__new__(Check)._hold(findings, relate)
+    return Check.__new__(Check)._hold(findings, relate, calendar)
 
 
 def check(
@@ -96,6 +113,7 @@ def check(
     selection: Selection,
     late_days: int,
     relate: Callable[[str], DuckDBPyRelation],
+    calendar: Calendar,
 ) -> Check:
     """
     Check a table against its ledger. Reads every event once or twice.
@@ -105,6 +123,7 @@ def check(
         selection: what the result covers.
         late_days: for how many days after a day its events may still arrive.
         relate: makes a relation from a query.
+        calendar: the days of the table.
     """
     table, mine, days = selection.table, selection.batches(), selection.days
     now = utc_now()
@@ -122,7 +141,7 @@ def check(
     )
     return make_check(
         (
-            *_days(held, days, Calendar(now, late_days, offset.lag)),
+            *_days(held, days, batches.Calendar(now, late_days, offset.lag)),
             _without_events(cursor, events, mine, days),
             _duplicates(cursor, events),
             _rejected(cursor, table, mine),
@@ -132,10 +151,11 @@ def check(
             _offset(offset, sum(batch.rows for batch in held)),
         ),
         relate,
+        calendar,
     )
 
 
-def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: Calendar) -> Iterable[Finding]:
+def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: batches.Calendar) -> Iterable[Finding]:
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     wanted = _between(*asked) if asked else []
     covered = [day for day in wanted if day in there]
@@ -279,6 +299,32 @@ def _span(seconds: int) -> str:
 def _zone(quarters: int) -> str:
     hours, minutes = divmod(abs(quarters) * 15, 60)
     return f"UTC{'+' if quarters > 0 else '−'}{hours}" + (f":{minutes:02}" if minutes else "")
+
+
+# A glyph besides the word: no colour has to be told apart.
+_GLYPHS = {"ok": "✓", "note": "•", "problem": "✕"}
+_CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;white-space:normal;overflow-wrap:anywhere"
+_COUNT = f"{_CELL};text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap"
+_LOOK = (
+    "font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);color:var(--jp-ui-font-color1,inherit);max-width:72em;"
+    "margin:4px 0;overflow-x:auto"
+)
+
+
+def _table(findings: Iterable[Finding]) -> str:
+    """Return findings as an HTML table."""
+    rows = "".join(
+        f'<tr style="background:none"><td style="{_CELL};white-space:nowrap">{_GLYPHS[f.status]} {f.status}</td>'
+        f'<th scope="row" style="{_CELL};font-weight:600;white-space:nowrap">{escape(f.name)}</th>'
+        f'<td style="{_COUNT}">{f.count:,}</td><td style="{_CELL}">{escape(f.detail)}</td></tr>'
+        for f in findings
+    )
+    looks = {"status": _CELL, "check": _CELL, "count": _COUNT, "detail": _CELL}
+    head = "".join(f'<th scope="col" style="{look}">{name}</th>' for name, look in looks.items())
+    return (
+        f'<div class="mpnb-check" style="{_LOOK}"><table style="border-collapse:collapse;font:inherit">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _literal(text: Any) -> str:

@@ -137,6 +137,7 @@ def answers(result: mpnb.ExportResult) -> None:
     polars.DataFrame(result)
     result.forget_typed()
     checked(result.check(late_days=3))
+    shown(result.calendar(late_days=3))
     assert_type(result.retry(workers=3, on_batch=heard), mpnb.ExportResult)
     assert_type(result.start_retry(quota=mpnb.Quota(per_hour=120), spool=None, credentials=None), mpnb.ExportJob)
     result.raise_for_failures()
@@ -188,10 +189,22 @@ def people(credentials: mpnb.Credentials, quota: mpnb.Quota) -> None:
 def checked(check: mpnb.Check) -> None:
     """Read a report."""
     assert_type(check.ok, bool)
+    assert_type(check.calendar, mpnb.Calendar | None)
     assert_type(check.relation, DuckDBPyRelation)
     for finding in check.findings:
         assert_type(finding, mpnb.Finding)
         assert_type((finding.name, finding.status, finding.count, finding.detail), tuple[str, str, int, str])
+
+
+def shown(calendar: mpnb.Calendar) -> None:
+    """Read a calendar."""
+    assert_type((calendar.words, calendar.call, calendar.svg), tuple[str, str, str])
+    assert_type(calendar.events_elsewhere, int)
+    assert_type(calendar.relation, DuckDBPyRelation)
+    for each in calendar.days:
+        assert_type(each, mpnb.CalendarDay)
+        assert_type((each.day, each.state, each.events), tuple[date, str, int])
+        assert_type((each.usual, each.is_unusual), tuple[float | None, bool])
 
 
 def reports(result: mpnb.ExportResult) -> None:
