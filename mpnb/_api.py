@@ -228,6 +228,7 @@ def export_profiles(
     workspace: str | int | None = None,
     mode: Mode = "resume",
     max_age: timedelta = MAX_AGE,
+    history: bool = False,
     on_batch: OnBatch | None = None,
     credentials: Credentials | None = None,
     quota: Quota | None = None,
@@ -257,6 +258,10 @@ def export_profiles(
             the pages that a stopped or failed call has left; ``"refresh"`` fetches all again; ``"new"`` requires an
             empty table.
         max_age: how old profiles may be, counted from the request for their first page.
+        history: whether to keep earlier versions of each profile, in a table of the same name with ``_history`` behind
+            it, for ``result.as_of(day)``. It begins with the snapshot that is there, and goes on with every later one,
+            also of calls without ``history``, until ``mpnb.drop()``. What is deleted in Mixpanel, under privacy law or
+            not, stays in it: ``mpnb.forget_person()`` deletes it there.
         on_batch: called with a ``BatchProgress`` at every change of a page's state, in the calling thread. Its
             ``from_date`` and ``to_date`` are the day on which the call began, and ``label`` names the page.
         credentials: the service account to use; default: from the environment, as for ``export``.

@@ -1,15 +1,19 @@
-"""What is kept of profiles besides the latest: what was staged and given up, and what is dropped."""
+"""What is kept of profiles besides the latest: what was staged and given up, what is dropped, and the history."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+from datetime import date, timedelta
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import duckdb
 import pytest
 
 import mpnb
 from mpnb.sandbox import Fault, Sandbox
-from tests._helpers import PATIENCE, WIDE, WallClock, people, query
+from tests._helpers import MORNING, PATIENCE, WIDE, WallClock, people, query
 
 OURS = "SELECT table_name FROM duckdb_tables() WHERE NOT starts_with(table_name, 'mpnb_') OR table_name LIKE '%staged%'"
 
@@ -108,3 +112,137 @@ def test_pages_of_yesterday_do_not_become_profiles_of_today(mp: Sandbox, fetch, 
     assert len(mp.requests) - before == 4
     assert result.taken_at is not None
     assert clock.now - result.taken_at < timedelta(minutes=1)
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changing(sandbox) -> Sandbox:
+    """Serve people who change: ``changing.now`` are their properties by id."""
+    mp = sandbox(
+        profiles=lambda: [json.dumps({"$distinct_id": i, "$properties": p}).encode() for i, p in mp.now.items()]
+    )
+    mp.now = {"a": {"plan": "free"}, "b": {"plan": "free"}, "é'": {"plan": "x"}}
+    return mp
+
+
+def states(changing: Sandbox, fetch, clock: WallClock, numbers: range) -> dict[date, dict[str, Any]]:
+    """Take a snapshot of drawn states on each of some days, and return what was there at the end of each."""
+    seen: dict[date, dict[str, Any]] = {}
+    random = Random(5)
+    for _ in numbers:
+        clock.now += timedelta(days=random.choice([1, 1, 2]))
+        changing.now = {i: {"plan": random.choice("xyz")} for i in ["a", "b", "é'", "d", "e"] if random.random() < 0.7}
+        with fetch(changing, mode="refresh", history=random.random() < 0.5 or not seen) as result:
+            assert result.check().ok
+        seen[clock.now.date()] = dict(changing.now)
+    return seen
+
+
+def test_profiles_are_as_they_were_on_each_day(changing: Sandbox, fetch, clock: WallClock) -> None:
+    """By an oracle that keeps every snapshot; a history goes on although a call does not ask for it."""
+    seen = states(changing, fetch, clock, range(12))
+    day, last = min(seen), clock.now.date() + timedelta(days=3)
+    with fetch(changing) as result:
+        while day <= last:
+            there = seen[max(each for each in seen if each <= day)]
+            rows = result.as_of(day).fetchall()
+            assert {i: json.loads(p) for i, p, *_ in rows} == there
+            assert len(rows) == len(there)
+            day += timedelta(days=1)
+        assert {i for i, *_ in result.profiles.fetchall()} == {i for i, *_ in result.as_of("today").fetchall()}
+        assert "versions since 2026-07-0" in repr(result)
+        assert "deletions in Mixpanel do not reach it" in repr(result)
+        twice = "SELECT distinct_id FROM profiles_history WHERE valid_to IS NULL GROUP BY ALL HAVING count(*) > 1"
+        assert result.sql(twice).fetchall() == []
+        assert result.sql("SELECT count(*) FROM profiles_history WHERE valid_to <= valid_from").fetchall() == [(0,)]
+
+
+def test_a_history_begins_with_the_snapshot_that_is_there(changing: Sandbox, fetch, clock: WallClock) -> None:
+    """Without a request, where that is young enough; what was before it, nobody knows."""
+    fetch(changing).close()
+    first, sent = clock.now.date(), len(changing.requests)
+    with fetch(changing, history=True) as result:
+        assert len(changing.requests) == sent
+        assert len(result.as_of(first).fetchall()) == 3
+        with pytest.raises(mpnb.PlanError, match=f"history .* begins on {first}: pass that day") as raised:
+            result.as_of(first - timedelta(days=1))
+        assert raised.value.argument == "day"
+        with pytest.raises(mpnb.PlanError, match="day must be"):
+            result.as_of("soon")
+        assert len(result.as_of(date.max).fetchall()) == 3
+    with fetch(changing, table="others") as result, pytest.raises(mpnb.TableError, match="no history: export_profiles"):
+        result.as_of(first)
+
+
+def test_an_unchanged_profile_has_one_version(changing: Sandbox, fetch, clock: WallClock, database: Path) -> None:
+    """However many snapshots show it; one that changed has its end where the next begins, and keeps its text."""
+    for plan in ("free", "pro", "pro"):
+        clock.now += timedelta(days=1)
+        changing.now["a"] = {"plan": plan}
+        fetch(changing, mode="refresh", history=True).close()
+    found = query(database, "SELECT distinct_id, properties, valid_from, valid_to FROM profiles_history ORDER BY ALL")
+    days = [MORNING + timedelta(days=n) for n in (1, 2)]
+    assert found == [
+        ("a", '{"plan":"free"}', days[0], days[1]),
+        ("a", '{"plan":"pro"}', days[1], None),
+        ("b", '{"plan":"free"}', days[0], None),
+        ("é'", '{"plan":"x"}', days[0], None),
+    ]
+
+
+def test_a_snapshot_that_fails_leaves_the_history(changing: Sandbox, fetch, clock: WallClock, database: Path) -> None:
+    """It is published in the transaction in which the history goes on, or neither is."""
+    fetch(changing, history=True).close()
+    before = query(database, "FROM profiles_history ORDER BY ALL")
+    changing.now = {"a": {}, "b": {}, "c": {}}
+    changing.add_fault(Fault("page_short", page=2, times=None))
+    with pytest.raises(mpnb.ProfilesError) as raised:
+        fetch(changing, mode="refresh", page_size=1, history=True)
+    raised.value.result.close()
+    assert query(database, "FROM profiles_history ORDER BY ALL") == before
+
+
+def test_a_clock_that_was_set_back_ends_no_version_before_it_begins(changing: Sandbox, fetch, clock: WallClock) -> None:
+    """The order of snapshots is the order in which they came."""
+    fetch(changing, history=True).close()
+    clock.now -= timedelta(days=3)
+    changing.now = {"a": {"plan": "pro"}}
+    with fetch(changing, mode="refresh") as result:
+        assert result.sql("SELECT count(*) FROM profiles_history WHERE valid_to < valid_from").fetchall() == [(0,)]
+        assert len(result.as_of(MORNING.date()).fetchall()) == 1
+
+
+def test_a_history_is_of_one_source_and_is_dropped_with_its_table(
+    changing: Sandbox, fetch, clock: WallClock, database: Path
+) -> None:
+    """Even where its own rows are gone; a table of somebody else in its place is refused, and stays."""
+    fetch(changing, history=True).close()
+    with duckdb.connect(str(database)) as con:
+        con.execute("DELETE FROM profiles").fetchall()
+        con.execute("CREATE TABLE others_history (mine INTEGER)").fetchall()
+    with pytest.raises(mpnb.TableError, match=r"holds project .* all profiles, but this call asks for"):
+        fetch(changing, cohort=1)
+    with pytest.raises(mpnb.TableError, match=r"'others_history' .* does not have the columns"):
+        fetch(changing, table="others", history=True)
+    fetch(changing, table="others").close()
+    mpnb.drop("others", database=database)
+    fetch(changing).close()
+    assert mpnb.drop("profiles", database=database) == 3
+    assert query(database, OURS) == [("others_history",)]
+
+
+def test_a_person_is_forgotten_in_the_history_too(changing: Sandbox, fetch, clock: WallClock, database: Path) -> None:
+    """And what is fetched later does not bring a version of theirs."""
+    fetch(changing, history=True).close()
+    changing.now["a"] = {"plan": "pro"}
+    clock.now += timedelta(days=1)
+    fetch(changing).close()
+    assert mpnb.forget_person("a", database=database) == {"profiles": 1, "profiles_history": 2}
+    changing.now["a"] = {"plan": "max"}
+    clock.now += timedelta(days=1)
+    with fetch(changing) as result:
+        left = result.sql("SELECT DISTINCT distinct_id FROM profiles_history").fetchall()
+        assert set(left) == {("b",), ("é'",)}
+        assert result.check().ok

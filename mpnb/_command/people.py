@@ -58,6 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="H",
     )
+    add("--history", "keep earlier versions, in a table of the same name with _history", action="store_true")
     add("--per-hour", "queries an hour that the project was granted (usual: 60)", type=int, metavar="N")
     add("--per-second", "queries a second that it was granted (usual: 3)", type=int, metavar="N")
     add("--concurrent", "queries at once that it was granted (usual: 5)", type=int, metavar="N")

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from html import escape
 from types import TracebackType
@@ -45,6 +45,7 @@ from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
 from mpnb._storing import snapshot as snapshots
 from mpnb._storing import tables as layout
+from mpnb._storing import versions
 from mpnb._storing.database import Store
 from mpnb._storing.snapshot import STAGED_FOR, Publishing, Snapshot, published, staging
 from mpnb._storing.table import Table
@@ -157,6 +158,25 @@ class ProfilesResult:
             ClosedError: the result was closed.
         """
         return self._reader.relation(f"SELECT * FROM {quoted(self.table)}")
+
+    def as_of(self, day: date | str) -> DuckDBPyRelation:
+        """
+        Return the profiles as they were at the end of a day in UTC, by the last snapshot that was taken until then.
+
+        Columns: ``distinct_id``, ``properties``, ``valid_from`` (when the snapshot was taken that showed this version
+        first, in UTC), ``valid_to`` (the first that did not; null for a version of the latest snapshot).
+
+        Args:
+            day: a ``date``, ``"YYYY-MM-DD"``, ``"today"``, ``"yesterday"`` or ``"30 days ago"``.
+
+        Raises:
+            PlanError: it is no day, or the history begins later.
+            TableError: the table has no history: ``history=True`` begins one.
+            ClosedError: the result was closed.
+        """
+        with self._store.reading() as cursor:
+            query = reading.as_of_query(cursor, self.table, day)
+        return self._reader.relation(query)
 
     def typed(self, columns: Iterable[str] | None = None) -> DuckDBPyRelation:
         """
@@ -455,6 +475,10 @@ def facts_of(result: ProfilesResult) -> list[tuple[str, str]]:
         facts.append(("took", f"{duration(result.duration_seconds)}, {size(result.bytes)} received"))
     else:
         facts.append(("pages", "none fetched: the profiles were there already"))
+    if not result._store.closed:
+        with result._store.reading() as cursor:
+            kept = reading.history_line(cursor, result.table)
+        facts += [("history", kept)] if kept else []
     if result._store.closed:
         facts.append(("closed", result._store.afterwards))
     elif missing:
@@ -476,6 +500,8 @@ def profiles_limiter(asked: ProfilesAsked) -> RateLimiter:
 def check_profiles_table(cursor: DuckDBPyConnection, asked: ProfilesAsked, store: Store) -> None:
     """Check that the table accepts what is asked for. Raises ``TableError``."""
     layout.check_records(cursor, store.label, asked.table, COLUMNS)
+    if asked.history:
+        layout.check_records(cursor, store.label, versions.history_of(asked.table), versions.COLUMNS)
     if asked.source is not None and (why := snapshots.check_source(cursor, asked.table, asked.source)):
         raise TableError(f"{why}: pass another ", Argument("table", ""), " or another ", Argument("database", ""))
     there = published(cursor, asked.table)
@@ -567,6 +593,9 @@ class _ProfilesLanding:
         asked = self._asked
         with store.reading() as cursor:
             check_profiles_table(cursor, asked, store)
+            if asked.history:
+                with transaction(cursor):
+                    versions.begin(cursor, asked.table)
             there = published(cursor, asked.table)
             if there and _held(asked, there):
                 self._snapshot_id = there.id

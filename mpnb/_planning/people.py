@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from mpnb._base.names import event_names
-from mpnb._base.scalars import as_int, brief, is_text, whole_number
+from mpnb._base.scalars import as_int, brief, check_flags, is_text, whole_number
 from mpnb._base.text import duration
 from mpnb._errors import PlanError
 from mpnb._message import Argument, Message
@@ -40,6 +40,7 @@ class ProfilesAsked:
     page_size: int | Literal["auto"]
     mode: Mode
     max_age: timedelta
+    history: bool
     on_batch: OnBatch | None
     credentials: Credentials | None
     quota: Quota | None
@@ -65,6 +66,7 @@ def check_profiles(
     workspace: str | int | None,
     mode: Mode,
     max_age: timedelta,
+    history: bool,
     on_batch: OnBatch | None,
     credentials: Credentials | None,
     quota: Quota | None,
@@ -90,6 +92,7 @@ def check_profiles(
         page_size = whole_number("page_size", page_size, 1, MAX_PAGE_SIZE, otherwise=", or 'auto'")
     if not isinstance(max_age, timedelta) or max_age < timedelta(0):
         raise PlanError(Argument("max_age"), f" must be a timedelta of 0 or more, not {brief(max_age)}")
+    check_flags(history=history)
     check_mode(mode)
     check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
     name = check_table_name(table)
@@ -99,8 +102,8 @@ def check_profiles(
     filters = ProfileSource(*given)
     source = ProfileSource(credentials.project_id, *given[1:]) if credentials else None
     return ProfilesAsked(
-        source, database, name, workers, page_size, mode, max_age, on_batch, credentials, quota, spool or Spool(),
-        filters,
+        source, database, name, workers, page_size, mode, max_age, bool(history), on_batch, credentials, quota,
+        spool or Spool(), filters,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from mpnb._reading import analysed
 from mpnb._reading import typed as _typed
 from mpnb._reading.given import forget_names
 from mpnb._reading.zone import forget_zone
-from mpnb._storing import ledger, leftovers, snapshot
+from mpnb._storing import ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
 from mpnb._storing.running import registration
@@ -31,7 +31,8 @@ def drop(table: str, *, database: str | os.PathLike[str] | DuckDBPyConnection = 
     Delete a table of events or profiles with everything that mpnb stores about it, so that the next export starts anew.
 
     Its batches in the ledger, its rejected lines and its typed tables are deleted in the same transaction, and so are
-    pages of profiles that were fetched and not published. The file does not shrink, but its free space is reused.
+    the history of profiles, and pages that were fetched and not published. The file does not shrink, but its free
+    space is reused.
 
     Args:
         table: name of the table.
@@ -71,6 +72,7 @@ def _drop(store: Store, asked: str) -> int:
             forget_names(cursor, name)
             if people:
                 snapshot.drop_staged(cursor, name)
+                versions.drop(cursor, name)
                 snapshot.forget(cursor, name)
             for ours in (LEDGER, REJECTED):
                 run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")

@@ -20,7 +20,7 @@ from mpnb._planning.options import DATABASE
 from mpnb._reading import analysed
 from mpnb._reading import identities as identity
 from mpnb._reading import typed as _typed
-from mpnb._storing import forgotten, ledger, leftovers, snapshot
+from mpnb._storing import forgotten, ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
 from mpnb._storing.running import registration
@@ -35,10 +35,11 @@ def forget_person(
     """
     Delete all that a database has of a person, and leave it out of later exports into this database.
 
-    In one transaction, it deletes the person's rows from all tables of events and profiles, their typed tables, and the
-    content of rejected lines that name one of the ids. Each deleted record still stands in ``rejected``, without its
-    content, so that counts add up. The ids are kept as salted hashes: an export that fetches such days again leaves
-    these records out, and has them in ``rejected`` with the reason ``"of a person who was forgotten"``.
+    In one transaction, it deletes the person's rows from all tables of events and profiles, their typed tables and
+    histories, and the content of rejected lines that name one of the ids. Each deleted record still stands in
+    ``rejected``, without its content, so that counts add up. The ids are kept as salted hashes: an export that fetches
+    such days again leaves these records out, and has them in ``rejected`` with the reason ``"of a person who was
+    forgotten"``.
 
     What it cannot find: the person's name or address in somebody else's events, copies of the file, and ids by which
     the person is known tomorrow. The space of deleted rows is reused as the file grows; until then, it may still hold
@@ -97,6 +98,8 @@ def _forget(store: Store, asked: Sequence[str], identities: str) -> dict[str, in
                 analysed.forget(cursor, table)
             for table, shown in people.items():
                 rows[shown] = rows.get(shown, 0) + forgotten.forget(cursor, table, engage_api.IDS, ids)
+                history = versions.history_of(shown)
+                rows[history] = rows.get(history, 0) + versions.forget(cursor, shown, forgotten.of(ids, engage_api.IDS))
             forgotten.remember(cursor, ids)
     return {table: count for table, count in rows.items() if count}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import date
 from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -11,12 +12,14 @@ from mpnb._base.names import closest
 from mpnb._base.relation import Database, relation
 from mpnb._base.scalars import brief, listed
 from mpnb._base.sql import columns_of, exact, quoted, run
-from mpnb._errors import PlanError
+from mpnb._errors import PlanError, TableError
+from mpnb._planning.dates import parse_date
 from mpnb._reading import properties
 from mpnb._reading.catalog import EXAMPLES, ORDERED
 from mpnb._reading.check import Finding
 from mpnb._reading.properties import Column, Kinds, drift_of, merged, names_query, scan, sql_type, typed_query
 from mpnb._reading.reader import Reader
+from mpnb._storing import versions
 from mpnb._storing.database import LEDGER, PAGES, REJECTED
 from mpnb._storing.ledger import HELD, UNMET, ended_exports, of_table
 from mpnb._storing.snapshot import published, staging
@@ -55,6 +58,33 @@ def rejected_query(table: str) -> str:
         f" USING (batch_id) WHERE {of_table(table)} AND NOT r.in_events"
         " ORDER BY p.page ASC, r.line_number ASC NULLS LAST"
     )
+
+
+def as_of_query(cursor: DuckDBPyConnection, table: str, day: date | str) -> str:
+    """Return the query for profiles as they were at the end of a day, as ``ProfilesResult.as_of()`` describes."""
+    asked = parse_date(day, name="day")
+    if not versions.exists(cursor, table):
+        raise TableError(f"table {table!r} has no history: export_profiles(history=True) begins one")
+    history = quoted(versions.history_of(table))
+    [(first,)] = run(cursor, f"SELECT min(valid_from) FROM {history}")
+    if first is None or first.date() > asked:
+        since = "is empty" if first is None else f"begins on {first:%Y-%m-%d}: pass that day, or a later one"
+        raise PlanError(f"the history of table {table!r} {since}", argument="day")
+    then = f"(TIMESTAMP '{asked}' + INTERVAL 1 DAY)"
+    return (
+        f"SELECT * FROM {history} WHERE valid_from < {then} AND (valid_to IS NULL OR valid_to >= {then})"
+        f" ORDER BY {exact('distinct_id')} ASC"
+    )
+
+
+def history_line(cursor: DuckDBPyConnection, table: str) -> str:
+    """Return what a display says of a table's history, ``""`` if there is none."""
+    if not versions.exists(cursor, table):
+        return ""
+    history = versions.history_of(table)
+    [(rows, first)] = run(cursor, f"SELECT count(*), min(valid_from) FROM {quoted(history)}")
+    since = f" since {first:%Y-%m-%d}" if first else ""
+    return f"{rows:,} versions{since} in table {history!r}; deletions in Mixpanel do not reach it"
 
 
 def _rows(reader: Reader) -> str:

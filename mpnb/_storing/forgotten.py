@@ -82,6 +82,12 @@ def _delete_copies(cursor: DuckDBPyConnection, table: str, resource: Resource, t
     run(cursor, f"DELETE FROM {REJECTED} WHERE rowid IN ({rows})")
 
 
+def of(ids: Sequence[str], columns: Iterable[str]) -> str:
+    """Return the condition for rows that have one of some ids in one of some columns."""
+    theirs = ", ".join(map(literal, ids))
+    return " OR ".join(f"{quoted(column)} IN ({theirs})" for column in columns)
+
+
 def forget(cursor: DuckDBPyConnection, table: str, columns: Iterable[str], ids: Sequence[str]) -> int:
     """
     Delete what a table of the ledger has of some ids, within a transaction of the caller, and correct its counts.
@@ -92,10 +98,9 @@ def forget(cursor: DuckDBPyConnection, table: str, columns: Iterable[str], ids: 
     Returns:
         How many records those were.
     """
-    theirs = ", ".join(map(literal, ids))
     counts: Mapping[int, int] = {}
     if columns_of(cursor, table) is not None:
-        counts = delete(cursor, table, " OR ".join(f"{quoted(column)} IN ({theirs})" for column in columns))
+        counts = delete(cursor, table, of(ids, columns))
     if counts:
         run(
             cursor,

@@ -19,7 +19,7 @@ from mpnb._fetching.fetched import Fetched
 from mpnb._mixpanel.engage_api import inconsistent
 from mpnb._planning.batches import Batch, Page, Session
 from mpnb._planning.profiles import Profiles, ProfileSource, first_again, further_pages, page_of, session_of
-from mpnb._storing import ledger, tables
+from mpnb._storing import ledger, tables, versions
 from mpnb._storing.database import LEDGER, PAGES, REJECTED, SNAPSHOTS
 from mpnb._storing.destination import Unfit
 from mpnb._storing.ledger import HELD, UNMET, Arrival, of_table
@@ -240,6 +240,9 @@ class Publishing:
             f"UPDATE {LEDGER} SET rows = 0, rejected = 0 WHERE {of_table(self._staged)} AND batch_id = ?",
             [again],
         )
+        if versions.exists(cursor, self._table):
+            [(at,)] = run(cursor, f"SELECT requested_at FROM {SNAPSHOTS} WHERE snapshot_id = ?", [self._snapshot_id])
+            versions.add(cursor, self._table, self._staged, at)
         forget(cursor, self._table)
         run(cursor, f"DROP TABLE IF EXISTS {table}")
         run(cursor, f"ALTER TABLE {staged} RENAME TO {table}")
@@ -302,6 +305,9 @@ def forget(cursor: DuckDBPyConnection, table: str) -> None:
 def check_source(cursor: DuckDBPyConnection, table: str, source: ProfileSource) -> str:
     """Return why a table does not accept profiles of this source, or ``""``."""
     there = published(cursor, table)
+    if there is None and versions.exists(cursor, table):
+        # Its own rows are gone, and the earlier versions are still those of one source.
+        there = next((each for each in snapshots(cursor, table) if each.is_published), None)
     if there is None:
         rows = run(cursor, f"SELECT count(*) FROM {quoted(table)}")[0][0] if columns_of(cursor, table) else 0
         return f"table {table!r} has {rows:,} rows that mpnb did not write" if rows else ""
