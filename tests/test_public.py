@@ -92,7 +92,7 @@ def test_the_calls_for_profiles_share_one_signature() -> None:
     assert signatures[0] == signatures[1] == signatures[2]
     assert list(signatures[0]) == [
         "where", "properties", "cohort", "group", "database", "table", "workers", "page_size", "workspace", "mode",
-        "max_age", "on_batch", "credentials", "quota", "spool",
+        "max_age", "history", "on_batch", "credentials", "quota", "spool",
     ]  # fmt: skip
 
 

@@ -167,6 +167,7 @@ def people(credentials: mpnb.Credentials, quota: mpnb.Quota) -> None:
     assert_type(result.duration_seconds, float)
     print(result.taken_at)
     assert_type(result.profiles, DuckDBPyRelation)
+    assert_type(result.as_of("yesterday"), DuckDBPyRelation)
     assert_type(result.failures, DuckDBPyRelation)
     assert_type(result.pages, DuckDBPyRelation)
     assert_type(result.rejected, DuckDBPyRelation)
