@@ -18,6 +18,7 @@ from mpnb._exporting.handles import ExportCancelled, ExportError, ExportJob, Exp
 from mpnb._exporting.profiles import ProfilesCancelled, ProfilesError, ProfilesJob, ProfilesResult
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
+from mpnb._notebook.formatters import register as _register
 from mpnb._notebook.panel import panel
 from mpnb._planning.batches import Batch, HeldBatch, split_date_range
 from mpnb._planning.options import Spool
@@ -77,6 +78,9 @@ __all__ = [
     "start",
     "start_profiles",
 ]
+
+
+_register()
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

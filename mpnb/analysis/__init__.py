@@ -10,8 +10,10 @@ rule is not followed, its docstring says so. Rules are from Mixpanel's documenta
 ``events`` is a relation with the columns ``event_name``, ``time`` and ``distinct_id``: ``result.events``,
 ``result.deduplicated()`` or ``result.event([…])``, filtered as needed. If it has the columns ``person`` and
 ``local_time``, they are who did it and what days are taken from. The functions return relations too, which run at each
-read; their ``.df()`` can be plotted. Rows of nobody, whose user is null or empty, are left out, except for the events
-of a segmentation.
+read; their ``.df()`` can be plotted. A notebook shows those of ``funnel()``, ``retention()``, ``segmentation()``,
+``sessions()``, ``flows()`` and ``lifecycle()`` as pictures; ``picture(relation)`` returns one anywhere, and
+``chart(relation)`` a Vega-Lite specification. Rows of nobody, whose user is null or empty, are left out, except for the
+events of a segmentation.
 
 Mixpanel's days are those of the project's time zone: pass ``zone=`` to compare. Without, days are in UTC, and a report
 that counts by days says so if ``events`` comes unchanged from a result.
@@ -26,12 +28,28 @@ comes from; for any other relation, before 1970 or after 2099. ``result.check()`
 
 from __future__ import annotations
 
+from mpnb._base.pictures import Picture
+from mpnb.analysis._charts import Chart, chart
 from mpnb.analysis._flows import flows
 from mpnb.analysis._funnel import funnel
 from mpnb.analysis._lifecycle import lifecycle
 from mpnb.analysis._people import features, first_touch
+from mpnb.analysis._pictures import picture
 from mpnb.analysis._retention import retention
 from mpnb.analysis._segmentation import segmentation
 from mpnb.analysis._sessions import sessions
 
-__all__ = ["features", "first_touch", "flows", "funnel", "lifecycle", "retention", "segmentation", "sessions"]
+__all__ = [
+    "Chart",
+    "Picture",
+    "chart",
+    "features",
+    "first_touch",
+    "flows",
+    "funnel",
+    "lifecycle",
+    "picture",
+    "retention",
+    "segmentation",
+    "sessions",
+]

@@ -12,6 +12,7 @@ from mpnb._base.sql import literal
 from mpnb._errors import PlanError
 from mpnb._message import Argument, Message
 from mpnb.analysis._events import MOST_TOP, NAME, REST, Step, asked, check_relation, is_of, one_of, pair, text_of
+from mpnb.analysis._reports import pictured
 
 DIRECTIONS = ("after", "before")
 COUNTING = ("uniques", "totals")
@@ -19,6 +20,7 @@ MOST_STEPS = 20
 HIDE = Message(Argument("hide"), " must be the name of an event, or a list of them")
 
 
+@pictured
 def flows(
     events: DuckDBPyRelation,
     start: Step,

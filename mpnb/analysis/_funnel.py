@@ -28,6 +28,7 @@ from mpnb.analysis._events import (
     text_of,
     with_rest,
 )
+from mpnb.analysis._reports import pictured
 from mpnb.analysis._sessions import TIMEOUT, numbered
 
 WINDOW = timedelta(days=7)
@@ -41,6 +42,7 @@ COUNTED = {"uniques": "users", "totals": "totals", "sessions": "sessions"}
 Exclusions = Step | Sequence[Step] | Mapping[Step, tuple[int, int] | None]
 
 
+@pictured
 def funnel(
     events: DuckDBPyRelation,
     steps: Sequence[Step],

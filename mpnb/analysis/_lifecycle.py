@@ -5,10 +5,12 @@ from __future__ import annotations
 from duckdb import DuckDBPyRelation
 
 from mpnb.analysis._events import Step, asked, check_relation, is_of, one_of, pair
+from mpnb.analysis._reports import pictured
 
 UNITS = ("day", "week", "month", "quarter")
 
 
+@pictured
 def lifecycle(
     events: DuckDBPyRelation,
     unit: str = "week",

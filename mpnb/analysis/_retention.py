@@ -28,6 +28,7 @@ from mpnb.analysis._events import (
     with_rest,
 )
 from mpnb.analysis._measure import Measure, measured
+from mpnb.analysis._reports import pictured
 
 HOUR = 3_600_000_000
 # Rolling periods, in microseconds: Mixpanel's month is 30 days.
@@ -38,6 +39,7 @@ SEGMENTS = 200
 
 
 @renamed(first="born", again="returned")
+@pictured
 def retention(
     events: DuckDBPyRelation,
     born: Step,

@@ -24,6 +24,7 @@ from mpnb.analysis._events import (
     with_rest,
 )
 from mpnb.analysis._measure import Measure, measured
+from mpnb.analysis._reports import pictured
 from mpnb.analysis._sessions import TIMEOUT, numbered
 
 UNITS = ("hour", "day", "week", "month", "quarter")
@@ -36,6 +37,7 @@ COUNTS = ("events", "users", "sessions", "events per user", *ACTIVE)
 AGGREGATES = ("sum", "average", "median", "min", "max", "distinct", "p")
 
 
+@pictured
 def segmentation(
     events: DuckDBPyRelation,
     event: Step | None = None,

@@ -8,10 +8,12 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._base.scalars import check_flags
 from mpnb.analysis._events import NAME, asked, microseconds
+from mpnb.analysis._reports import pictured
 
 TIMEOUT = timedelta(minutes=30)
 
 
+@pictured
 def sessions(
     events: DuckDBPyRelation,
     timeout: timedelta = TIMEOUT,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
 
-from mpnb._base.pictures._picture import Picture, Table, drawn, paint, stroke, text, told
+from mpnb._base.pictures._picture import Picture, drawn, paint, stroke, text, told
 from mpnb._base.pictures._scale import scale
 from mpnb._base.pictures._words import (
     MONTHS,
@@ -64,8 +64,8 @@ def calendar(days: Sequence[Day], *, title: str, words: str, call: str = "", mea
     parts += _key(days, below, most)
     if not days:
         parts.append(text(10, 20, "no days", muted=True))
-    table = Table(("days", "state", "number of days", measure), _rows(days))
-    return Picture(title, words, drawn(width, below + 26, f"{title}. {words}", parts), table, call)
+    svg = drawn(width, below + 26, f"{title}. {words}", parts)
+    return Picture(title, words, svg, ("days", "state", "number of days", measure), _rows(days), call)
 
 
 def _weeks(days: Sequence[Day]) -> list[list[Day]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpnb._base.pictures._picture import Picture, Table, drawn, paint, stroke, text, told
+from mpnb._base.pictures._picture import Picture, drawn, paint, stroke, text, told
 from mpnb._base.pictures._scale import Scale, scale
 from mpnb._base.pictures._words import (
     NOTHING,
@@ -83,7 +83,8 @@ def bars(
         ordered: whether the categories stay in their order, and are all shown.
     """
     shown = list(items) if ordered else most_and_other(items)
-    left, right, row = 210.0, 90.0, 24.0
+    longest = max((len(name) for name, _ in shown), default=0)
+    left, right, row = max(120.0, min(380.0, longest * 7.3 + 14)), 90.0, 24.0
     values = [finite(value) for _, value in shown]
     others = len(items) > len(shown)
     # All others together may be many times the largest: they are outlined, and not to scale.
@@ -105,8 +106,8 @@ def bars(
     if not shown:
         parts.append(text(10, 20, f"no {measure}", muted=True))
     said = words or _most_of(shown, measure)
-    table = Table(("", measure), [(name, number(value)) for name, value in items], len(items))
-    return Picture(title, said, drawn(WIDTH, 10 + max(1, len(shown)) * row, f"{title}. {said}", parts), table)
+    svg = drawn(WIDTH, 10 + max(1, len(shown)) * row, f"{title}. {said}", parts)
+    return Picture(title, said, svg, ("", measure), [(name, number(value)) for name, value in items])
 
 
 def _most_of(shown: Sequence[tuple[str, Value]], measure: str) -> str:
@@ -168,8 +169,8 @@ def lines(
         (moment(place), *(number(line.values[n]) if n < len(line.values) else NOTHING for line in drawn_lines))
         for n, place in enumerate(along)
     ]
-    table = Table(("", *(line.name for line in drawn_lines)), rows)
-    return Picture(title, said, drawn(WIDTH, height, f"{title}. {said}", parts), table)
+    svg = drawn(WIDTH, height, f"{title}. {said}", parts)
+    return Picture(title, said, svg, ("", *(line.name for line in drawn_lines)), rows)
 
 
 def _largest(series: Sequence[Line], adds: bool) -> tuple[list[Line], int]:
@@ -307,13 +308,13 @@ def heatmap(
     said = words
     if len(rows) > len(shown) or len(columns) > len(across):
         said += f" Drawn: {len(shown):,} of {len(rows):,} rows, {len(across):,} of {len(columns):,} columns."
-    table = Table(
-        ("", measure, *columns),
-        [(name, figure, *(write(value) for value in line)) for (name, figure), line in zip(rows, values, strict=False)],
-    )
+    told_rows = [
+        (name, figure, *(write(value) for value in line)) for (name, figure), line in zip(rows, values, strict=False)
+    ]
     width = left + max(1, len(across)) * pitch
     height = top + max(1, len(shown)) * row + 4
-    return Picture(title, said.strip(), drawn(width, height, f"{title}. {said}", parts), table)
+    svg = drawn(width, height, f"{title}. {said}", parts)
+    return Picture(title, said.strip(), svg, ("", measure, *columns), told_rows)
 
 
 # --- funnels ---------------------------------------------------------------------------------------------------------
@@ -372,7 +373,7 @@ def funnel(
         for n, step in enumerate(each, 1)
     ]
     head = (*(("segment",) if several else ()), "step", measure, "of the first", "of the one before", "median time")
-    return Picture(title, said, drawn(WIDTH, max(30.0, y), f"{title}. {said}", parts), Table(head, rows))
+    return Picture(title, said, drawn(WIDTH, max(30.0, y), f"{title}. {said}", parts), head, rows)
 
 
 def _step(step: Step, place: int, measure: str) -> str:

@@ -51,15 +51,6 @@ _NUMBER = "text-align:right;padding:1px 14px 1px 0;vertical-align:top;font-varia
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """What a picture shows, in rows of text. The first column names the rows."""
-
-    head: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    of: int = 0  # rows that there are, where the picture has more than the table
-
-
-@dataclass(frozen=True, slots=True)
 class Picture:
     """
     A picture. A notebook shows it; ``print`` writes its words.
@@ -68,14 +59,15 @@ class Picture:
         title: what it shows.
         words: the same in a sentence.
         svg: as SVG that stands by itself, with its style: a file, or a part of a page.
-        table: its values, for those who do not see it.
+        head, rows: its values as a table of text, for those who do not see it.
         call: code to type next, or empty.
     """
 
     title: str
     words: str
     svg: str = field(repr=False)
-    table: Table = field(repr=False)
+    head: tuple[str, ...] = field(repr=False)
+    rows: Sequence[Sequence[str]] = field(repr=False)
     call: str = ""
 
     @property
@@ -87,7 +79,7 @@ class Picture:
         return (
             f'<div class="mpnb-pic" data-lm-suppress-shortcuts="true"><div style="font-weight:600;font-size:1.1em">'
             f'{safe(self.title)}</div>{words}<div class="mpnb-wide" tabindex="0" role="group"'
-            f' aria-label="{safe(self.title)}">{self.svg}</div>{_table(self.table)}</div>'
+            f' aria-label="{safe(self.title)}">{self.svg}</div>{_table(self.head, self.rows)}</div>'
         )
 
     def _repr_html_(self) -> str:
@@ -137,14 +129,13 @@ def _brief(words: object) -> str:
     return safe(shown if len(shown) <= MOST_LETTERS else f"{shown[: MOST_LETTERS - 1]}…")
 
 
-def _table(table: Table) -> str:
-    most = max(1, TABLE_CELLS // max(1, len(table.head)))
-    shown = table.rows[:most]
-    there = max(table.of, len(table.rows))
-    rest = f"<div>The first {len(shown):,} of {there:,} rows</div>" if there > len(shown) else ""
+def _table(names: Sequence[str], values: Sequence[Sequence[str]]) -> str:
+    most = max(1, TABLE_CELLS // max(1, len(names)))
+    shown = values[:most]
+    rest = f"<div>The first {len(shown):,} of {len(values):,} rows</div>" if len(values) > len(shown) else ""
     head = "".join(
         f'<th scope="col" style="{_CELL if place == 0 else _NUMBER}">{_brief(each)}</th>'
-        for place, each in enumerate(table.head)
+        for place, each in enumerate(names)
     )
     rows = "".join(
         f'<tr><th scope="row">{_brief(row[0])}</th>{"".join(f"<td>{_brief(each)}</td>" for each in row[1:])}</tr>'
