@@ -95,14 +95,15 @@ def draw(rng: random.Random, kinds: Collection[str] = ()) -> Case:
         spool_bytes=rng.choice((None, None, 1, 5_000)),
         names=tuple(rng.sample(names, 2)) if rng.random() < 0.15 else None,
         made_up=made_up,
-        faults=tuple(_fault(rng, kind, case_days) for kind in kinds),
+        faults=tuple(draw_fault(rng, kind, case_days) for kind in kinds),
         steps=("export", *(rng.choice(STEPS) for _ in range(rng.randint(1, 2)))),
         cancel_after=rng.randint(1, 25),
         linger=rng.choice(LINGERS),
     )
 
 
-def _fault(rng: random.Random, kind: str, days: list[date]) -> Fault:
+def draw_fault(rng: random.Random, kind: str, days: list[date]) -> Fault:
+    """Draw a fault of a kind, on one of some days or on any."""
     sizes = {"bomb": BOMB_BYTES + (1 << 20), "long_line": MAX_LINE + rng.randint(1 << 10, 1 << 20)}
     status = rng.choice(STATUSES) if kind == "status" else None
     return Fault(
@@ -119,4 +120,4 @@ def _fault(rng: random.Random, kind: str, days: list[date]) -> Fault:
     )
 
 
-__all__ = ["FIRST_DAY", "KINDS", "LINGERS", "Case", "draw", "generator", "hand"]
+__all__ = ["FIRST_DAY", "KINDS", "LINGERS", "Case", "draw", "draw_fault", "generator", "hand"]

@@ -13,8 +13,12 @@ import duckdb
 import httpcore
 
 import mpnb._storing.ledger
+import mpnb._storing.snapshot
 import mpnb._storing.table
+from mpnb._base.sql import quoted
 from mpnb._fetching.verify import Body, Verifier
+from mpnb._planning.profiles import Profiles
+from mpnb._storing.snapshot import Publishing
 
 
 def believe_every_end() -> None:
@@ -64,6 +68,24 @@ def commit_in_two() -> None:
     mpnb._storing.ledger.landed = landed_apart
 
 
+def believe_every_page() -> None:
+    """Take each page for whole, and publish what has come."""
+    Profiles.fault = lambda self, batch, lines, envelope: None  # type: ignore[method-assign]
+
+    def proven(self: Publishing, cursor: Any, session: Any, again: int) -> tuple[int, int]:
+        rows = f"SELECT count(*) FROM {quoted(self._staged)} WHERE batch_id <> {again}"
+        return cursor.execute(rows).fetchall()[0][0], 0
+
+    Publishing._proven = proven  # type: ignore[method-assign]
+
+
+def keep_what_is_staged() -> None:
+    """Leave the pages of a session in place where another begins."""
+    mpnb._storing.snapshot.drop_staged = lambda *_: None
+
+
+# Of exports of profiles alone.
+PEOPLE = {each.__name__: each for each in (believe_every_page, keep_what_is_staged)}
 MUTANTS: dict[str, Callable[[], None]] = {
     each.__name__: each for each in (believe_every_end, drop_what_is_no_event, keep_what_is_replaced, commit_in_two)
-}
+} | PEOPLE

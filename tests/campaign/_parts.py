@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.campaign import _beside, _images, _io, _kills, _proxies, _surroundings, _wire
+from tests.campaign import _beside, _images, _io, _kills, _people, _proxies, _surroundings, _wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,5 +23,6 @@ PARTS = {
     "proxies": Part(_proxies.run),
     "kills": Part(_kills.run),
     "images": Part(_images.run, needs_shim=True),
+    "people": Part(_people.run),
     "io": Part(_io.run, needs_shim=True),
 }

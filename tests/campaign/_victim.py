@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import mpnb
@@ -24,12 +25,21 @@ import mpnb._fetching.client
 import mpnb._storing.database
 import mpnb._storing.insert
 import mpnb._storing.settings
+import mpnb._storing.snapshot
 import mpnb._storing.table
+import mpnb._storing.versions
 import mpnb._storing.writer
 from mpnb._fetching.spool import SpoolFolder
 
 PHASES = ("fetching", "writing", "committing", "checkpointing")
-STATEMENTS = {"INSERT INTO": "writing", "COMMIT": "committing", "CHECKPOINT": "checkpointing"}
+# Of profiles, whose staged pages take the place of a table.
+PEOPLE_PHASES = (*PHASES, "publishing")
+STATEMENTS = {
+    "INSERT INTO": "writing",
+    "ALTER TABLE": "publishing",
+    "COMMIT": "committing",
+    "CHECKPOINT": "checkpointing",
+}
 
 
 class Death:
@@ -91,7 +101,13 @@ def main() -> None:
     mpnb._storing.writer.LINGER_SECONDS = asked["linger"]
     mpnb._storing.settings.SETTINGS["checkpoint_threshold"] = asked["threshold"]
     watched = death.running(mpnb._base.sql.run)
-    for module in (mpnb._storing.table, mpnb._storing.insert, mpnb._storing.database):
+    for module in (
+        mpnb._storing.table,
+        mpnb._storing.insert,
+        mpnb._storing.database,
+        mpnb._storing.snapshot,
+        mpnb._storing.versions,
+    ):
         module.run = watched  # type: ignore[attr-defined]
     grow = SpoolFolder.grow
 
@@ -100,18 +116,24 @@ def main() -> None:
         grow(self, *arguments)
 
     SpoolFolder.grow = growing  # type: ignore[method-assign]
+    usual: dict[str, Any] = {
+        "credentials": mpnb.Credentials(**asked["credentials"]),
+        "database": asked["database"],
+        "spool": mpnb.Spool(asked["spool"]),
+        "quota": mpnb.Quota(per_hour=10**6, per_second=1000),
+        "on_batch": lambda progress: None,
+    }
+    if "people" in asked:
+        mpnb.export_profiles(**usual, **asked["people"], max_age=timedelta(0)).close()
+        return
     mpnb.export(
         asked["from_date"],
         asked["to_date"],
         events=asked["events"],
-        credentials=mpnb.Credentials(**asked["credentials"]),
-        database=asked["database"],
-        spool=mpnb.Spool(asked["spool"]),
         chunk_days=asked["chunk_days"],
         workers=asked["workers"],
         mode=asked["mode"],
-        quota=mpnb.Quota(per_hour=10**6, per_second=1000),
-        on_batch=lambda progress: None,
+        **usual,
     ).close()
 
 

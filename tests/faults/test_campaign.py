@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from mpnb.sandbox._faults import PAGES
 from tests.campaign._case import KINDS
 from tests.campaign._figures import Figures
-from tests.campaign._mutants import MUTANTS
+from tests.campaign._mutants import MUTANTS, PEOPLE
 from tests.campaign._parts import PARTS
 from tests.campaign._shim import NoCompiler, library
 from tests.campaign._supervisor import campaign
@@ -19,7 +20,7 @@ from tests.campaign._victim import PHASES
 SCALE = float(os.environ.get("MPNB_CAMPAIGN_SCALE", "1"))
 SEED = 20260101
 # Some three minutes of CPU in all, on a quiet machine.
-RUNS = {"wire": 30, "proxies": 10, "beside": 8, "surroundings": 16, "io": 18, "kills": 7, "images": 3}
+RUNS = {"wire": 30, "proxies": 10, "beside": 8, "surroundings": 16, "io": 18, "kills": 7, "images": 3, "people": 14}
 OPTIONS = {"images": {"images": 28}}
 # So many processes that are stuck are enough to see.
 PATIENCE = 2
@@ -99,6 +100,21 @@ def test_kills_hit_every_phase(found: Callable[[str], Figures]) -> None:
         assert {phase: kills[phase] for phase in PHASES if not kills[phase]} == {}
 
 
+def test_a_snapshot_of_profiles_is_whole_or_the_one_before(found: Callable[[str], Figures]) -> None:
+    """Whatever breaks on the wire, in pages, or by a stop or kill: what is there was proven, and its history fits."""
+    figures = found("people")
+    _assert_kept(figures, 20)
+    if SCALE >= 1:
+        assert figures.kills.total() > 5
+        assert {kind for kind in PAGES if not figures.faults[kind]} == set()
+
+
+@pytest.mark.parametrize("mutant", sorted(PEOPLE))
+def test_the_campaign_catches_a_mutant_of_profiles(mutant: str) -> None:
+    """With the proof of pages taken out, or pages of two sessions in one place, one of the first runs notices."""
+    assert campaign("people", 12, 0, mutant=mutant, kinds=sorted(PAGES), until_violated=True).violations
+
+
 def test_the_campaign_catches_a_naive_client() -> None:
     """A client that takes each answer for whole, and keeps what parses, loses events."""
     assert campaign("wire", 3, 0, client="naive").lost > 0
@@ -111,7 +127,7 @@ def test_the_campaign_catches_the_naive_client_for_its_faults() -> None:
     assert figures.rows_compared > 0
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("mutant", sorted(MUTANTS.keys() - PEOPLE.keys()))
 def test_the_campaign_catches_a_mutant(mutant: str) -> None:
     """With one of mpnb's own precautions taken out, one of the first twelve runs notices."""
     kinds = ["bad_lines"] if mutant == "drop_what_is_no_event" else sorted(KINDS)
