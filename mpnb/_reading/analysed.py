@@ -31,9 +31,10 @@ from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import DatabaseError, PlanError, TableError
 from mpnb._reading import identities as ids
+from mpnb._reading.declared import DRIFT, MISFITTING, declared_types, declaring, fitting, misfits_of, unsaid
 from mpnb._reading.events import rows_condition
 from mpnb._reading.offset import time_offset
-from mpnb._reading.properties import BATCH_ID, FIXED, TIMESTAMP_FORMAT
+from mpnb._reading.properties import BATCH_ID, FIXED, MISFITS, TIMESTAMP_FORMAT
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._reading.zone import check_zone, zone_of
@@ -49,7 +50,7 @@ KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31
 LINKS = "links"
 MAPPING = "mpnb_mapping"
 MANY, PROCESSED = "mpnb_many", "mpnb_processed"
-OWN = ("event_name", "time", "local_time", "person", *FIXED.values(), BATCH_ID, MANY, PROCESSED)
+OWN = ("event_name", "time", "local_time", "person", *FIXED.values(), BATCH_ID, MANY, PROCESSED, MISFITS)
 # Of raw events, looked through for names that are like one that is not there.
 SAMPLE = 10_000
 
@@ -72,14 +73,14 @@ class Made:
 
     Attributes:
         rows: a table or a query, with the columns of ``OWN`` that are not computed, and the properties.
-        columns: the names of the columns of properties.
+        columns: those of properties.
         persons: gives the ids that belong to another in a system, as a query, and a table that it may name.
         is_local: whether ``time`` is local time already; ``None`` if the events do not show it.
         has_verbs: whether the table has events that link ids, of the original system.
     """
 
     rows: str
-    columns: tuple[str, ...]
+    columns: tuple[_Column, ...]
     persons: Callable[[str], tuple[str, Any]]
     is_local: bool | None
     has_verbs: bool
@@ -112,12 +113,39 @@ def for_analysis(
     persons, table = made.persons(system)
     if system != "exported":
         ids.announce(identities, system, reader.source())
+    _notice(reader, made, condition)
     if zone is not None and made.is_local is None:
         warn("these events do not show whether their time is UTC, as it is in projects made since 2023: taken as UTC")
     found = reader.relation(_query(made, condition, zone, persons), variables={} if table is None else {MAPPING: table})
     stays_local = bool(made.is_local) and zone is None
     origin = reader.origin(names)
     return remember(found, replace(origin, is_local=lambda: stays_local))
+
+
+def _notice(reader: Reader, made: Made, condition: str) -> None:
+    """Warn, once each, of columns that are JSON since values are of several types, and of values that do not fit."""
+    rows = f"FROM {made.rows} WHERE {condition}"
+    with reader.store.reading() as cursor:
+        for column in made.columns:
+            if column.type != "JSON" or column.declared:
+                continue
+            value = f"{quoted(column.name)}::VARCHAR"
+            figures = (
+                f"count({value}), count(*) FILTER (ascii({value}) = 34), count(*) FILTER (ascii({value}) IN (91, 123))"
+            )
+            figures += f", min({exact('event_name')}) FILTER ({value} IS NOT NULL)"
+            [(every, texts, nested, event)] = run(cursor, f"SELECT {figures} {rows}")
+            if every > nested and unsaid(reader, [("drift", column.property)]):
+                kind = "VARCHAR" if texts + nested >= every / 2 else "DOUBLE"
+                warn(f"{DRIFT} {column.property!r}. {declaring(event, {column.property: kind})}")
+        declared = {c.property: c.type for c in made.columns if c.declared and c.type != "JSON"}
+        if not declared:
+            return
+        some = f"SELECT unnest({MISFITS}) AS name {rows} AND {MISFITS} IS NOT NULL"
+        counted = f"SELECT name, count(*) FROM ({some}) WHERE name IS NOT NULL GROUP BY name ORDER BY name ASC"
+        for name, count in run(cursor, counted):
+            if unsaid(reader, [("misfit", name, declared[name], count)]):
+                warn(f"{name!r} is no {declared[name]} in {count:,} events, and null there: {MISFITTING}")
 
 
 def identities(reader: Reader, system: str = "merged") -> DuckDBPyRelation:
@@ -163,7 +191,7 @@ def _query(made: Made, condition: str, zone: str | None, persons: str) -> str:
         *local,
         "coalesce(mpnb_p.resolved_distinct_id, nullif(mpnb_e.distinct_id, '')) AS \"person\"",
         *(f'mpnb_e.{name} AS "{name}"' for name in FIXED.values() if name != "time"),
-        *(f"mpnb_e.{quoted(name)}" for name in made.columns),
+        *(f"mpnb_e.{quoted(c.name)}" for c in made.columns),
     ]
     return (
         f"SELECT {', '.join(shown)} FROM ({rows} NOT {MANY} UNION ALL SELECT * FROM ({rows} {MANY})"
@@ -206,7 +234,7 @@ def _ready(reader: Reader, names: Sequence[str] | None, properties: Sequence[str
             events = _events(reader.table, names, there)
             columns = _columns(cursor, reader, events, properties, _kinds(cursor, events, properties))
             rows = f"({_typed(events, columns)})"
-        return Made(rows, tuple(c.name for c in columns.values()), found, *_facts(cursor, reader.table))
+        return Made(rows, tuple(columns.values()), found, *_facts(cursor, reader.table))
 
 
 def _materialized(reader: Reader, names: Sequence[str] | None, properties: Sequence[str] | None) -> Made | None:
@@ -227,7 +255,7 @@ def _materialized(reader: Reader, names: Sequence[str] | None, properties: Seque
         here = quoted(store.place.database)
         mine = f"FROM {here}.{SCHEMA}.persons WHERE id = {number} AND system ="
         persons = lambda system: (f"(SELECT distinct_id, resolved_distinct_id {mine} {literal(system)})", None)  # noqa: E731
-        return Made(f"{here}.{rows}" if rows else "", tuple(c.name for c in columns.values()), persons, *facts)
+        return Made(f"{here}.{rows}" if rows else "", tuple(columns.values()), persons, *facts)
 
 
 def _facts(cursor: DuckDBPyConnection, table: str) -> tuple[bool | None, bool]:
@@ -240,11 +268,12 @@ def _facts(cursor: DuckDBPyConnection, table: str) -> tuple[bool | None, bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """The column of a property."""
+    """The column of a property. ``declared``: whether its type was declared and is not what the values have."""
 
     property: str
     name: str
     type: str
+    declared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +343,12 @@ def _rows_upto(
     known = _known(cursor, table, key)
     target = f"{SCHEMA}.events_{known.number}"
     current = {b: n for b, n in known.rows.items() if there.get(b) == n}
-    if known.rows == there == current:
+    declared = declared_types(cursor, table)
+    as_declared = all(
+        not c.declared if (kind := declared.get(c.property)) is None else c.type == kind
+        for c in (_Column(*each) for each in known.columns)
+    )
+    if known.rows == there == current and as_declared:
         return {each[0]: _Column(*each) for each in known.columns}, target
     new = _events(table, names, there.keys() - current.keys())
     run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = {known.number} AND NOT {in_batches(current, 'batch_id')}")
@@ -326,7 +360,7 @@ def _rows_upto(
     )
     seen = run(cursor, f"SELECT batch_id, property, kind FROM {SCHEMA}.kinds WHERE id = {known.number}")
     columns = _columns(cursor, reader, _events(table, names, there), properties, seen)
-    as_listed = [[c.property, c.name, c.type] for c in columns.values()]
+    as_listed = [[c.property, c.name, c.type, c.declared] for c in columns.values()]
     if current and as_listed == known.columns:
         run(cursor, f"DELETE FROM {target} WHERE NOT {in_batches(current, BATCH_ID)}")
         run(cursor, f"INSERT INTO {target} BY NAME {_typed(new, columns, many='false')}")
@@ -374,6 +408,7 @@ def _columns(
     for _, name, kind in seen:
         kinds[name].add(kind)
     used = {name.casefold() for name in OWN}
+    declared = declared_types(cursor, reader.table)
     columns: dict[str, _Column] = {}
     for name in properties:
         if name not in kinds:
@@ -386,7 +421,9 @@ def _columns(
         while free.casefold() in used:
             free, number = f"{first}_{number}", number + 1
         used.add(free.casefold())
-        columns[name] = _Column(name, free, _type(kinds[name] - {"null"}))
+        kind = _type(kinds[name] - {"null"})
+        wanted = declared.get(name, kind)
+        columns[name] = _Column(name, free, wanted, declared=wanted != kind)
     return columns
 
 
@@ -401,14 +438,24 @@ def _type(kinds: set[str]) -> str:
 
 
 def _typed(events: str, columns: Mapping[str, _Column], many: str = "insert_id IS NOT NULL") -> str:
-    """Return the query for rows of a set. A value that does not fit raises; it never becomes null."""
+    """
+    Return the query for rows of a set. A value that does not fit raises; it never becomes null.
+
+    But where a type was declared: what does not fit is null, and ``MISFITS`` has the names of these properties.
+    """
     texts = [c for c in columns.values() if c.type != "JSON"]
     jsons = [c for c in columns.values() if c.type == "JSON"]
     pointers = _pointers(["mp_processing_time_ms", *(c.property for c in texts)])
-    values = {c.property: f"CAST(texts[{n}] AS {c.type})" for n, c in enumerate(texts, 2)}
+    values, misfits = {}, {}
+    for n, c in enumerate(texts, 2):
+        values[c.property] = fitting(f"texts[{n}]", c.type) if c.declared else f"CAST(texts[{n}] AS {c.type})"
+        if c.declared:
+            misfits[c.property] = f"texts[{n}] IS NOT NULL AND {values[c.property]} IS NULL"
     values |= {c.property: f"NULLIF(jsons[{n}], 'null')" for n, c in enumerate(jsons, 1)}
     nested = f", properties->{_pointers([c.property for c in jsons])} AS jsons" if jsons else ""
     shown = "".join(f", {values[c.property]} AS {quoted(c.name)}" for c in columns.values())
+    if misfits:
+        shown += f", {misfits_of(misfits)} AS {MISFITS}"
     return (
         f"SELECT batch_id AS {BATCH_ID}, TRY_CAST(texts[1] AS BIGINT) AS {PROCESSED}, {many} AS {MANY}, event_name,"
         f" {', '.join(FIXED.values())}{shown} FROM (SELECT *, properties->>{pointers} AS texts{nested} FROM ({events}))"

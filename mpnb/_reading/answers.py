@@ -22,6 +22,7 @@ from mpnb._reading.analysed import for_analysis, forget_analysed, identities
 from mpnb._reading.calendar import Calendar, calendar
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
+from mpnb._reading.declared import misfits
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import forget_typed
 from mpnb._storing.database import Store
@@ -220,6 +221,7 @@ class Answers:
         name: str | Iterable[str],
         *,
         columns: Iterable[str] | None = None,
+        types: Mapping[str, str | None] | None = None,
         deduplicated: bool = False,
         materialize: bool = True,
     ) -> DuckDBPyRelation:
@@ -235,6 +237,14 @@ class Answers:
         later gets the number. ``user_id`` is Mixpanel's ``$user_id``; a ``user_id`` of the project's own is
         ``user_id_2``.
 
+        A column whose values are of several types is JSON, which compares them as text: ``pid = '7'`` does not find 7.
+        The first use warns of it. ``types={"amount": "DOUBLE", "pid": "VARCHAR"}`` declares types once for the table:
+        from then on these properties have them in all of its events, and in ``for_analysis()``, whatever comes later.
+        A value fits a type if it is the same there, also if it is a text: ``"7.5"`` fits DOUBLE, and everything fits
+        VARCHAR. Numbers are written as in JSON; an integer that a DOUBLE would round does not fit it. Date-times are
+        ``2026-01-31``, or with a time, up to microseconds, and perhaps ``Z``. What does not fit is null in the column
+        and stays in ``properties``: a warning counts it, and ``misfits()`` lists it.
+
         The first call creates a table for the event in the database, in the schema ``mpnb_typed``, with the columns
         that are asked for; later calls update it with what exports have changed, and add columns. While an export is
         writing the events, or if the database is read-only, the relation reads JSON instead: the same rows, more
@@ -247,14 +257,35 @@ class Answers:
             name: the event name; several, as a list, set, array or Series, return the rows of all, with ``event_name``
                 first and the columns of all, one per property.
             columns: names of properties or columns to return besides the first five; default: all.
+            types: types by property or column, to be declared for the table: ``"BOOLEAN"``, ``"BIGINT"``,
+                ``"HUGEINT"``, ``"DOUBLE"``, ``"TIMESTAMP"``, ``"VARCHAR"`` or ``"JSON"``; ``None`` takes one back.
             deduplicated: whether to leave out duplicates, as ``deduplicated()`` does; ``duplicates()`` counts them.
-            materialize: whether tables may be written; if false, what has no table yet is read from JSON.
+            materialize: whether tables may be written; if false, what has no table yet is read from JSON, and ``types``
+                are for this relation alone.
 
         Raises:
-            PlanError: there is no such event or column.
+            PlanError: there is no such event, column, property or type.
             ClosedError: the result was closed.
         """
-        return events.event(self._reader, name, columns=columns, deduplicated=deduplicated, materialize=materialize)
+        return events.event(
+            self._reader, name, columns=columns, types=types, deduplicated=deduplicated, materialize=materialize
+        )
+
+    def misfits(self, events: str | Iterable[str] | None = None) -> DuckDBPyRelation:
+        """
+        Return the values that do not fit the types that ``event(types=…)`` declared: one row per value, in order.
+
+        Columns: ``event_name``, ``property``, ``type`` (as declared), ``value`` (JSON), ``events`` (how many have it),
+        ``first``, ``last`` (of ``time``). By event and property, the most frequent first.
+
+        Args:
+            events: one event name, or several; default: all.
+
+        Raises:
+            PlanError: something is no name.
+            ClosedError: the result was closed.
+        """
+        return misfits(self._reader, events)
 
     def for_analysis(
         self,
@@ -321,7 +352,8 @@ class Answers:
         no other type fits), ``repeated`` (how many events have the key twice or more: the column has the first value,
         ``properties`` all), ``first_seen``, ``last_seen`` (MAP of types, such as ``{BIGINT: 2026-01-01}``, to the first
         and the last day of the batches where values of that type occur: a column's type widens when another one
-        comes), ``note`` (where the column of that name is Mixpanel's own and null, as ``user_id`` may be).
+        comes), ``note`` (where the type was declared, and how many values do not fit it; where the column of that name
+        is Mixpanel's own and null, as ``user_id`` may be).
 
         The catalog is computed at once, from the JSON of all events that it is about; it creates no typed tables. A
         terminal shows its progress, and so does a notebook. ``examples`` come from a sample where an event has many.

@@ -8,7 +8,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -16,11 +16,23 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.names import EVENTS, event_names
 from mpnb._base.relation import relation
 from mpnb._base.scalars import check_flags
-from mpnb._base.sql import run, transaction
+from mpnb._base.sql import exact, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._reading import rules
+from mpnb._reading.declared import declared_types
 from mpnb._reading.look import Figures, Found, look, shown
-from mpnb._reading.properties import FIXED, KIND_TYPES, REPEATED, Column, Seen, drift_of, merged, sql_type
+from mpnb._reading.properties import (
+    FIXED,
+    KIND_TYPES,
+    MISFITS,
+    REPEATED,
+    Column,
+    Seen,
+    drift_of,
+    merged,
+    sql_type,
+    typed_query,
+)
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import Event, check_names, create, enter, everything, known, there_of
 from mpnb._storing import ledger
@@ -111,7 +123,8 @@ def _looked(
             }
             for which in (selection.inside, selection.across)
         )
-        events = [known(cursor, table, name) for name in names]
+        declared = declared_types(cursor, table)
+        events = [known(cursor, table, name, declared) for name in names]
         rest = {
             each.name: {b: n for b, n in each.unknown(there, everything).items() if b not in inside} for each in events
         }
@@ -139,19 +152,50 @@ def _looked(
                     enter(cursor, table, event, there)
         ledger_rows = f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {ledger.of_table(table)}"
         days = {batch_id: (first, last) for batch_id, first, last in run(cursor, ledger_rows)}
-    return [row for event in events for row in _of_event(event, mine[event.name] + partly[event.name], figures, days)]
+        fitted = {event.name: _fitted(cursor, event, selection.events) for event in events}
+    return [
+        row
+        for event in events
+        for row in _of_event(event, mine[event.name] + partly[event.name], figures, days, fitted[event.name])
+    ]
+
+
+class Fitted(NamedTuple):
+    """What fits a declared type: the least and the greatest value as text, and how many values do not fit."""
+
+    least: str | None
+    most: str | None
+    misfits: int
+
+
+def _fitted(cursor: DuckDBPyConnection, event: Event, rows: str) -> dict[str, Fitted]:
+    """Return what fits the types that were declared for properties of an event."""
+    columns = [c for c in event.every if c.declared and c.type != "JSON"]
+    if not columns:
+        return {}
+    figures = []
+    for column in columns:
+        name = exact(quoted(column.name)) if column.type == "VARCHAR" else quoted(column.name)
+        figures += [f"min({name})::VARCHAR", f"max({name})::VARCHAR"]
+        figures.append(f"count(*) FILTER (list_contains({MISFITS}, {literal(column.property)}))")
+    mine = f"SELECT * FROM ({rows}) WHERE {exact('event_name')} = {literal(event.name)}"
+    [found] = run(cursor, f"SELECT {', '.join(figures)} FROM ({typed_query(mine, columns)})")
+    return {c.property: Fitted(*found[3 * n : 3 * n + 3]) for n, c in enumerate(columns)}
 
 
 Days = Mapping[int, tuple[date, date]]
 
 
-def _of_event(event: Event, seen: Sequence[Seen], figures: Found, days: Days) -> Iterator[tuple[Any, ...]]:
+def _of_event(
+    event: Event, seen: Sequence[Seen], figures: Found, days: Days, fitted: Mapping[str, Fitted]
+) -> Iterator[tuple[Any, ...]]:
     """
     Return the rows of one event.
 
     Args:
         seen: what occurs in the rows of this result.
         days: the first and the last day of each batch.
+        fitted: what fits declared types, by property.
     """
     everywhere, here = merged(event.seen), merged(seen)
     events = sum(each.rows for each in seen if not each.path)
@@ -164,7 +208,7 @@ def _of_event(event: Event, seen: Sequence[Seen], figures: Found, days: Days) ->
         name = column.property
         kinds = here.get((name,), {})
         of = figures.get((event.name, name), Figures())
-        least, most = _bounds(column, of)
+        least, most, misfits = fitted.get(name) or Fitted(*_bounds(column, of), 0)
         yield (
             event.name,
             name,
@@ -180,7 +224,7 @@ def _of_event(event: Event, seen: Sequence[Seen], figures: Found, days: Days) ->
             repeated[name],
             first[name],
             last[name],
-            _note(name, event),
+            _declared(name, event, misfits) or _note(name, event),
         )
 
 
@@ -222,7 +266,7 @@ def _text(column: Column, value: Any) -> str:
     """Return a value as DuckDB shows it in a column."""
     if column.fixed and column.name == "time" and isinstance(value, int):
         return str(datetime.fromtimestamp(value, UTC).replace(tzinfo=None))
-    match column.type:
+    match "VARCHAR" if column.declared else column.type:  # what does not fit is shown as it is
         case "JSON":
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         case "DOUBLE":
@@ -239,6 +283,14 @@ def _examples(column: Column, figures: Figures, otherwise: Sequence[str | None])
     frequent = sorted(figures.examples.items(), key=lambda each: (-each[1], each[0]))[:EXAMPLES]
     found = [_text(column, shown(value)) for value, _ in frequent]
     return found or list(dict.fromkeys(each for each in otherwise if each is not None))
+
+
+def _declared(name: str, event: Event, misfits: int) -> str | None:
+    """Return which type was declared for a property, and how many values do not fit it."""
+    if name not in event.declared:
+        return None
+    said = f": {misfits:,} values do not fit, and misfits() lists them" if misfits else ""
+    return f"declared as {event.declared[name]}{said}"
 
 
 def _note(name: str, event: Event) -> str | None:

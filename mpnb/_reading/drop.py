@@ -17,8 +17,8 @@ from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
 from mpnb._reading import analysed
 from mpnb._reading import typed as _typed
+from mpnb._reading.facts import forget_facts
 from mpnb._reading.given import forget_names
-from mpnb._reading.zone import forget_zone
 from mpnb._storing import ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
@@ -68,7 +68,7 @@ def _drop(store: Store, asked: str) -> int:
             rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0
             _typed.forget(cursor, name)
             analysed.forget(cursor, name)
-            forget_zone(cursor, name)
+            forget_facts(cursor, name)
             forget_names(cursor, name)
             if people:
                 snapshot.drop_staged(cursor, name)

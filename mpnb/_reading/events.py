@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from duckdb import DuckDBPyRelation
@@ -10,13 +10,31 @@ from duckdb import DuckDBPyRelation
 from mpnb._base.names import NAME, closest, event_names
 from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
+from mpnb._base.warn import warn
 from mpnb._errors import PlanError
 from mpnb._message import Argument
-from mpnb._reading.properties import BATCH_ID, FIXED, NAMED, REPEATED, Column, columns_of, converted, merged
+from mpnb._reading.declared import DRIFT, MISFITTING, declare, declaring, unsaid
+from mpnb._reading.properties import (
+    BATCH_ID,
+    FIXED,
+    MISFITS,
+    NAMED,
+    REPEATED,
+    Column,
+    columns_of,
+    converted,
+    drift_of,
+    drifts,
+    likely_type,
+    merged,
+)
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import PROCESSED, Typed, typed
 from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, of_table
+
+# Of columns in one warning.
+MOST_NAMED = 3
 
 
 def event(
@@ -24,12 +42,13 @@ def event(
     name: str | Iterable[str],
     *,
     columns: Iterable[str] | None = None,
+    types: Mapping[str, str | None] | None = None,
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> DuckDBPyRelation:
     """Return events by name with typed columns, as ``ExportResult.event()`` describes."""
     names = name if isinstance(name, str) else event_names(name, NAME)
-    query = event_query(reader, names, columns=columns, deduplicated=deduplicated, materialize=materialize)
+    query = event_query(reader, names, columns=columns, types=types, deduplicated=deduplicated, materialize=materialize)
     return reader.events(query, [names] if isinstance(names, str) else names)
 
 
@@ -38,6 +57,7 @@ def event_query(
     name: str | Iterable[str],
     *,
     columns: Iterable[str] | None = None,
+    types: Mapping[str, str | None] | None = None,
     deduplicated: bool = False,
     materialize: bool = True,
 ) -> str:
@@ -51,12 +71,16 @@ def event_query(
     condition = rows_condition(reader)
     several = not isinstance(name, str)
     only = columns if columns is None or not deduplicated else [*columns, PROCESSED]
-    events = typed(reader, names, materialize=materialize, only=only)
+    new = None if types is None else declare(reader, names, types, materialize=bool(materialize))
+    events = typed(reader, names, materialize=materialize, only=only, types=new)
     if not several:
         [one] = events
-        wanted = [quoted(c.name) for c in _wanted(one.columns, columns, one.others) if not c.fixed]
+        mine = [c for c in _wanted(one.columns, columns, one.others) if not c.fixed]
+        notice(reader, names[0], events, mine, condition, new or {})
+        wanted = [quoted(c.name) for c in mine]
         return f"SELECT {', '.join([*FIXED.values(), *wanted])} FROM {_rows(one, condition, deduplicated)}"
     chosen = [c for c in _wanted(shared_columns(events), columns) if not c.fixed]
+    notice(reader, names, events, chosen, condition, new or {})
     parts = []
     for each in events:
         own = {c.property: c for c in each.columns}
@@ -80,7 +104,51 @@ def shared_columns(events: Sequence[Typed]) -> list[Column]:
             since[name] = min(batch_id, since.get(name, batch_id))
     there = {name for each in events for name in (*each.others, *(c.property for c in each.columns))}
     kinds = merged(seen for each in events for seen in each.seen)
-    return [c for c in columns_of(kinds, since, taken=["event_name"]) if c.property in there]
+    declared = events[0].declared
+    return [c for c in columns_of(kinds, since, taken=["event_name"], declared=declared) if c.property in there]
+
+
+def notice(
+    reader: Reader,
+    name: str | Sequence[str],
+    events: Sequence[Typed],
+    columns: Sequence[Column],
+    condition: str,
+    settled: Container[str],
+) -> None:
+    """
+    Warn, once each, of columns that are JSON since values are of several types, and of values that do not fit.
+
+    Args:
+        settled: properties of which the caller has just said that they may be JSON.
+    """
+    kinds = merged(seen for each in events for seen in each.seen)
+    drifted = [c for c in columns if c.property not in events[0].declared and c.property not in settled]
+    drifted = [c for c in drifted if drifts(kinds, c)]
+    if fresh := unsaid(reader, [("drift", *sorted(each.event for each in events), c.property) for c in drifted]):
+        drifted = [c for c in drifted if c.property in {key[-1] for key in fresh}]
+        what = "; ".join(f"{c.property!r} ({drift_of(kinds, c)})" for c in drifted[:MOST_NAMED])
+        more = f" and {len(drifted) - MOST_NAMED} more" if len(drifted) > MOST_NAMED else ""
+        types = {c.property: likely_type(kinds, c) for c in drifted[:MOST_NAMED]}
+        warn(f"{DRIFT} {what}{more}. {declaring(name, types)}")
+    for event, prop, kind, rows in _misfits(reader, events, columns, condition):
+        if unsaid(reader, [("misfit", event, prop, kind, rows)]):
+            warn(f"{prop!r} of {event!r} is no {kind} in {rows:,} events, and null there: {MISFITTING}")
+
+
+def _misfits(
+    reader: Reader, events: Sequence[Typed], columns: Sequence[Column], condition: str
+) -> Iterator[tuple[str, str, str, int]]:
+    """Return events, properties, declared types, and how many values do not fit, of some columns."""
+    asked = {c.property: str(c.type) for c in columns}
+    for each in events:
+        if not any(c.declared and c.type != "JSON" and c.property in asked for c in each.columns):
+            continue
+        some = f"SELECT unnest({MISFITS}) AS name FROM {each.rows} WHERE {condition} AND {MISFITS} IS NOT NULL"
+        counted = f"SELECT name, count(*) FROM ({some}) WHERE name IS NOT NULL GROUP BY name ORDER BY name ASC"
+        with reader.store.reading() as cursor:
+            found = run(cursor, counted)
+        yield from ((each.event, name, asked[name], rows) for name, rows in found if name in asked)
 
 
 def rows_condition(reader: Reader) -> str:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mpnb._base.sql import exact, in_batches, literal, quoted
+from mpnb._reading.declared import fitting, misfits_of
 
 # Mixpanel's own form of a date and time: https://docs.mixpanel.com/docs/data-structure/property-reference/data-type
 TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S"
@@ -32,6 +33,8 @@ FIXED = {
     "$insert_id": "insert_id",
 }
 BATCH_ID = "mpnb_batch_id"
+# The properties of an event whose values do not fit the types that were declared for them, a list.
+MISFITS = "mpnb_misfits"
 
 TEXT = frozenset({"text", "timestamp"})
 # Integers by how far they reach: the time of an event in seconds; what a DOUBLE holds; 64 bits; 38 digits.
@@ -90,12 +93,19 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The column of a property. A fixed column exists whether or not the property does."""
+    """
+    The column of a property.
+
+    Attributes:
+        fixed: whether it exists whether or not the property does.
+        declared: whether its type was declared and is not what the values have: some may not fit.
+    """
 
     property: str
     name: str
     type: Type
     fixed: bool = False
+    declared: bool = False
 
 
 # --- what occurs -------------------------------------------------------------------------------------------------
@@ -251,6 +261,7 @@ def columns_of(
     given: Mapping[str, str] = MappingProxyType({}),
     taken: Sequence[str] = (),
     fixed: Mapping[str, str] = FIXED,
+    declared: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Column, ...]:
     """
     Return the columns of an event: the project's own properties first, then Mixpanel's, each in order.
@@ -262,6 +273,7 @@ def columns_of(
         given: the columns that properties were given before, which they keep.
         taken: further names that no property can have.
         fixed: the columns that every record has anyhow, by the properties that they were filled from.
+        declared: types that were declared for properties.
     """
     own = [name for name in sorted(since) if name in fixed and _is_fixed(kinds, name)]
     rest = [name for name in since if name not in own]
@@ -269,8 +281,12 @@ def columns_of(
     ordered = sorted(rest, key=lambda name: (name.startswith(("$", "mp_")), name))
     return (
         *(Column(name, fixed[name], "TIMESTAMP" if name == "time" else "VARCHAR", fixed=True) for name in own),
-        *(Column(name, names[name], type_of(kinds, (name,))) for name in ordered),
+        *(_column(name, names[name], type_of(kinds, (name,)), declared.get(name)) for name in ordered),
     )
+
+
+def _column(name: str, column: str, kind: Type, declared: str | None) -> Column:
+    return Column(name, column, kind if declared is None else declared, declared=declared not in (None, kind))
 
 
 def column_names(since: Mapping[str, int], given: Mapping[str, str], taken: Sequence[str] = ()) -> dict[str, str]:
@@ -282,7 +298,7 @@ def column_names(since: Mapping[str, int], given: Mapping[str, str], taken: Sequ
     number that gives a free name.
     """
     names = {name: given[name] for name in since if name in given}
-    used = {name.casefold() for name in (BATCH_ID, *taken, *given.values())}
+    used = {name.casefold() for name in (BATCH_ID, MISFITS, *taken, *given.values())}
     own: set[str] = set()
     fresh = sorted((batch, name) for name, batch in since.items() if name not in given)
     for _, together in itertools.groupby(fresh, key=lambda each: each[0]):
@@ -309,22 +325,38 @@ def _identifier(name: str) -> str:
 
 
 def drift_of(kinds: Kinds, column: Column) -> str | None:
-    """Return why a column is JSON, with the number of values of each kind; ``None`` for any other column."""
-    if column.type != "JSON":
+    """Return why a column is JSON, or would be, with the number of values of each kind; ``None`` for any other."""
+    if type_of(kinds, (column.property,)) != "JSON":
         return None
-    sorts: dict[str, int] = defaultdict(int)
-    found = kinds.get((column.property,), {})
-    for (kind, _), rows in found.items():
-        if kind != "null":
-            sorts[_SORTS.get(kind, "list or object")] += rows
+    sorts = _sorts_of(kinds, column)
     if len(sorts) > 1:
-        return ", ".join(f"{sort}: {rows:,}" for sort, rows in sorted(sorts.items(), key=lambda s: (-s[1], s[0])))
-    [sort] = sorts
-    if sort == "number":
+        return ", ".join(f"{sort}: {rows:,}" for sort, rows in sorts.items())
+    if drifts(kinds, column):
         return "numbers that no type holds together"
     return "lists or objects that are not all alike"
 
 
+def drifts(kinds: Kinds, column: Column) -> bool:
+    """Whether a column is JSON although its values, or some of them, could be compared in a type of their own."""
+    return column.type == "JSON" and any(sort != NESTED for sort in _sorts_of(kinds, column))
+
+
+def likely_type(kinds: Kinds, column: Column) -> str:
+    """Return the type that most values of a column have, or VARCHAR, which holds all."""
+    most = next(iter(_sorts_of(kinds, column)), NESTED)
+    return {"number": "DOUBLE", "boolean": "BOOLEAN"}.get(most, "VARCHAR")
+
+
+def _sorts_of(kinds: Kinds, column: Column) -> dict[str, int]:
+    """Return the number of values of each sort, the most frequent first."""
+    sorts: dict[str, int] = defaultdict(int)
+    for (kind, _), rows in kinds.get((column.property,), {}).items():
+        if kind != "null":
+            sorts[_SORTS.get(kind, NESTED)] += rows
+    return dict(sorted(sorts.items(), key=lambda each: (-each[1], each[0])))
+
+
+NESTED = "list or object"
 _SORTS = {"text": "text", "timestamp": "text", "boolean": "boolean", "float": "number"}
 _SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
 
@@ -336,6 +368,8 @@ def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = 
     """
     Return the query that turns events into typed columns. A value that does not fit raises; it never becomes null.
 
+    But where a type was declared: what does not fit is null, and ``MISFITS`` has the names of these properties.
+
     Args:
         rows: a query with the columns of an events table.
         columns: of the event; the five of every event and the batch come first, whatever is in there.
@@ -346,14 +380,21 @@ def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = 
     texts = [c for c in own if isinstance(c.type, str) and c.type != "JSON"]
     jsons = [c for c in own if c not in texts]
     parts = [f"batch_id AS {BATCH_ID}", *fixed]
+    misfits: dict[str, str] = {}
     for number, column in enumerate(texts, 1):
-        value = f"texts[{number}]" if column.type == "VARCHAR" else f"CAST(texts[{number}] AS {column.type})"
+        text = f"texts[{number}]"
+        value = text if column.type == "VARCHAR" else f"CAST({text} AS {column.type})"
+        if column.declared:
+            value = fitting(text, str(column.type))
+            misfits[column.property] = f"{text} IS NOT NULL AND {value} IS NULL"
         parts.append(f"{value} AS {quoted(column.name)}")
     for number, column in enumerate(jsons, 1):
         value = f"NULLIF(jsons[{number}], 'null')"
         if column.type != "JSON":
             value = f"from_json_strict({value}, {literal(json.dumps(column.type))})"
         parts.append(f"{value} AS {quoted(column.name)}")
+    if misfits:
+        parts.append(f"{misfits_of(misfits)} AS {MISFITS}")
     lists = "".join(
         f", properties{arrow}{pointers([c.property for c in some])} AS {name}"
         for arrow, some, name in (("->>", texts, "texts"), ("->", jsons, "jsons"))

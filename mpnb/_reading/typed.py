@@ -26,6 +26,7 @@ from mpnb._base.scalars import brief
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._reading.declared import Types, declared_types
 from mpnb._reading.given import Given, give, given_names
 from mpnb._reading.look import groups, look
 from mpnb._reading.properties import (
@@ -66,6 +67,7 @@ class Typed:
         rows: a query or table with the columns of ``typed_query``.
         seen: what occurs in the event, as far as it was looked at.
         since: the first batch with each property, for names that several events share.
+        declared: the types that were declared for properties of the table.
     """
 
     event: str
@@ -74,6 +76,7 @@ class Typed:
     rows: str
     seen: list[Seen]
     since: Mapping[str, int]
+    declared: Mapping[str, str]
 
 
 def typed(
@@ -82,12 +85,14 @@ def typed(
     *,
     materialize: bool = True,
     only: Sequence[str] | None = None,
+    types: Types | None = None,
 ) -> list[Typed]:
     """
     Return the columns of events, and bring their tables up to date if they may be written.
 
     Args:
         only: names of the properties or columns that are asked for: of others, no value is read. Default: all.
+        types: declared for properties, whether or not they are stored.
 
     Raises:
         PlanError: there is no such event.
@@ -97,11 +102,13 @@ def typed(
     with reader.needing_table(), store.reading() as cursor:
         with transaction(cursor):
             there = there_of(cursor, table, names)
-            events = [known(cursor, table, name, kinds=len(names) > 1) for name in names]
-            if all(event.is_up_to_date(cursor, there, asked) for event in events):
+            declared = declared_types(cursor, table)
+            unstored = {name: kind for name, kind in (types or {}).items() if declared.get(name) != kind}
+            events = [known(cursor, table, name, declared, kinds=len(names) > 1) for name in names]
+            if not unstored and all(event.is_up_to_date(cursor, there, asked) for event in events):
                 return [event.typed(_placed(store, event.number)) for event in events]
         check_names(cursor, store, table, there)
-    if materialize:
+    if materialize and not unstored:
         try:
             if (made := _materialize(store, table, names, asked)) is not None:
                 return made
@@ -110,7 +117,8 @@ def typed(
         except duckdb.Error as error:
             which = ", ".join(map(repr, names))
             log.warning("%s is read from JSON, since it cannot be written: %s", which, safe_text(str(error)))
-    return _from_json(store, table, names, asked)
+    kept = {name: kind for name, kind in {**declared, **unstored}.items() if kind is not None}
+    return _from_json(store, table, names, asked, kept)
 
 
 def check_names(cursor: DuckDBPyConnection, store: Store, table: str, there: There) -> None:
@@ -139,12 +147,14 @@ def _asked(only: Sequence[str] | None) -> Asked:
     return asked
 
 
-def _from_json(store: Store, table: str, names: Sequence[str], asked: Asked) -> list[Typed]:
+def _from_json(
+    store: Store, table: str, names: Sequence[str], asked: Asked, declared: Mapping[str, str]
+) -> list[Typed]:
     """Return the columns of events without writing anything."""
     with store.reading() as cursor:
         with transaction(cursor):
             there = there_of(cursor, table, names)
-            events = [known(cursor, table, name) for name in names]
+            events = [known(cursor, table, name, declared) for name in names]
         _look(cursor, table, there, events, asked)
     for event in events:
         event.stored = ()
@@ -161,7 +171,8 @@ def _materialize(store: Store, table: str, names: Sequence[str], asked: Asked) -
         with transaction(cursor):
             there = there_of(cursor, table, names)
             create(cursor)
-            events = [known(cursor, table, name) for name in names]
+            declared = declared_types(cursor, table)
+            events = [known(cursor, table, name, declared) for name in names]
         _look(cursor, table, there, events, asked)
         with transaction(cursor):
             missing = {}
@@ -262,6 +273,7 @@ class Event:
         every: the columns of all properties, once they are settled.
         seen: what was seen in its batches.
         given: the names that its properties had before.
+        declared: the types that were declared for properties of the table.
         named: those that are new.
         fresh: the batches that were looked at just now.
     """
@@ -274,6 +286,7 @@ class Event:
     every: tuple[Column, ...] = ()
     seen: list[Seen] = field(default_factory=list)
     given: dict[str, Given] = field(default_factory=dict)
+    declared: Mapping[str, str] = field(default_factory=dict)
     named: dict[str, Given] = field(default_factory=dict)
     fresh: set[int] = field(default_factory=set)
 
@@ -281,7 +294,13 @@ class Event:
         """Whether its table has the rows of all batches, and the columns that are asked for."""
         if not self.number or self.covers != there.rows.keys() or any(map(asked, self.others)):
             return False
+        if not all(map(self._is_as_declared, self.stored)):
+            return False
         return bool(there.rows.keys() == _current(cursor, self, there))
+
+    def _is_as_declared(self, column: Column) -> bool:
+        wanted = self.declared.get(column.property)
+        return column.fixed or (not column.declared if wanted is None else column.type == wanted)
 
     def unknown(self, there: There, matters: Asked) -> dict[int, int]:
         """Return the batches where a property that matters was not looked at, with the number of all their rows."""
@@ -302,7 +321,8 @@ class Event:
         """Settle the names and types of the columns of all properties. Those of the table stay as they are."""
         since, stored = self.since(), _names(self.stored)
         given = {name: each.column for name, each in self.given.items() if each.column is not None}
-        self.every = columns_of(merged(self.seen), {name: since[name] for name in self.properties()}, given=given)
+        occurring = {name: since[name] for name in self.properties()}
+        self.every = columns_of(merged(self.seen), occurring, given=given, declared=self.declared)
         self.others = {c.property: c.name for c in self.every if c.property not in stored}
         for column in self.every:
             name, before = None if column.fixed else column.name, self.given.get(column.property)
@@ -330,16 +350,23 @@ class Event:
 
     def typed(self, rows: str) -> Typed:
         """Return its columns, and where its rows are."""
-        return Typed(self.name, self.stored, self.others, rows, self.seen, self.since())
+        return Typed(self.name, self.stored, self.others, rows, self.seen, self.since(), self.declared)
 
 
 def _names(columns: Iterable[Column]) -> set[str]:
     return {column.property for column in columns}
 
 
-def known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = True) -> Event:
-    """Return what the database knows of an event, within a transaction."""
-    event = Event(name, given=given_names(cursor, table, name))
+def known(
+    cursor: DuckDBPyConnection, table: str, name: str, declared: Mapping[str, str], *, kinds: bool = True
+) -> Event:
+    """
+    Return what the database knows of an event, within a transaction.
+
+    Args:
+        kinds: whether to return all that was seen, by batch; if not, the sums of JSON columns alone.
+    """
+    event = Event(name, given=given_names(cursor, table, name), declared=declared)
     if not _exists(cursor):
         return event
     found = run(
@@ -355,9 +382,13 @@ def known(cursor: DuckDBPyConnection, table: str, name: str, *, kinds: bool = Tr
     every = json.loads(columns)
     event.stored = tuple(Column(*each) for each in every if each[2] is not None)
     event.others = {each[0]: each[1] for each in every if each[2] is None}
-    if kinds:
-        query = f"SELECT batch_id, path, kind, keys, rows FROM {SCHEMA}.kinds WHERE id = ?"
-        event.seen = [Seen(b, tuple(json.loads(path)), *rest) for b, path, *rest in run(cursor, query, [event.number])]
+    query = f"SELECT batch_id, path, kind, keys, rows FROM {SCHEMA}.kinds WHERE id = {event.number}"
+    if not kinds:
+        jsons = ", ".join(literal(_path([c.property])) for c in event.stored if c.type == "JSON")
+        query = f"SELECT 0, path, kind, keys, sum(rows)::BIGINT FROM ({query}) WHERE path IN ({jsons}) GROUP BY ALL"
+        if not jsons:
+            return event
+    event.seen = [Seen(b, tuple(json.loads(path)), *rest) for b, path, *rest in run(cursor, query)]
     return event
 
 
@@ -375,21 +406,25 @@ def enter(cursor: DuckDBPyConnection, table: str, event: Event, there: There) ->
         [
             event.number,
             [each.batch_id for each in fresh],
-            [json.dumps(each.path, ensure_ascii=False) for each in fresh],
+            [_path(each.path) for each in fresh],
             [each.kind for each in fresh],
             [each.keys for each in fresh],
             [each.rows for each in fresh],
         ],
     )
     run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [event.number])
-    columns: list[list[object]] = [[c.property, c.name, c.type, c.fixed] for c in event.stored]
-    columns += [[name, column, None, False] for name, column in event.others.items()]
+    columns: list[list[object]] = [[c.property, c.name, c.type, c.fixed, c.declared] for c in event.stored]
+    columns += [[name, column, None, False, False] for name, column in event.others.items()]
     run(
         cursor,
         f"INSERT INTO {SCHEMA}.events VALUES (?, {KEY}, ?, ?::BIGINT[], ?)",
         [event.number, table, event.name, sorted(event.covers), json.dumps(columns, ensure_ascii=False)],
     )
     give(cursor, table, event.name, event.named)
+
+
+def _path(path: Sequence[str | int]) -> str:
+    return json.dumps(path, ensure_ascii=False)
 
 
 def _exists(cursor: DuckDBPyConnection) -> bool:

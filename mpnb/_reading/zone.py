@@ -9,14 +9,15 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from mpnb._base.scalars import brief, is_text
-from mpnb._base.sql import columns_of, run, transaction
+from mpnb._base.sql import run, transaction
 from mpnb._base.text import safe_text
 from mpnb._errors import DatabaseError, PlanError
 from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
+from mpnb._reading.facts import ZONE, fact, store_fact
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import META, Store
+from mpnb._storing.database import Store
 from mpnb._storing.running import registration
 
 
@@ -45,26 +46,14 @@ def set_zone(table: str, zone: str | None, *, database: str | os.PathLike[str] |
                 if zone is not None:
                     check_zone(cursor, zone)
                 with transaction(cursor):
-                    layout.create(cursor)
-                    forget_zone(cursor, name)
-                    if zone is not None:
-                        run(cursor, f"INSERT INTO {META} VALUES (?, ?)", [_key(name), zone])
+                    store_fact(cursor, ZONE, name, zone)
         except duckdb.Error as error:
             raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
 
 
 def zone_of(cursor: DuckDBPyConnection, table: str) -> str | None:
     """Return the stored zone of a table, or ``None``."""
-    if columns_of(cursor, META) is None:
-        return None
-    rows = run(cursor, f"SELECT value FROM {META} WHERE name = ?", [_key(table)])
-    return rows[0][0] if rows else None
-
-
-def forget_zone(cursor: DuckDBPyConnection, table: str) -> None:
-    """Delete the stored zone of a table, within a transaction of the caller."""
-    if columns_of(cursor, META) is not None:
-        run(cursor, f"DELETE FROM {META} WHERE name = ?", [_key(table)])
+    return fact(cursor, ZONE, table)
 
 
 def check_zone(cursor: DuckDBPyConnection, zone: object) -> None:
@@ -72,7 +61,3 @@ def check_zone(cursor: DuckDBPyConnection, zone: object) -> None:
     known = "SELECT 1 FROM pg_timezone_names() WHERE name = ? LIMIT 1"
     if not isinstance(zone, str) or not is_text(zone) or not run(cursor, known, [zone]):
         raise PlanError(f"there is no time zone {brief(zone)}; names are like 'Europe/Berlin'", argument="zone")
-
-
-def _key(table: str) -> str:
-    return f"zone of {table.lower()}"

@@ -17,6 +17,9 @@ import mpnb
 from tests._helpers import day
 from tests.typed import _values as values
 
+# What drifts is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
+
 HISTORIES = int(os.environ.get("MPNB_HISTORIES", "12"))
 NAMES = ["plan", "Plan", "PLAN", "plan_2", "Plan_2", "plan_3", "user_id", "$user_id", "Time", "", "_", "a\0b"]
 NAMES += ["a_b", "event_name", "amount", "Amount"]

@@ -16,6 +16,9 @@ from mpnb.sandbox import Sandbox
 from tests._helpers import day, event
 from tests.typed import _values as values
 
+# What drifts is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
+
 Export = Callable[..., mpnb.ExportResult]
 
 

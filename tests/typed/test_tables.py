@@ -20,6 +20,9 @@ from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, event, until
 from tests.typed import _values as values
 
+# What drifts is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
+
 Export = Callable[..., mpnb.ExportResult]
 
 

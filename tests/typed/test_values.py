@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,9 @@ import mpnb
 from mpnb.sandbox import serve
 from tests._helpers import WIDE, day
 from tests.typed import _values as values
+
+# What drifts is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
 
 few = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
