@@ -271,6 +271,7 @@ def test_it_has_the_rows_of_deduplicated(project: Project, tmp_path: Any) -> Non
         project.days[2] = project.days[2][:10]
 
 
+@pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
 def test_types_widen_when_a_later_batch_needs_it(project: Project, tmp_path: Any) -> None:
     """No value is lost, and a name that is taken gets a number."""
     database = tmp_path / "types.duckdb"
