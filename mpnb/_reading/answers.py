@@ -25,6 +25,7 @@ from mpnb._reading.check import Check, check
 from mpnb._reading.declared import misfits
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import forget_typed
+from mpnb._reading.views import create_views
 from mpnb._storing.database import Store
 from mpnb._storing.ledger import ended_exports
 
@@ -287,6 +288,30 @@ class Answers:
         """
         return misfits(self._reader, events)
 
+    def create_views(self, schema: str = "typed") -> DuckDBPyRelation:
+        """
+        Create a view for each event, such as ``typed."Purchase"``, for dbt, Metabase and whatever else reads the file.
+
+        A view has the columns of ``event()`` and all rows of the table, duplicates included, whatever days this result
+        has. It is kept up with the typed tables. Batches that were exported since are read from JSON, more slowly;
+        their new events and properties, and types that widen, come with the next call, until which a value that does
+        not fit raises. Names that differ only in case, or are taken in the schema, get a number appended, and stay.
+        ``forget_typed()``, ``mpnb.forget_person()`` and ``mpnb.drop()`` drop the views.
+
+        Args:
+            schema: where the views are; it is created if it is not there.
+
+        Returns:
+            One row per view: ``event_name``, ``view_name`` (as SQL names it).
+
+        Raises:
+            PlanError: ``schema`` is no name of a schema of your own.
+            TableError: an export is writing these events, or the table is gone.
+            DatabaseError: the database cannot be written.
+            ClosedError: the result was closed.
+        """
+        return create_views(self._reader, schema)
+
     def for_analysis(
         self,
         events: str | Iterable[str] | None = None,
@@ -370,8 +395,8 @@ class Answers:
 
     def forget_typed(self) -> None:
         """
-        Drop the typed tables of this table's events, and those of ``for_analysis()``. They are created again when they
-        are needed.
+        Drop the typed tables of this table's events with their views, and those of ``for_analysis()``. They are created
+        again when they are needed, the views by ``create_views()``.
 
         Raises:
             TableError: an export is writing these events.

@@ -8,8 +8,8 @@ from mpnb._base.sql import columns_of, run
 from mpnb._storing import tables as layout
 from mpnb._storing.database import META
 
-ZONE, TYPES = "zone", "types"
-FACTS = (ZONE, TYPES)
+ZONE, TYPES, VIEWS = "zone", "types", "views"
+FACTS = (ZONE, TYPES, VIEWS)
 
 
 def fact(cursor: DuckDBPyConnection, what: str, table: str) -> str | None:

@@ -364,7 +364,9 @@ _SORTS |= dict.fromkeys((*IN_HUGEINT, "integer"), "number")
 # --- the columns as SQL ------------------------------------------------------------------------------------------
 
 
-def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = FIXED.values()) -> str:
+def typed_query(
+    rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = FIXED.values(), otherwise: str | None = None
+) -> str:
     """
     Return the query that turns events into typed columns. A value that does not fit raises; it never becomes null.
 
@@ -374,6 +376,7 @@ def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = 
         rows: a query with the columns of an events table.
         columns: of the event; the five of every event and the batch come first, whatever is in there.
         fixed: the columns of every record, where these are no events.
+        otherwise: what the error says where a value does not fit its type, for rows that nobody has looked at yet.
     """
     own = [column for column in columns if not column.fixed]
     # Text is cheaper to cast than JSON, but has lost the difference between "1" and 1.
@@ -387,6 +390,9 @@ def typed_query(rows: str, columns: Sequence[Column], *, fixed: Iterable[str] = 
         if column.declared:
             value = fitting(text, str(column.type))
             misfits[column.property] = f"{text} IS NOT NULL AND {value} IS NULL"
+        elif otherwise is not None:
+            value = fitting(text, str(column.type))
+            value = f"CASE WHEN {text} IS NULL OR {value} IS NOT NULL THEN {value} ELSE error({literal(otherwise)}) END"
         parts.append(f"{value} AS {quoted(column.name)}")
     for number, column in enumerate(jsons, 1):
         value = f"NULLIF(jsons[{number}], 'null')"

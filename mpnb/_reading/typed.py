@@ -40,6 +40,7 @@ from mpnb._reading.properties import (
     typed_query,
 )
 from mpnb._reading.reader import Reader
+from mpnb._reading.view import drop_views, name_views, renew, views_of
 from mpnb._storing import ledger
 from mpnb._storing.database import LEDGER, Store
 from mpnb._storing.running import registration
@@ -110,7 +111,7 @@ def typed(
         check_names(cursor, store, table, there)
     if materialize and not unstored:
         try:
-            if (made := _materialize(store, table, names, asked)) is not None:
+            if (made := materialized(store, table, names, asked)) is not None:
                 return made
         except duckdb.InterruptException:
             raise
@@ -163,8 +164,18 @@ def _from_json(
     return [event.typed(f"({typed_query(_events(table, event.name, there.rows), event.stored)})") for event in events]
 
 
-def _materialize(store: Store, table: str, names: Sequence[str], asked: Asked) -> list[Typed] | None:
-    """Bring the tables of events up to date. ``None`` if an export is writing its events."""
+def materialized(
+    store: Store, table: str, names: Sequence[str], asked: Asked, *, schema: str | None = None
+) -> list[Typed] | None:
+    """
+    Bring the tables of events up to date, and their views. ``None`` if an export is writing its events.
+
+    Rows are added outside of a transaction: DuckDB keeps what is staged until the end of one. Nobody reads them before
+    the last one, which says that they are there.
+
+    Args:
+        schema: where each event gets a view, if it has none there yet.
+    """
     with registration, store.committing(), store.reading() as cursor:
         if ledger.unfinished_exports(cursor, table):
             return None
@@ -174,29 +185,43 @@ def _materialize(store: Store, table: str, names: Sequence[str], asked: Asked) -
             declared = declared_types(cursor, table)
             events = [known(cursor, table, name, declared) for name in names]
         _look(cursor, table, there, events, asked)
+        targets, missing = {}, {}
         with transaction(cursor):
-            missing = {}
             for event in events:
                 current = _current(cursor, event, there)
                 before = event.stored
                 event.settle()
                 event.store(asked)
-                event.number = event.number or _new_number(cursor)
+                targets[event.name] = _table(event.number)
                 if before == event.stored and current:
                     run(cursor, f"DELETE FROM {_table(event.number)} WHERE NOT {in_batches(current, BATCH_ID)}")
                 else:
+                    event.number = event.number or _new_number(cursor, events)
+                    targets[event.name] = _next(event.number)
                     none = typed_query(_events(table, event.name, ()), event.stored)
-                    run(cursor, f"CREATE OR REPLACE TABLE {_table(event.number)} AS {none}")
+                    run(cursor, f"CREATE OR REPLACE TABLE {targets[event.name]} AS {none}")
                     current = frozenset()
                 missing[event.name] = {b: n for b, n in there.rows.items() if b not in current}
                 event.covers = frozenset(there.rows)
+        _insert(cursor, table, events, targets, missing)
+        with transaction(cursor):
+            views = views_of(cursor, table) if schema is None else name_views(cursor, table, schema, names)
+            for event in events:
+                mine = _table(event.number)
+                if targets[event.name] != mine:
+                    run(cursor, f"DROP TABLE IF EXISTS {mine}")
+                    run(cursor, f"ALTER TABLE {targets[event.name]} RENAME TO {mine.partition('.')[2]}")
                 enter(cursor, table, event, there)
-            _insert(cursor, table, events, missing)
+                renew(cursor, table, event.name, mine, event.covers, event.stored, views)
         return [event.typed(_placed(store, event.number)) for event in events]
 
 
 def _insert(
-    cursor: DuckDBPyConnection, table: str, events: Sequence[Event], missing: Mapping[str, Mapping[int, int]]
+    cursor: DuckDBPyConnection,
+    table: str,
+    events: Sequence[Event],
+    targets: Mapping[str, str],
+    missing: Mapping[str, Mapping[int, int]],
 ) -> None:
     """Add the rows of some batches to the tables of events; the JSON of all is unpacked once."""
     for some in groups({b: n for batches in missing.values() for b, n in batches.items()}):
@@ -209,7 +234,7 @@ def _insert(
         run(cursor, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {columns} FROM {quoted(table)} WHERE {which}")
         for event in events:
             rows = f"SELECT * FROM {ROWS} WHERE {exact('event_name')} = {literal(event.name)}"
-            run(cursor, f"INSERT INTO {_table(event.number)} BY NAME {typed_query(rows, event.stored)}")
+            run(cursor, f"INSERT INTO {targets[event.name]} BY NAME {typed_query(rows, event.stored)}")
         run(cursor, f"DROP TABLE {ROWS}")
 
 
@@ -248,9 +273,11 @@ def forget(cursor: DuckDBPyConnection, table: str) -> None:
     """Drop the typed tables of an events table, within a transaction of the caller."""
     if not _exists(cursor):
         return
+    drop_views(cursor, table)
     mine = run(cursor, f"SELECT id FROM {SCHEMA}.events WHERE lower(table_name) = lower({KEY})", [table])
     for (number,) in mine:
-        run(cursor, f"DROP TABLE IF EXISTS {_table(number)}")
+        for each in (_table(number), _next(number)):
+            run(cursor, f"DROP TABLE IF EXISTS {each}")
         run(cursor, f"DELETE FROM {SCHEMA}.kinds WHERE id = ?", [number])
         run(cursor, f"DELETE FROM {SCHEMA}.events WHERE id = ?", [number])
     if not run(cursor, f"SELECT 1 FROM {SCHEMA}.events LIMIT 1"):
@@ -450,9 +477,10 @@ def create(cursor: DuckDBPyConnection) -> None:
     )
 
 
-def _new_number(cursor: DuckDBPyConnection) -> int:
+def _new_number(cursor: DuckDBPyConnection, others: Iterable[Event] = ()) -> int:
+    """Return a number that no event has, nor one of some that are not entered yet."""
     [(number,)] = run(cursor, f"SELECT coalesce(max(id), 0) + 1 FROM {SCHEMA}.events")
-    return int(number)
+    return max([int(number), *(event.number + 1 for event in others)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +526,11 @@ def _events(table: str, name: str, batch_ids: Iterable[int]) -> str:
 
 def _table(number: int) -> str:
     return f"{SCHEMA}.event_{int(number)}"
+
+
+def _next(number: int) -> str:
+    """Return the table that takes the place of another once it has all rows."""
+    return f"{_table(number)}_next"
 
 
 def _placed(store: Store, number: int) -> str:
