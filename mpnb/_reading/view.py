@@ -32,7 +32,7 @@ def views_of(cursor: DuckDBPyConnection, table: str) -> Views:
 
 def name_views(cursor: DuckDBPyConnection, table: str, schema: str, events: Iterable[str]) -> Views:
     """
-    Give each event a view in a schema, by its name, and record it. Within a transaction of the caller.
+    Name a view in a schema for each event, and record it. Within a transaction of the caller.
 
     Names that differ only in case, or are taken by something else there, get a number appended. One once given stays.
     """
