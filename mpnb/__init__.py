@@ -11,9 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpnb import analysis
-from mpnb._api import export, export_profiles, plan, plan_profiles, start, start_profiles
+from mpnb._api import check, export, export_profiles, plan, plan_profiles, start, start_profiles, status
 from mpnb._api import open as open  # for type checkers: it is left out of __all__, see below
-from mpnb._errors import ClosedError, CredentialsError, DatabaseError, MpnbError, PlanError, TableError
+from mpnb._errors import (
+    ClosedError,
+    CredentialsError,
+    DatabaseBusyError,
+    DatabaseError,
+    MpnbError,
+    PlanError,
+    TableError,
+)
 from mpnb._exporting.handles import ExportCancelled, ExportError, ExportJob, ExportResult
 from mpnb._exporting.profiles import ProfilesCancelled, ProfilesError, ProfilesJob, ProfilesResult
 from mpnb._mixpanel.credentials import Credentials
@@ -29,6 +37,7 @@ from mpnb._reading.calendar import Calendar, CalendarDay
 from mpnb._reading.check import Check, Finding
 from mpnb._reading.drop import drop
 from mpnb._reading.forget import forget_person
+from mpnb._reading.status import Status, TableStatus
 from mpnb._reading.zone import set_zone
 from mpnb._version import __version__
 
@@ -45,6 +54,7 @@ __all__ = [
     "ClosedError",
     "Credentials",
     "CredentialsError",
+    "DatabaseBusyError",
     "DatabaseError",
     "ExportCancelled",
     "ExportError",
@@ -63,9 +73,12 @@ __all__ = [
     "ProfilesResult",
     "Quota",
     "Spool",
+    "Status",
     "TableError",
+    "TableStatus",
     "__version__",
     "analysis",
+    "check",
     "drop",
     "export",
     "export_profiles",
@@ -77,6 +90,7 @@ __all__ = [
     "split_date_range",
     "start",
     "start_profiles",
+    "status",
 ]
 
 

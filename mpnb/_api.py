@@ -1,4 +1,4 @@
-"""The public calls ``export``, ``start``, ``plan`` and ``open``."""
+"""The public calls: ``export``, ``start``, ``plan`` and ``open``, the same for profiles, ``check`` and ``status``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from duckdb import DuckDBPyConnection
 
+from mpnb._base.scalars import whole_number
+from mpnb._errors import PlanError
 from mpnb._exporting.handles import ExportJob, ExportResult, make_result
 from mpnb._exporting.launch import (
     Known,
@@ -35,18 +37,24 @@ from mpnb._exporting.profiles import (
     run_profiles_export,
     start_profiles_export,
 )
+from mpnb._fetching.limiter import limiter_for
 from mpnb._fetching.route import route_to
-from mpnb._mixpanel.credentials import Credentials
+from mpnb._message import Argument
+from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode
-from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, TABLE, WORKERS, Spool
+from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, MAX_LATE_DAYS, TABLE, WORKERS, Spool
 from mpnb._planning.people import MAX_AGE, PROFILES, ProfilesPlan, check_profiles
 from mpnb._planning.people import WORKERS as PROFILES_WORKERS
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.request import Database, OnBatch, check, check_helpers, check_table_name
+from mpnb._planning.request import Database, OnBatch, asked_days, check_helpers, check_table_name
+from mpnb._planning.request import check as checked
 from mpnb._planning.states import Outcome
+from mpnb._reading import status as state
+from mpnb._reading.check import Check
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
+from mpnb._reading.status import Status
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
 from mpnb._storing.database import MEMORY, Store, check_database, check_path
@@ -133,7 +141,7 @@ def export(
         ExportError: no batch is done, empty or skipped; it carries the result.
         KeyboardInterrupt: Ctrl-C was pressed. Batches that are written stay, and the same call continues from there.
     """
-    asked = check(**locals())
+    asked = checked(**locals())
     return run_export(asked, lambda: Store(asked.database))
 
 
@@ -145,7 +153,7 @@ def start(**arguments: Any) -> ExportJob:
     It takes the arguments of ``export`` and raises the same errors. ``on_batch`` is called in a thread of its own, one
     call at a time.
     """
-    asked = check(**arguments)
+    asked = checked(**arguments)
     return start_export(asked, lambda: Store(asked.database))
 
 
@@ -159,7 +167,7 @@ def plan(**arguments: Any) -> ExportPlan:
     Raises:
         PlanError: as for ``export``.
     """
-    asked = check(**arguments, needs_credentials=False)
+    asked = checked(**arguments, needs_credentials=False)
     if asked.credentials is not None:
         route_to(asked.credentials.host)
     limiter = limiter_of(asked)
@@ -317,7 +325,84 @@ def plan_profiles(**arguments: Any) -> ProfilesPlan:
             return profiles_plan(asked, cursor, limiter)
 
 
+# --- what is there -------------------------------------------------------------------------------------------------
+
+
+def check(
+    from_date: date | str | None = None,
+    to_date: date | str | None = None,
+    *,
+    database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
+    table: str | None = None,
+    late_days: int = LATE_DAYS,
+) -> Check:
+    """
+    Check that a table has these days whole, and that it is what its ledger says. Sends nothing; reads all events.
+
+    Args:
+        from_date, to_date: first and last day, both inclusive, in UTC, as ``export`` takes them; without them, every
+            day from the first to the last that an export ever asked for. Profiles have no days.
+        database: a path, or an open DuckDB connection.
+        table: of events or of profiles; required only if the database has several tables of events.
+        late_days: for how many days after a day its events may still arrive; days that were requested earlier than that
+            are provisional.
+
+    Returns:
+        A report, which does not need the database any more. ``.ok`` is true if every day asked for is held and nothing
+        is wrong; days that are provisional, and duplicates, are notes and do not change it.
+
+    Raises:
+        PlanError: an argument is invalid.
+        DatabaseError: there is no database; it is a ``DatabaseBusyError`` where another process has it open.
+        TableError: it has no such table, or has several and ``table`` is not given.
+    """
+    if (from_date is None) != (to_date is None):
+        name = "to_date" if to_date is None else "from_date"
+        raise PlanError(Argument(name), " is missing: pass both days, or none for all that the table knows")
+    days = None if from_date is None or to_date is None else asked_days(from_date, to_date)[:2]
+    if table is not None:
+        check_table_name(table)
+    late = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
+    with up_to_date(database) as store, store.reading() as cursor:
+        return state.checked(store, cursor, table, days, late)
+
+
+def status(database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> Status:
+    """
+    Return what a database has: its tables, their days, what failed, and what is left of the hour's quota.
+
+    Sends nothing and reads no events. The quota is that of the project in the environment's credentials, if there are
+    any, as far as this machine knows; see ``Status``.
+
+    Raises:
+        DatabaseError: there is no database; it is a ``DatabaseBusyError`` where another process has it open.
+    """
+    with up_to_date(database) as store:
+        with store.reading() as cursor:
+            tables = state.tables(cursor, LATE_DAYS)
+        sizes = store.sizes()
+        found = Status(store.label, *sizes, tables)
+    if missing_variables():
+        return found
+    credentials = Credentials.from_environment()
+    limiter = limiter_for(credentials.host, credentials.project_id, None)
+    return replace(
+        found,
+        quota_project=credentials.project_id,
+        quota_left=limiter.left(),
+        quota_per_hour=limiter.quota.per_hour,
+    )
+
+
 # --- from a plan to a job ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def up_to_date(database: Database) -> Iterator[Store]:
+    """Open a database that is there, with what dead processes left behind settled."""
+    with contextlib.closing(Store(database, create=False)) as store:
+        bring_up_to_date(store)
+        yield store
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ The errors of mpnb, one tree:
     ├── PlanError            (also ValueError)  an argument that cannot work; nothing was sent
     │   ├── CredentialsError                    no credentials, or some that cannot be meant
     │   ├── DatabaseError                       the database cannot be opened or written
+    │   │   └── DatabaseBusyError               another process has it open
     │   └── TableError                          the table is not ours, or holds another source
     ├── ExportError                             no batch is done, empty or skipped; carries the result
     ├── ExportCancelled                         the job was cancelled; carries the result
@@ -53,6 +54,10 @@ class DatabaseError(PlanError):
     """The database cannot be opened or written. Raised before the first request."""
 
     argument: str | None = "database"
+
+
+class DatabaseBusyError(DatabaseError):
+    """Another process has the database open. Raised before the first request; wait for it, or end it."""
 
 
 class TableError(PlanError):

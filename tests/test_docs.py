@@ -116,7 +116,8 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, sandbox: Callable[..., S
 
 def test_the_measurement_of_the_readme_runs() -> None:
     """Its command as it stands, but for fewer events, two scenarios, and without an environment of other exporters."""
-    peers, measure = blocks(README, "sh")[4].splitlines()
+    [block] = [each for each in blocks(README, "sh") if "tests.benchmarks" in each]
+    peers, measure = block.splitlines()
     assert peers.startswith("python3 -m venv .peers && ")
     options = re.fullmatch(r"\.venv/bin/python -m tests\.benchmarks (.+) --peers \.peers/bin/python", measure)
     assert options

@@ -23,6 +23,7 @@ NAMES = [
     "ClosedError",
     "Credentials",
     "CredentialsError",
+    "DatabaseBusyError",
     "DatabaseError",
     "ExportCancelled",
     "ExportError",
@@ -41,9 +42,12 @@ NAMES = [
     "ProfilesResult",
     "Quota",
     "Spool",
+    "Status",
     "TableError",
+    "TableStatus",
     "__version__",
     "analysis",
+    "check",
     "drop",
     "export",
     "export_profiles",
@@ -55,6 +59,7 @@ NAMES = [
     "split_date_range",
     "start",
     "start_profiles",
+    "status",
 ]
 
 
@@ -111,7 +116,10 @@ def test_the_errors_are_one_tree() -> None:
     assert {each.__name__ for each in public} <= set(NAMES)
     assert all(issubclass(each, mpnb.MpnbError) for each in public)
     below_plan = {each for each in public if issubclass(each, mpnb.PlanError)}
-    assert below_plan == {mpnb.PlanError, mpnb.CredentialsError, mpnb.DatabaseError, mpnb.TableError}
+    assert below_plan == {
+        *(mpnb.PlanError, mpnb.CredentialsError, mpnb.TableError),
+        *(mpnb.DatabaseError, mpnb.DatabaseBusyError),
+    }
     assert issubclass(mpnb.PlanError, ValueError)
 
 

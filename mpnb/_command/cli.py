@@ -9,6 +9,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn, TextIO
 
 from mpnb import _api as api
@@ -17,9 +18,11 @@ from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
 from mpnb._command import people as _people
+from mpnb._command import state as _state
 from mpnb._command.options import in_shell
 from mpnb._command.text import result_text
-from mpnb._errors import PlanError
+from mpnb._command.waiting import add_wait, waiting
+from mpnb._errors import DatabaseBusyError, PlanError
 from mpnb._exporting.handles import ExportError, ExportResult
 from mpnb._message import Argument, said
 from mpnb._planning.options import DATABASE
@@ -28,7 +31,10 @@ from mpnb._reading.drop import drop
 from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox
 
-DONE, SOME_FAILED, NOTHING, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, NOTHING, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
+
+# Commands that open a database, which another process may have open.
+OPENING = ("export", "plan", "profiles", "check", "status", "sql", "drop")
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -42,7 +48,8 @@ environment, and if set MP_REGION (us, eu, in) and MP_API_BASE_URL.
 
 The same command again fetches what is missing, and the days of which late
 events may still have arrived. Exit status: 0 all is there, 1 some batches
-failed, 2 wrong arguments or nothing exported, 130 interrupted."""
+failed, 2 wrong arguments or nothing exported, 75 another process has the
+database open, 130 interrupted."""
 
 PLAN_EXAMPLES = """\
 examples:
@@ -108,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``mpnb``; those of the process without.
 
     Returns:
-        The exit status: 0 all is there, 1 some batches failed, 2 wrong arguments or nothing exported, 130 interrupted.
+        The exit status: 0 all is there, 1 some batches failed or days are missing, 2 wrong arguments or nothing
+        exported, 75 another process has the database open, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in _streams():
@@ -135,7 +143,11 @@ def _run(words: list[str]) -> int:
     options = parser.parse_args(words)
     command: Callable[[argparse.Namespace, list[str]], int] = options.command
     try:
-        return command(options, words)
+        patience = getattr(options, "wait", timedelta(0))
+        return waiting(lambda: command(options, words), patience, lambda text: _say(options.name, text))
+    except DatabaseBusyError as error:
+        _say(options.name, said(error, options.face))
+        return BUSY
     except PlanError as error:
         _say(options.name, said(error, options.face))
         return NOTHING
@@ -186,6 +198,18 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
     return DONE
 
 
+def _check(options: argparse.Namespace, words: list[str]) -> int:
+    return _state.check(options)
+
+
+def _status(options: argparse.Namespace, words: list[str]) -> int:
+    return _state.status(options)
+
+
+def _sql(options: argparse.Namespace, words: list[str]) -> int:
+    return _state.sql(options)
+
+
 def _drop(options: argparse.Namespace, words: list[str]) -> int:
     which = safe_text(f"table {options.table!r} of {options.database}")
     if not options.yes:
@@ -226,6 +250,8 @@ def _parser() -> argparse.ArgumentParser:
         described = f"{help[0].upper()}{help[1:]}."
         sub: argparse.ArgumentParser = commands.add_parser(name, help=help, description=described, **more)
         sub.set_defaults(command=function, name=f"mpnb {name}", face=in_shell)
+        if name in OPENING:
+            add_wait(sub)
         return sub
 
     _options.add_export_options(
@@ -239,6 +265,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     profiles.set_defaults(face=_people.in_people_shell)
     _people.add_options(profiles)
+    for name, run, add, help, epilog in (
+        (
+            "check",
+            _check,
+            _state.add_check,
+            "say whether every day is there, and nothing is wrong",
+            _state.CHECK_EXAMPLES,
+        ),
+        ("status", _status, _state.add_status, "show what a database has, table by table", _state.STATUS_EXAMPLES),
+        ("sql", _sql, _state.add_sql, "run one query, and print or write what it finds", _state.SQL_EXAMPLES),
+    ):
+        add(command(name, run, help, epilog=epilog))
     drop = command(
         "drop",
         _drop,

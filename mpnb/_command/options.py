@@ -43,6 +43,7 @@ PHRASES = {
     "spool": "--spool-folder FOLDER",
     "rejected": f"the table {REJECTED}",
     "the rest": "",  # it stands below
+    "wait": "pass --wait 10m to wait for it, or ",
 }
 
 

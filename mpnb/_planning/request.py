@@ -79,21 +79,7 @@ def check(
         TableError: no table can have that name.
         CredentialsError: there are none, or none that can be.
     """
-    now = today()
-    first = parse_date(from_date, name="from_date", now=now)
-    last = parse_date(to_date, name="to_date", now=now)
-    if first > last:
-        raise PlanError(Argument("from_date"), f" {first} is after ", Argument("to_date"), f" {last}")
-    if first > now:
-        raise PlanError(Argument("from_date"), f" {first} is after today, {now} in UTC")
-    if first < FIRST_DAY:
-        why = f"{FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
-        raise PlanError(Argument("from_date"), f" {first} is before {why}")
-    notes: tuple[str, ...] = ()
-    if last > now:
-        notes = (Message(Argument("to_date"), f" {last} is after today: using {now}"),)
-        warn(notes[0])
-        last = now
+    first, last, notes = asked_days(from_date, to_date)
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
     if not isinstance(chunk_days, str) or chunk_days != "auto":
         chunk_days = check_chunk_days(chunk_days, otherwise=", or 'auto'")
@@ -113,6 +99,31 @@ def check(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
         spool or Spool(), names, where, notes,
     )  # fmt: skip
+
+
+def asked_days(from_date: date | str, to_date: date | str) -> tuple[date, date, tuple[str, ...]]:
+    """
+    Return the first and the last day that are asked for, and notes of what was made of them.
+
+    Raises:
+        PlanError: they cannot be read, are in the wrong order, all in the future, or before Mixpanel began.
+    """
+    now = today()
+    first = parse_date(from_date, name="from_date", now=now)
+    last = parse_date(to_date, name="to_date", now=now)
+    if first > last:
+        raise PlanError(Argument("from_date"), f" {first} is after ", Argument("to_date"), f" {last}")
+    if first > now:
+        raise PlanError(Argument("from_date"), f" {first} is after today, {now} in UTC")
+    if first < FIRST_DAY:
+        why = f"{FIRST_DAY.year}, when Mixpanel began: it has no earlier events"
+        raise PlanError(Argument("from_date"), f" {first} is before {why}")
+    notes: tuple[str, ...] = ()
+    if last > now:
+        notes = (Message(Argument("to_date"), f" {last} is after today: using {now}"),)
+        warn(notes[0])
+        last = now
+    return first, last, notes
 
 
 def check_mode(mode: object) -> None:

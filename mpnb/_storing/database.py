@@ -26,8 +26,8 @@ from mpnb._base.paths import local_path, shown, what_is_no_database
 from mpnb._base.relation import Database
 from mpnb._base.sql import quoted, run
 from mpnb._base.text import safe_text
-from mpnb._errors import ClosedError, DatabaseError
-from mpnb._message import SAME_CALL, Argument, Message
+from mpnb._errors import ClosedError, DatabaseBusyError, DatabaseError
+from mpnb._message import SAME_CALL, Argument, Message, Phrase
 from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -370,6 +370,13 @@ class Store:
         except duckdb.Error:
             pass  # another transaction is open: the log stays until the next checkpoint
 
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Return the size of the file and of its write-ahead log in bytes; ``None`` for what is no file of ours."""
+        if self.path is None:
+            return None, None
+        log = self.path.with_name(self.path.name + ".wal")
+        return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
+
     def __repr__(self) -> str:
         """Return the name of the database."""
         return f"<Store {self.label}>"
@@ -468,7 +475,7 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
         if connection is not None:
             connection.close()
         if isinstance(error, duckdb.Error | OSError):
-            raise DatabaseError(f"{name} ", _why_not(str(error))) from None
+            raise _cannot_open(name, str(error)) from None
         raise
 
 
@@ -478,12 +485,18 @@ def _what_is_no_database(path: Path) -> str | None:
     return None
 
 
-def _why_not(text: str) -> str:
-    """Return why a database cannot be opened and what to do, from DuckDB's message."""
+def _cannot_open(name: str, text: str) -> DatabaseError:
+    """Return the error for a database that cannot be opened, from DuckDB's message."""
     if re.search(r"\block\b|used by another process", text):
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
-        return f"is open in another process{by}: close it there, for example by restarting that kernel"
+        close = "close it there, for example by restarting that kernel"
+        return DatabaseBusyError(f"{name} is open in another process{by}: ", Phrase("wait", ""), close)
+    return DatabaseError(f"{name} ", _why_not(text))
+
+
+def _why_not(text: str) -> str:
+    """Return why a database cannot be opened and what to do, from DuckDB's message."""
     if "must be restarted" in text:
         return (
             "cannot be opened while this process still uses it after a failure: close the other results and "

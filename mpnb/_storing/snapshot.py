@@ -84,16 +84,21 @@ def published(cursor: DuckDBPyConnection, table: str) -> Snapshot | None:
     return None if is_empty else found
 
 
-def named(cursor: DuckDBPyConnection, table: str) -> str | None:
-    """Return the table of profiles of a name, whatever its case, that has a snapshot or pages of one."""
+def tables_of(cursor: DuckDBPyConnection) -> list[str]:
+    """Return the names of the tables of profiles that have a snapshot or pages of one, in order."""
     if columns_of(cursor, SNAPSHOTS) is None:
-        return None
+        return []
     rows = run(
         cursor,
-        f"SELECT table_name FROM {SNAPSHOTS} WHERE {of_table(table)} UNION ALL"
-        f" SELECT substr(table_name, {len(_STAGED) + 1}) FROM {LEDGER} WHERE {of_table(staging(table))} LIMIT 1",
+        f"SELECT table_name FROM {SNAPSHOTS} UNION SELECT substr(table_name, {len(_STAGED) + 1}) FROM {LEDGER}"
+        f" WHERE starts_with(table_name, '{_STAGED}') ORDER BY 1 ASC",
     )
-    return rows[0][0] if rows else None
+    return [name for (name,) in rows]
+
+
+def named(cursor: DuckDBPyConnection, table: str) -> str | None:
+    """Return the table of profiles of a name, whatever its case, that has a snapshot or pages of one."""
+    return next((name for name in tables_of(cursor) if name.lower() == table.lower()), None)
 
 
 def tables_of_people(cursor: DuckDBPyConnection) -> dict[str, str]:

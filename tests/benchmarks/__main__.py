@@ -229,8 +229,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.json and not args.json.parent.is_dir():
         parser.error(f"there is no folder {args.json.parent} for the figures")
-    if args.peers and not shutil.which(args.peers):
-        parser.error(f"there is no Python at {args.peers}")
+    if args.peers:
+        if not (found := shutil.which(args.peers)):
+            parser.error(f"there is no Python at {args.peers}")
+        args.peers = str(Path(found).absolute())  # each runs in a folder of its own; resolved, it would be no venv
     machine = f"{platform.platform()}, {os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
     if args.peers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import assert_type
 
@@ -34,6 +34,20 @@ def calls(mine: DuckDBPyConnection) -> None:
     assert_type(mpnb.open("x.duckdb", table="events", credentials=credentials), mpnb.ExportResult)
     assert_type(mpnb.drop("events", database="x.duckdb"), int)
     assert_type(mpnb.forget_person(["id"], database="x.duckdb", identities="exported"), dict[str, int])
+    assert_type(mpnb.check("2026-01-01", "yesterday", table="events", late_days=3).ok, bool)
+    found = mpnb.status("x.duckdb")
+    assert_type(found, mpnb.Status)
+    assert_type(found.tables, tuple[mpnb.TableStatus, ...])
+    assert_type((found.database, found.bytes, found.log_bytes), tuple[str, int | None, int | None])
+    assert_type(
+        (found.quota_project, found.quota_left, found.quota_per_hour), tuple[str | None, int | None, int | None]
+    )
+    assert_type(found.relation, DuckDBPyRelation)
+    for one in found.tables:
+        assert_type((one.name, one.kind, one.project_id, one.is_running), tuple[str, str, str, bool])
+        assert_type((one.from_date, one.to_date, one.last_export), tuple[date | None, date | None, datetime | None])
+        assert_type((one.rows, one.days_held, one.days_missing), tuple[int, int, int])
+        assert_type((one.days_failed, one.days_provisional), tuple[int, int])
     assert_type(mpnb.split_date_range("2026-01-01", "2026-01-31", 7), list[tuple[date, date]])
     mpnb.panel(from_date="2026-01-01")
     mpnb.load_ipython_extension, mpnb.unload_ipython_extension  # noqa: B018 # pyright: ignore[reportUnusedExpression]
@@ -238,6 +252,8 @@ def faults() -> None:
     """Catch each error by its name."""
     try:
         mpnb.export("2026-01-01", "2026-01-31")
+    except mpnb.DatabaseBusyError:
+        raise
     except (mpnb.CredentialsError, mpnb.DatabaseError, mpnb.TableError) as error:
         assert_type(error.argument, str | None)
     except mpnb.PlanError as error:
