@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.scalars import whole_number
 from mpnb._errors import PlanError
-from mpnb._exporting.handles import ExportJob, ExportResult, make_result
+from mpnb._exporting.handles import ExportJob, ExportResult, export_call, make_result
 from mpnb._exporting.launch import (
     Known,
     bring_up_to_date,
@@ -363,8 +363,8 @@ def check(
     if table is not None:
         check_table_name(table)
     late = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
-    with up_to_date(database) as store, store.reading() as cursor:
-        return state.checked(store, cursor, table, days, late)
+    with up_to_date(database) as store:
+        return state.checked(store, table, days, late, export_call)
 
 
 def status(database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> Status:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from datetime import date, datetime
+from typing import Any
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
@@ -15,7 +17,9 @@ from mpnb._planning.batches import Calendar
 from mpnb._planning.dates import DAY
 from mpnb._reading import check as events_check
 from mpnb._reading import profiles
+from mpnb._reading.calendar import calendar
 from mpnb._reading.check import Check, make_check
+from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._storing import ledger, snapshot
 from mpnb._storing.database import LEDGER, Store
@@ -141,7 +145,7 @@ def _of_events(cursor: DuckDBPyConnection, name: str, late_days: int) -> TableSt
     selection = Selection(name)
     facts = "any_value(project_id), min(from_date), max(to_date), max(finished_at)"
     [(project, first, last, ended)] = run(cursor, f"SELECT {facts} FROM {LEDGER} WHERE {selection.batches()}")
-    calendar = Calendar(utc_now(), late_days)
+    clock = Calendar(utc_now(), late_days)
     held = {day: batch for batch in selection.held(cursor) for day in _days(batch.from_date, batch.to_date)}
     failed = {day for a, b in selection.unmet_ranges(cursor) for day in _days(a, b)}
     return TableStatus(
@@ -154,7 +158,7 @@ def _of_events(cursor: DuckDBPyConnection, name: str, late_days: int) -> TableSt
         days_held=len(held),
         days_missing=(last - first).days + 1 - len(held),
         days_failed=len(failed),
-        days_provisional=sum(calendar.is_provisional(batch, day) for day, batch in held.items()),
+        days_provisional=sum(clock.is_provisional(batch, day) for day, batch in held.items()),
         last_export=ended,
         is_running=bool(ledger.running_exports(cursor, name)),
     )
@@ -193,21 +197,29 @@ def _days(first: date, last: date) -> list[date]:
 
 
 def checked(
-    store: Store, cursor: DuckDBPyConnection, table: str | None, days: tuple[date, date] | None, late_days: int
+    store: Store,
+    table: str | None,
+    days: tuple[date, date] | None,
+    late_days: int,
+    fetching: Callable[[Reader, date, date], str],
 ) -> Check:
     """
     Check a table of events or of profiles, as ``mpnb.check()`` describes.
 
     Args:
         days: the first and the last day that must be held; ``None`` for those of the ledger. Profiles have none.
+        fetching: returns the call that fetches some days of a table.
 
     Raises:
         TableError: there is no such table, or there are several to choose from.
     """
-    if table is not None and (name := snapshot.named(cursor, table)):
-        return make_check(profiles.findings(cursor, name), _by_itself)
-    name = ledger.table_named(cursor, table, store.label)
-    return events_check.check(cursor, selection=Selection(name, days), late_days=late_days, relate=_by_itself)
+    with store.reading() as cursor:
+        if table is not None and (name := snapshot.named(cursor, table)):
+            return make_check(profiles.findings(cursor, name), _by_itself)
+        reader = Reader(store, Selection(ledger.table_named(cursor, table, store.label), days))
+        asked: dict[str, Any] = {"selection": reader.selection, "late_days": late_days, "relate": _by_itself}
+        days_of = calendar(cursor, **asked, mend=lambda days, failed: fetching(reader, days[0], days[-1]))
+        return events_check.check(cursor, **asked, calendar=days_of)
 
 
 def _by_itself(query: str) -> DuckDBPyRelation:
