@@ -98,14 +98,14 @@ _register()
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Register ``%mpexport`` in a notebook: ``%load_ext mpnb``."""
+    """Register ``%mpexport`` and ``%mpprofiles`` in a notebook: ``%load_ext mpnb``."""
     from mpnb._notebook.magic import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """Remove ``%mpexport`` again: ``%unload_ext mpnb``."""
+    """Remove them again: ``%unload_ext mpnb``."""
     from mpnb._notebook.magic import unload
 
     unload(shell)

@@ -1,9 +1,10 @@
 """
-``%mpexport``: an export in one line of a notebook. Works in IPython only.
+``%mpexport`` and ``%mpprofiles``: an export in one line of a notebook. Works in IPython only.
 
     _words       a line to words: quotes, comments, ``$name`` and ``{expression}``
     _manual      the options, and what ``--help`` shows of them
-    _command     what the magic does
+    _command     what ``%mpexport`` does
+    _people      ``%mpprofiles``
     _completion  what Tab offers
 """
 
@@ -17,16 +18,18 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from mpnb._notebook.magic._command import Command
 from mpnb._notebook.magic._manual import NAME
+from mpnb._notebook.magic._people import NAME as PEOPLE
+from mpnb._notebook.magic._people import PeopleCommand
 from mpnb._notebook.magic._words import is_silent
 
 # What IPython makes of a line with the magic, see hide_display().
-_CALL = re.compile(rf"get_ipython\(\)\.run_(line|cell)_magic\('{NAME}', .*\)$")
+_CALL = re.compile(rf"get_ipython\(\)\.run_(line|cell)_magic\('({NAME}|{PEOPLE})', .*\)$")
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magic with a shell."""
-    command = Command(shell)
-    shell.magics_manager.register_function(command.mpexport, "line_cell", NAME)
+    """Register the magics with a shell."""
+    shell.magics_manager.register_function(Command(shell).mpexport, "line_cell", NAME)
+    shell.magics_manager.register_function(PeopleCommand(shell).mpprofiles, "line_cell", PEOPLE)
     shell.input_transformers_post.append(hide_display)
     with contextlib.suppress(ImportError):  # IPython before 8.6 knows no such matchers: all works but Tab
         from mpnb._notebook.magic._completion import Completion
@@ -35,11 +38,12 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Remove the magic, and all that ``load`` registered, from a shell. Results and running exports stay."""
-    for kind in ("line", "cell"):
-        shell.magics_manager.magics[kind].pop(NAME, None)
-    with contextlib.suppress(AttributeError):
-        delattr(shell.magics_manager.user_magics, NAME)
+    """Remove the magics, and all that ``load`` registered, from a shell. Results and running exports stay."""
+    for name in (NAME, PEOPLE):
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop(name, None)
+        with contextlib.suppress(AttributeError):
+            delattr(shell.magics_manager.user_magics, name)
     shell.input_transformers_post[:] = [each for each in shell.input_transformers_post if each is not hide_display]
     matchers = shell.Completer.custom_matchers
     matchers[:] = [each for each in matchers if not getattr(each, "__module__", "").startswith(__name__)]

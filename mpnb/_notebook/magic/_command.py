@@ -8,6 +8,7 @@ import keyword
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -32,7 +33,7 @@ from mpnb._exporting.handles import (
     retry_it,
     stopped_line,
 )
-from mpnb._message import said
+from mpnb._message import Face, said
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
@@ -53,6 +54,7 @@ TAKES = {
     "retry": {"workers", *(part for _, parts in _options.PARTS.values() for part in parts), "bg", "strict", "name"},
 }
 AGAIN = f"%{NAME} --retry"
+AFTER = f". %{NAME} --status shows what failed, --retry fetches it again"
 
 
 class Command:
@@ -71,7 +73,7 @@ class Command:
     @needs_local_scope
     def mpexport(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Shown:
         # The manual is its docstring, see below.
-        with _errors_in_one_line():
+        with errors_in_one_line(in_shell, (ExportError, ExportCancelled), AFTER):
             names = {**self._shell.user_ns, **(local_ns or {})}
             options = self._parse(line, names)
             _check(options, cell)
@@ -95,17 +97,10 @@ class Command:
     mpexport.__doc__ = manual(PARSER)
 
     def _parse(self, line: str, names: dict[str, Any]) -> argparse.Namespace:
-        try:
-            words = expanded(line, names)
-        except WordError as error:
-            raise UsageError(str(error)) from None
-        options: argparse.Namespace = PARSER.parse_args(words)
+        options = parsed(PARSER, line, names)
         if "events" in options:
             options.events = [name for each in options.events for name in _names_of(each)]
-        if "database" in options and isinstance(options.database, Value):
-            given = options.database.value
-            options.database = given if isinstance(given, DuckDBPyConnection) else str(given)
-        return options
+        return given_database(options)
 
     def _fetch(self, options: argparse.Namespace) -> ExportResult | ExportJob | ExportPlan:
         arguments = _options.export_arguments(options)
@@ -113,7 +108,7 @@ class Command:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
                 return api.plan(**arguments)
-        with _warnings_in_one_line():
+        with warnings_in_one_line(in_shell):
             if "bg" in options:
                 return self._in_background(api.start(**arguments))
             return self._wait(options, lambda: api.export(**arguments))
@@ -190,7 +185,38 @@ def _check(options: argparse.Namespace, cell: str | None) -> None:
         raise UsageError(f"{OPTIONS[min(both)]} cannot be combined with --bg")
     if cell is not None and (early := typed & {"bg", "plan", "status", "cancel", "help"}):
         raise UsageError(f"SQL runs on an export that is done: leave {OPTIONS[min(early)]} out")
-    if "name" in typed and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
+    check_name(options)
+
+
+def parsed(parser: argparse.ArgumentParser, line: str, names: dict[str, Any]) -> argparse.Namespace:
+    """
+    Parse a line.
+
+    Args:
+        names: what expressions in it may use.
+
+    Raises:
+        UsageError: it cannot be parsed.
+    """
+    try:
+        words = expanded(line, names)
+    except WordError as error:
+        raise UsageError(str(error)) from None
+    options: argparse.Namespace = parser.parse_args(words)
+    return options
+
+
+def given_database(options: argparse.Namespace) -> argparse.Namespace:
+    """Put a database in its place that an expression stands for: a connection, or a path."""
+    if "database" in options and isinstance(options.database, Value):
+        given = options.database.value
+        options.database = given if isinstance(given, DuckDBPyConnection) else str(given)
+    return options
+
+
+def check_name(options: argparse.Namespace) -> None:
+    """Raise ``UsageError`` if ``--as`` is no name of Python's."""
+    if "name" in options and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
         raise UsageError(f"--as must be a Python name, not {options.name!r}")
 
 
@@ -201,36 +227,40 @@ def _names_of(word: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line(face: Face, carry: tuple[type[MpnbError], ...], after: str) -> Iterator[None]:
     """
     Show errors without a traceback.
 
     Arguments that cannot work become ``UsageError``. The others stay what they are, so that Run All, nbclient and
     nbval stop, with the hook by which IPython lets an exception show itself.
+
+    Args:
+        face: says messages in the words of the magic.
+        carry: errors that carry a result, behind which ``after`` is said.
     """
     try:
         yield
     except (MpnbError, duckdb.Error, KeyboardInterrupt) as error:
-        text = said(error, in_shell)
+        text = said(error, face)
         if isinstance(error, PlanError) and not isinstance(error, DatabaseError | TableError):
             raise UsageError(text) from None
-        if isinstance(error, ExportError | ExportCancelled):
-            text += f". %{NAME} --status shows what failed, --retry fetches it again"
+        if isinstance(error, carry):
+            text += after
         in_one_line(error, f"{type(error).__name__}: {text}" if text else type(error).__name__)
         raise
 
 
 @contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Show the warnings of ``export`` without this file's name and line."""
+def warnings_in_one_line(face: Face) -> Iterator[None]:
+    """Show the warnings of a call without the name and line of a file of ours."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def show_here(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any, **named: Any
         ) -> None:
-            if filename == __file__:
-                _say(said(message, in_shell))
+            if Path(filename).parent == Path(__file__).parent:
+                _say(said(message, face))
             else:
                 show(message, category, filename, lineno, *more, **named)
 

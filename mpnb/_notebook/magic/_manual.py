@@ -1,4 +1,4 @@
-"""The options of ``%mpexport``, and its manual."""
+"""The options of ``%mpexport``, its manual, and what the manuals of magics have in common."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Parser(_options.Parser):
 
     def error(self, message: str) -> NoReturn:
         """Raise IPython's own error, which is shown as one line."""
-        raise UsageError(f"{safe_text(message)} (%{NAME} --help shows what there is)")
+        raise UsageError(f"{safe_text(message)} ({self.prog} --help shows what there is)")
 
 
 def make_parser() -> Parser:
@@ -77,7 +77,7 @@ def option_names(parser: Parser) -> dict[str, str]:
     return {action.dest: (action.option_strings or ["FROM TO"])[-1] for action in parser._actions}
 
 
-def manual(parser: Parser) -> str:
+def manual(parser: Parser, synopsis: str = SYNOPSIS, notes: str = NOTES) -> str:
     """Return the manual, the same on every Python: argparse's own varies."""
     options = []
     for action in parser._actions:
@@ -89,4 +89,4 @@ def manual(parser: Parser) -> str:
         else:
             options.append(f"  {words:<{COLUMN}}{help.pop(0)}")
         options += [" " * (COLUMN + 2) + line for line in help]
-    return "\n".join([SYNOPSIS, "", "Options:", *options, "", NOTES])
+    return "\n".join([synopsis, "", "Options:", *options, "", notes])
