@@ -101,14 +101,6 @@ def named(cursor: DuckDBPyConnection, table: str) -> str | None:
     return next((name for name in tables_of(cursor) if name.lower() == table.lower()), None)
 
 
-def tables_of(cursor: DuckDBPyConnection) -> list[str]:
-    """Return the names of the tables that have a snapshot, in order."""
-    if columns_of(cursor, SNAPSHOTS) is None:
-        return []
-    published_ones = f"SELECT table_name FROM {SNAPSHOTS} WHERE published_at IS NOT NULL ORDER BY table_name ASC"
-    return [name for (name,) in run(cursor, published_ones)]
-
-
 def tables_of_people(cursor: DuckDBPyConnection) -> dict[str, str]:
     """Return the tables of profiles, published and staged, with the names that were asked for; those of groups not."""
     rows = run(cursor, f"SELECT table_name, source, published_at IS NOT NULL FROM {SNAPSHOTS} ORDER BY table_name ASC")
