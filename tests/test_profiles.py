@@ -15,7 +15,7 @@ from mpnb import Quota
 from mpnb._fetching.limiter import limiter_for
 from mpnb._mixpanel.engage_api import FAMILY
 from mpnb.sandbox import Fault, serve
-from tests._helpers import WIDE, WallClock, day, people, query
+from tests._helpers import WIDE, WallClock, day, event, people, query
 
 GROUP = "-9007199254740993123"
 VALUES = [
@@ -286,3 +286,45 @@ def test_no_value_of_a_profile_is_in_a_message(sandbox, fetch, database: Path, c
                 told = f"{raised.value} {result!r} {result.failures.fetchall()} {caplog.text}"
         assert "rivate" not in told
         assert "has no profiles" in told
+
+
+def test_a_profile_names_the_person_of_its_id(sandbox, export, fetch) -> None:
+    """Whoever events would name: also after the profiles have changed, and of the same project's alone."""
+    links = [
+        event("$identify", distinct_id="u1", **{"$identified_id": "u1", "$anon_id": "a1"}),
+        event("$merge", distinct_id="u2", **{"$distinct_ids": ["u2", "a2"]}),
+        event("$identify", distinct_id="u3", **{"$identified_id": "u3", "$anon_id": "a3"}),
+    ]
+    served = [people("a1", "u2", "a2")]
+    mp = sandbox(lambda d: links if d == day(1) else [], profiles=lambda: served[-1]())
+    result = export(mp)
+    with serve(profiles=people("a3")) as another:
+        fetch(another, table="of_others")
+    assert dict(result.identities("original").fetchall()) == {"a1": "u1", "a2": "u2", "a3": "u3"}
+    fetch(mp)
+    assert dict(result.identities("original").fetchall()) == {"u1": "a1", "a2": "u2", "a3": "u3"}
+    people_of = result.for_analysis(identities="original").project("person").fetchall()
+    assert {person for (person,) in people_of} == {"a1", "u2", "u3"}
+    served.append(people("a3"))
+    fetch(mp, mode="refresh")
+    assert dict(result.identities("original").fetchall()) == {"a1": "u1", "a2": "u2", "u3": "a3"}
+
+
+def test_mixpanels_own_sql_runs_here(sandbox, export, fetch) -> None:
+    """Its tables are those of its warehouse export, and the mapping is a variable of that name."""
+    lines = [
+        event("Visit", distinct_id="$device:d", **{"$device_id": "d"}),
+        event("Buy", distinct_id="u", **{"$device_id": "d", "$user_id": "u"}),
+        event("Visit", distinct_id="x"),
+    ]
+    mp = sandbox(lambda d: lines if d == day(1) else [], profiles=people("u"))
+    result = export(mp, table="mp_master_event")
+    fetch(mp, table="mp_people_data")
+    mp_identity_mappings_data = result.identities()
+    assert mp_identity_mappings_data.columns == ["distinct_id", "resolved_distinct_id"]
+    rows = result.sql(
+        "SELECT event_name, coalesce(m.resolved_distinct_id, e.distinct_id) AS id, p.properties->>'n'"
+        " FROM mp_master_event AS e LEFT JOIN mp_identity_mappings_data AS m ON e.distinct_id = m.distinct_id"
+        " LEFT JOIN mp_people_data AS p ON p.distinct_id = coalesce(m.resolved_distinct_id, e.distinct_id)"
+    ).fetchall()
+    assert sorted(rows, key=str) == [("Buy", "u", "1"), ("Visit", "u", "1"), ("Visit", "x", None)]

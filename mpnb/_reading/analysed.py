@@ -30,6 +30,7 @@ from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._planning.profiles import ProfileSource
 from mpnb._reading import identities as ids
 from mpnb._reading.declared import DRIFT, MISFITTING, declared_types, declaring, fitting, misfits_of, unsaid
 from mpnb._reading.events import rows_condition
@@ -38,9 +39,10 @@ from mpnb._reading.properties import BATCH_ID, FIXED, MISFITS, TIMESTAMP_FORMAT
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._reading.zone import check_zone, zone_of
-from mpnb._storing import ledger
+from mpnb._storing import ledger, snapshot
 from mpnb._storing.database import LEDGER
 from mpnb._storing.running import registration
+from mpnb._storing.snapshot import Snapshot
 
 log = logging.getLogger("mpnb")
 
@@ -228,7 +230,8 @@ def _ready(reader: Reader, names: Sequence[str] | None, properties: Sequence[str
         there = _there(cursor, reader.table)
         events = _events(reader.table, None, there)
         links = ids.read(cursor, f"{ids.users_query(events)} UNION ALL {ids.links_query(events)}")
-        found = lambda system: (MAPPING, _arrow(ids.resolved(links, system)))  # noqa: E731
+        known = _with_profile(cursor, reader.table, links)
+        found = lambda system: (MAPPING, _arrow(ids.resolved(links, system, known)))  # noqa: E731
         columns, rows = {}, ""
         if properties is not None:
             events = _events(reader.table, names, there)
@@ -311,23 +314,43 @@ def _links_upto(cursor: DuckDBPyConnection, table: str, there: dict[int, int]) -
     """Bring the links and persons up to date, and return their number and the facts about the whole table."""
     known = _known(cursor, table, LINKS)
     current = {b: n for b, n in known.rows.items() if there.get(b) == n}
-    facts = known.columns
-    if not facts or current != there or known.rows != there:
+    facts, people = known.columns, [each.id for each in _profiles_of(cursor, table)]
+    if facts[2:] != [people] or current != there or known.rows != there:
         run(cursor, f"DELETE FROM {SCHEMA}.links WHERE id = {known.number} AND NOT {in_batches(current, 'batch_id')}")
         query = ids.links_query(_events(table, None, there.keys() - current.keys()))
         run(cursor, f"INSERT INTO {SCHEMA}.links SELECT {known.number}, * FROM ({query}) WHERE one IS NOT NULL")
         columns = "system, one, other, named, batch_id, time"
         kept = f"SELECT {columns} FROM {SCHEMA}.links WHERE id = {known.number}"
         links = ids.read(cursor, f"{ids.users_query(_events(table, None, there))} UNION ALL {kept}")
+        with_profile = _with_profile(cursor, table, links)
         run(cursor, f"DELETE FROM {SCHEMA}.persons WHERE id = {known.number}")
         for system in (ids.SIMPLIFIED, ids.ORIGINAL):
-            mapping = ids.resolved(links, system)
+            mapping = ids.resolved(links, system, with_profile)
             query = f"INSERT INTO {SCHEMA}.persons SELECT ?, ?, unnest(?::VARCHAR[]), unnest(?::VARCHAR[])"
             run(cursor, query, [known.number, system, list(mapping.keys()), list(mapping.values())])
-        facts = list(_facts(cursor, table))
+        facts = [*_facts(cursor, table), people]
         _enter(cursor, table, LINKS, _Set(known.number, there, facts))
-    is_local, has_verbs = facts
+    is_local, has_verbs, _ = facts
     return known.number, (is_local, has_verbs)
+
+
+def _profiles_of(cursor: DuckDBPyConnection, table: str) -> list[Snapshot]:
+    """Return the snapshots of profiles of the project whose events a table has, those of groups left out."""
+    source = ledger.source_of(cursor, table)
+    found = [each for name in snapshot.tables_of(cursor) if (each := snapshot.published(cursor, name))]
+    by_source = [(each, ProfileSource.from_text(each.source)) for each in found]
+    return [each for each, of in by_source if source and of.project_id == source.project_id and not of.group]
+
+
+def _with_profile(cursor: DuckDBPyConnection, table: str, links: Iterable[ids.Link]) -> set[str]:
+    """Return those of the linked ids that have a profile."""
+    tables = [each.table for each in _profiles_of(cursor, table)]
+    linked = {each for link in links for each in (link.one, link.other, link.named) if each} if tables else ()
+    found: set[str] = set()
+    for name in tables:
+        query = f"SELECT distinct_id FROM {quoted(name)} WHERE distinct_id IN (SELECT unnest(?::VARCHAR[]))"
+        found |= {each for (each,) in run(cursor, query, [list(linked)])}
+    return found
 
 
 def _rows_upto(

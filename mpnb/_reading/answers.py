@@ -355,7 +355,8 @@ class Answers:
 
         Columns: ``distinct_id``, ``resolved_distinct_id``. An id that is not there is its own. In the simplified system
         a person has the id of the user; in the original, where Mixpanel chooses, that by which the last export of a
-        linking event names the person.
+        linking event names the person. Where the database has profiles of the project, an id that has one comes first:
+        it is Mixpanel's choice.
 
         Args:
             system: ``"merged"``, ``"simplified"``, ``"original"`` or ``"exported"``, as in ``for_analysis()``.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
@@ -119,8 +119,13 @@ def announce(asked: str, system: str, source: Source | None) -> None:
             )
 
 
-def resolved(links: Iterable[Link], system: str) -> dict[str, str]:
-    """Return each id that is not its cluster's own, with that."""
+def resolved(links: Iterable[Link], system: str, profiles: Collection[str] = ()) -> dict[str, str]:
+    """
+    Return each id that is not its cluster's own, with that.
+
+    Args:
+        profiles: ids that have a profile. A profile's id is Mixpanel's own choice, and names its cluster.
+    """
     mine = [link for link in links if link.system in (system, MOVED)] if system != "exported" else []
     parent: dict[str, str] = {}
 
@@ -143,6 +148,12 @@ def resolved(links: Iterable[Link], system: str) -> dict[str, str]:
         if link.named:
             names[root(link.named)].append(link)
     canonical = {cluster: _name(named) for cluster, named in names.items()}
+    known: dict[str, list[str]] = defaultdict(list)
+    for each in parent:
+        if each in profiles:
+            known[root(each)].append(each)
+    # Where several have one, the id that events call the person by, if it is among them.
+    canonical |= {cluster: min(each) for cluster, each in known.items() if canonical.get(cluster) not in each}
     return {each: name for each in parent if (name := canonical.get(root(each), root(each))) != each}
 
 

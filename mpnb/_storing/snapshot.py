@@ -42,6 +42,7 @@ class Snapshot:
 
     Attributes:
         id: of the export that began it.
+        table: which it is of.
         source: as text.
         session: the query that its pages belong to.
         asked_size: profiles a page that was asked for.
@@ -51,6 +52,7 @@ class Snapshot:
     """
 
     id: str
+    table: str
     source: str
     session: Session
     asked_size: int | None
@@ -66,12 +68,12 @@ def snapshots(cursor: DuckDBPyConnection, table: str) -> list[Snapshot]:
         return []
     found = run(
         cursor,
-        "SELECT snapshot_id, source, session_id, total, page_size, asked_size, published_at IS NOT NULL, rows,"
-        f" rejected, requested_at FROM {SNAPSHOTS} WHERE {of_table(table)} ORDER BY requested_at ASC",
+        "SELECT snapshot_id, table_name, source, session_id, total, page_size, asked_size, published_at IS NOT NULL,"
+        f" rows, rejected, requested_at FROM {SNAPSHOTS} WHERE {of_table(table)} ORDER BY requested_at ASC",
     )
     return [
-        Snapshot(name, source, Session(session, total, size), asked, *rest)
-        for name, source, session, total, size, asked, *rest in found
+        Snapshot(name, of, source, Session(session, total, size), asked, *rest)
+        for name, of, source, session, total, size, asked, *rest in found
     ]
 
 
