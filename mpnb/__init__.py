@@ -39,6 +39,7 @@ from mpnb._reading.drop import drop
 from mpnb._reading.forget import forget_person
 from mpnb._reading.status import Status, TableStatus
 from mpnb._reading.zone import set_zone
+from mpnb._sync import Sync, Synced, sync
 from mpnb._version import __version__
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ __all__ = [
     "Quota",
     "Spool",
     "Status",
+    "Sync",
+    "Synced",
     "TableError",
     "TableStatus",
     "__version__",
@@ -91,6 +94,7 @@ __all__ = [
     "start",
     "start_profiles",
     "status",
+    "sync",
 ]
 
 

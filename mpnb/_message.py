@@ -43,6 +43,8 @@ class Phrase:
 
 
 SAME_CALL = Phrase("the same call", "the same call")
+# Where a face can wait for somebody else to let go of a file.
+WAIT = Phrase("wait", "")
 
 Word = Argument | Phrase
 Face = Callable[[Word], str]

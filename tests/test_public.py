@@ -43,6 +43,8 @@ NAMES = [
     "Quota",
     "Spool",
     "Status",
+    "Sync",
+    "Synced",
     "TableError",
     "TableStatus",
     "__version__",
@@ -60,6 +62,7 @@ NAMES = [
     "start",
     "start_profiles",
     "status",
+    "sync",
 ]
 
 

@@ -24,6 +24,7 @@ ROOMS = (
     ("_showing",),
     ("_exporting",),
     ("_api",),
+    ("_sync",),
     ("_command",),
     ("_notebook",),
     ("__init__", "__main__"),

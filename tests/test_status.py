@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 import mpnb
-from mpnb._command import waiting
+from mpnb._base import patience
 from mpnb._command.cli import main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
@@ -163,7 +163,7 @@ def test_a_database_in_use_has_a_status_of_its_own(command, failing, export, tmp
             other.wait(10)
             waited.set()
 
-        monkeypatch.setattr(waiting, "sleep", let_go)
+        monkeypatch.setattr(patience, "sleep", let_go)
         status, _, err = command(*words, "--wait", "30s")
         assert status == 0
         assert waited.is_set()
@@ -177,7 +177,7 @@ def test_waiting_ends(command, failing, export, tmp_path, monkeypatch, clock: Wa
     def later(seconds: float) -> None:
         clock.now += timedelta(seconds=seconds)
 
-    monkeypatch.setattr(waiting, "sleep", later)
+    monkeypatch.setattr(patience, "sleep", later)
     began = clock.now
     with child([sys.executable, "-c", LOCK], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout.readline() == "open\n"

@@ -9,19 +9,20 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any, NoReturn, TextIO
 
 from mpnb import _api as api
 from mpnb._api import open as open_database
+from mpnb._base.patience import NONE, waiting
 from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
 from mpnb._command import people as _people
 from mpnb._command import state as _state
+from mpnb._command import sync as _sync
 from mpnb._command.options import in_shell
 from mpnb._command.text import result_text
-from mpnb._command.waiting import add_wait, waiting
+from mpnb._command.waiting import add_wait
 from mpnb._errors import DatabaseBusyError, PlanError
 from mpnb._exporting.handles import ExportError, ExportResult
 from mpnb._message import Argument, said
@@ -34,7 +35,7 @@ from mpnb.sandbox.__main__ import main as serve_sandbox
 DONE, SOME_FAILED, NOTHING, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
 
 # Commands that open a database, which another process may have open.
-OPENING = ("export", "plan", "profiles", "check", "status", "sql", "drop")
+OPENING = ("export", "plan", "profiles", "sync", "check", "status", "sql", "drop")
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -143,7 +144,7 @@ def _run(words: list[str]) -> int:
     options = parser.parse_args(words)
     command: Callable[[argparse.Namespace, list[str]], int] = options.command
     try:
-        patience = getattr(options, "wait", timedelta(0))
+        patience = NONE if options.command is _sync_all else getattr(options, "wait", NONE)  # which waits by itself
         return waiting(lambda: command(options, words), patience, lambda text: _say(options.name, text))
     except DatabaseBusyError as error:
         _say(options.name, said(error, options.face))
@@ -196,6 +197,10 @@ def _plan(options: argparse.Namespace, words: list[str]) -> int:
         plan = api.plan(**_options.export_arguments(options))
     print(plan_text(plan, in_shell))
     return DONE
+
+
+def _sync_all(options: argparse.Namespace, words: list[str]) -> int:
+    return _sync.run(options)
 
 
 def _check(options: argparse.Namespace, words: list[str]) -> int:
@@ -265,18 +270,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     profiles.set_defaults(face=_people.in_people_shell)
     _people.add_options(profiles)
-    for name, run, add, help, epilog in (
-        (
-            "check",
-            _check,
-            _state.add_check,
-            "say whether every day is there, and nothing is wrong",
-            _state.CHECK_EXAMPLES,
-        ),
-        ("status", _status, _state.add_status, "show what a database has, table by table", _state.STATUS_EXAMPLES),
-        ("sql", _sql, _state.add_sql, "run one query, and print or write what it finds", _state.SQL_EXAMPLES),
-    ):
-        add(command(name, run, help, epilog=epilog))
+    _sync.add_options(
+        command("sync", _sync_all, "bring every table up to date that a file names", epilog=_sync.EXAMPLES)
+    )
+    _state.add_check(
+        command("check", _check, "say whether every day is there and nothing is wrong", epilog=_state.CHECK_EXAMPLES)
+    )
+    _state.add_status(
+        command("status", _status, "show what a database has, table by table", epilog=_state.STATUS_EXAMPLES)
+    )
+    _state.add_sql(command("sql", _sql, "run one query, and print or write what it finds", epilog=_state.SQL_EXAMPLES))
     drop = command(
         "drop",
         _drop,

@@ -6,14 +6,13 @@ import argparse
 import difflib
 import inspect
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from mpnb._api import export
 from mpnb._base.scalars import brief
-from mpnb._errors import PlanError
 from mpnb._message import Phrase, Word
 from mpnb._mixpanel.quota import Quota
+from mpnb._planning.dates import parse_range
 from mpnb._planning.options import Spool
 from mpnb._planning.request import MODES
 from mpnb._storing.database import REJECTED
@@ -133,24 +132,6 @@ def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
         if given:
             arguments[name] = kind(**given)
     return arguments
-
-
-def parse_range(words: Sequence[str]) -> tuple[str, str]:
-    """
-    Parse a range of days: ``FROM TO``, each as ``export`` takes it, or ``last N days``, which ends yesterday.
-
-    Raises:
-        PlanError: it is neither.
-    """
-    text = " ".join(" ".join(words).split())
-    if match := re.fullmatch(r"last ([1-9]\d{0,4}) days?", text, re.IGNORECASE):
-        return f"{match[1]} days ago", "yesterday"
-    # A shell takes the quotes of '30 days ago' away, and people forget them.
-    day = r"\d+ days? ago|\S+"
-    if match := re.fullmatch(f"({day}) ({day})", text, re.IGNORECASE):
-        return match[1], match[2]
-    asked = f", not {brief(text)}" if text else ""
-    raise PlanError(f"days must be FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
 
 
 def in_shell(word: Word) -> str:

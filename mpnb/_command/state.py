@@ -22,8 +22,8 @@ from mpnb._base.paths import local_path, shown
 from mpnb._base.relation import only_reads, relation
 from mpnb._base.sql import literal, run
 from mpnb._base.text import safe_text
-from mpnb._command.options import parse_range
 from mpnb._errors import PlanError
+from mpnb._planning.dates import parse_range
 from mpnb._planning.options import DATABASE, LATE_DAYS
 
 FORMATS = ("table", "csv", "json", "parquet")

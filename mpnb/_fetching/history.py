@@ -79,7 +79,7 @@ class History:
     def read(self) -> Times:
         """Return what the file holds, or nothing if it cannot be read. Takes no lock: files are replaced atomically."""
         try:
-            return _parse((_folder() / self._name).read_bytes())
+            return _parse((state_folder() / self._name).read_bytes())
         except FileNotFoundError:
             return Times()
         except (OSError, ValueError, RuntimeError, RecursionError) as error:
@@ -92,7 +92,7 @@ class History:
         with contextlib.ExitStack() as stack:
             try:
                 if time.monotonic() >= self._skip_until:
-                    folder = _folder()
+                    folder = state_folder()
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                     lock = FileLock(folder / "quota.lock", mode=0o600)
                     stack.enter_context(lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.005))
@@ -105,7 +105,7 @@ class History:
         if time.monotonic() < self._skip_until:
             return
         try:
-            path = _folder() / self._name
+            path = state_folder() / self._name
             if not path.exists():
                 _remove_old(path.parent)
             fresh = path.with_suffix(f".{os.getpid()}")
@@ -126,7 +126,8 @@ class History:
             log.warning("the times of requests cannot be saved, and the quota holds in this process only: %s", why)
 
 
-def _folder() -> Path:
+def state_folder() -> Path:
+    """Return the folder of what mpnb remembers between calls on this machine."""
     given = os.environ.get(FOLDER_VARIABLE)
     return _given_folder(given) if given else platformdirs.user_state_path("mpnb", appauthor=False)
 

@@ -49,6 +49,24 @@ def parse_date(value: date | str, *, name: str = "date", now: date | None = None
     )
 
 
+def parse_range(words: Sequence[str]) -> tuple[str, str]:
+    """
+    Parse a range of days: ``FROM TO``, each as ``export`` takes it, or ``last N days``, which ends yesterday.
+
+    Raises:
+        PlanError: it is neither.
+    """
+    text = " ".join(" ".join(words).split())
+    if match := re.fullmatch(r"last ([1-9]\d{0,4}) days?", text, re.IGNORECASE):
+        return f"{match[1]} days ago", "yesterday"
+    # A shell takes the quotes of '30 days ago' away, and people forget them.
+    day = r"\d+ days? ago|\S+"
+    if match := re.fullmatch(f"({day}) ({day})", text, re.IGNORECASE):
+        return match[1], match[2]
+    asked = f", not {brief(text)}" if text else ""
+    raise PlanError(f"days must be FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days{asked}")
+
+
 def in_words(ranges: Sequence[tuple[date, date]]) -> str:
     """Return ranges of days as text, the first few of them."""
     shown = ", ".join(str(a) if a == b else f"{a} – {b}" for a, b in ranges[:SHOWN_RANGES])

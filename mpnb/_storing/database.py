@@ -27,7 +27,7 @@ from mpnb._base.relation import Database
 from mpnb._base.sql import quoted, run
 from mpnb._base.text import safe_text
 from mpnb._errors import ClosedError, DatabaseBusyError, DatabaseError
-from mpnb._message import SAME_CALL, Argument, Message, Phrase
+from mpnb._message import SAME_CALL, WAIT, Argument, Message
 from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -491,7 +491,7 @@ def _cannot_open(name: str, text: str) -> DatabaseError:
         holder = re.search(r"held in (.+? \(PID \d+\))", text) or re.search(r"(PID \d+)", text)
         by = f" ({safe_text(holder[1])})" if holder else ""
         close = "close it there, for example by restarting that kernel"
-        return DatabaseBusyError(f"{name} is open in another process{by}: ", Phrase("wait", ""), close)
+        return DatabaseBusyError(f"{name} is open in another process{by}: ", WAIT, close)
     return DatabaseError(f"{name} ", _why_not(text))
 
 

@@ -48,6 +48,13 @@ def calls(mine: DuckDBPyConnection) -> None:
         assert_type((one.from_date, one.to_date, one.last_export), tuple[date | None, date | None, datetime | None])
         assert_type((one.rows, one.days_held, one.days_missing), tuple[int, int, int])
         assert_type((one.days_failed, one.days_provisional), tuple[int, int])
+    synced = mpnb.sync("mpnb.toml", wait=timedelta(minutes=10), on_table=print)
+    assert_type((synced, synced.ok), tuple[mpnb.Sync, bool])
+    for ended in synced.tables:
+        assert_type(ended, mpnb.Synced)
+        assert_type((ended.table, ended.database, ended.kind, ended.message), tuple[str, str, str, str])
+        assert_type((ended.status, ended.rows, ended.new_rows), tuple[str, int, int])
+        assert_type((ended.failed_batches, ended.seconds), tuple[int, float])
     assert_type(mpnb.split_date_range("2026-01-01", "2026-01-31", 7), list[tuple[date, date]])
     mpnb.panel(from_date="2026-01-01")
     mpnb.load_ipython_extension, mpnb.unload_ipython_extension  # noqa: B018 # pyright: ignore[reportUnusedExpression]

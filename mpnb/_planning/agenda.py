@@ -1,0 +1,164 @@
+"""The file of ``sync``: which tables are to be kept up to date, and where the service accounts are found."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mpnb._base.names import closest
+from mpnb._base.paths import shown
+from mpnb._base.scalars import brief
+from mpnb._base.text import safe_text
+from mpnb._errors import CredentialsError, PlanError
+from mpnb._mixpanel.credentials import VARIABLES, Credentials
+from mpnb._mixpanel.quota import Quota
+from mpnb._planning.dates import parse_range
+from mpnb._planning.options import DATABASE, TABLE
+from mpnb._planning.people import PROFILES, USUAL
+
+# What shells and systemd take as the name of a variable; a secret that was pasted in its place rarely is one.
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table ``[projects.NAME]``; what is not there comes from ``MP_USERNAME`` and so on."""
+
+    project_id: str | int | None = None
+    region: str | None = None
+    base_url: str | None = None
+    username_env: str = "MP_USERNAME"
+    secret_env: str = "MP_SECRET"  # noqa: S105
+    per_hour: int | None = None
+    per_second: int | None = None
+    concurrent: int | None = None
+
+
+class EventsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry ``[[events]]``: the arguments of ``export``."""
+
+    days: str
+    project: str | None = None
+    database: str | None = None
+    table: str = TABLE
+    events: list[str] | None = None
+    where: str | None = None
+    workers: int | msgspec.UnsetType = msgspec.UNSET
+    chunk_days: int | str | msgspec.UnsetType = msgspec.UNSET
+    late_days: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class ProfilesEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry ``[[profiles]]``: the arguments of ``export_profiles``."""
+
+    project: str | None = None
+    database: str | None = None
+    table: str = PROFILES
+    where: str | None = None
+    properties: list[str] | None = None
+    cohort: int | None = None
+    group: str | int | None = None
+    workspace: str | int | None = None
+    workers: int | msgspec.UnsetType = msgspec.UNSET
+    max_age_hours: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class Agenda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    database: str = DATABASE
+    projects: dict[str, Project] = {}
+    events: list[EventsEntry] = []
+    profiles: list[ProfilesEntry] = []
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Return the tables, in the order in which they are brought up to date."""
+        return [*self.events, *self.profiles]
+
+
+Entry = EventsEntry | ProfilesEntry
+
+
+def read_agenda(path: Path) -> Agenda:
+    """
+    Read the file, and check all of it that needs no database.
+
+    Raises:
+        PlanError: there is no such file, or it says something that cannot be.
+    """
+    try:
+        agenda = msgspec.toml.decode(path.read_bytes(), type=Agenda)
+    except OSError as error:
+        raise PlanError(f"{shown(path)} cannot be read: {error.strerror}", argument="file") from None
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise PlanError(f"{shown(path)}: {safe_text(str(error))}", argument="file") from None
+    if not agenda.entries:
+        raise PlanError(f"{shown(path)} names no table: write [[events]] or [[profiles]]", argument="file")
+    for name, project in agenda.projects.items():
+        for key in ("username_env", "secret_env"):
+            if not re.fullmatch(_NAME, getattr(project, key)):
+                raise PlanError(
+                    f"{shown(path)}: {key} of project {brief(name)} must be the name of a variable of the environment,"
+                    " never the value itself",
+                    argument="file",
+                )
+    for entry in agenda.entries:
+        if entry.project is not None and entry.project not in agenda.projects:
+            why = f"there is no [projects.{entry.project}]{closest(entry.project, list(agenda.projects))}"
+            raise PlanError(f"{shown(path)}: {safe_text(why)}", argument="file")
+        if isinstance(entry, EventsEntry):
+            parse_range(entry.days.split())
+    return agenda
+
+
+def arguments_of(agenda: Agenda, entry: Entry, folder: Path) -> dict[str, Any]:
+    """
+    Return the arguments of the call for an entry.
+
+    Args:
+        folder: that paths are relative to.
+
+    Raises:
+        PlanError: its days cannot be read.
+        CredentialsError: a variable that it names is not set, or what the variables have cannot be meant.
+    """
+    given = {name: value for name, value in msgspec.structs.asdict(entry).items() if value is not msgspec.UNSET}
+    del given["project"]
+    if "days" in given:
+        given["from_date"], given["to_date"] = parse_range(given.pop("days").split())
+    if "max_age_hours" in given:
+        given["max_age"] = timedelta(hours=given.pop("max_age_hours"))
+    database = Path(entry.database or agenda.database).expanduser()
+    given["database"] = str(folder / database)
+    project = agenda.projects[entry.project] if entry.project else Project()
+    given["credentials"] = _credentials(project)
+    given["quota"] = _quota(project, USUAL if isinstance(entry, ProfilesEntry) else Quota())
+    return given
+
+
+def _quota(project: Project, usual: Quota) -> Quota | None:
+    """Return what the project was granted, ``None`` if the file does not say."""
+    named = {name: getattr(project, name) for name in ("per_hour", "per_second", "concurrent")}
+    granted = {name: value for name, value in named.items() if value is not None}
+    return replace(usual, **granted) if granted else None
+
+
+def _credentials(project: Project) -> Credentials:
+    names = {**VARIABLES, "username": project.username_env, "secret": project.secret_env}
+    environ = {VARIABLES[key]: os.environ[name] for key, name in names.items() if name in os.environ}
+    for key in ("project_id", "region", "base_url"):
+        if (value := getattr(project, key)) is not None:
+            environ[VARIABLES[key]] = str(value)
+    missing = [
+        names[key] for key in ("username", "secret", "project_id") if not environ.get(VARIABLES[key], "").strip()
+    ]
+    if missing:
+        del environ
+        raise CredentialsError(f"no credentials: {', '.join(missing)} not set in the environment")
+    return Credentials.from_environment(environ)

@@ -1,0 +1,219 @@
+"""``sync``: the tables that a file names, brought up to date morning by morning."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import mpnb
+import mpnb._sync
+from mpnb._command.cli import main
+from mpnb.sandbox import Fault, Sandbox
+from tests._helpers import MORNING, WallClock, child, day, event, people, query, until
+
+Run = Callable[..., tuple[int, str, str]]
+HOLD = "import duckdb, sys; con = duckdb.connect('mixpanel.duckdb'); print('open', flush=True); sys.stdin.readline()"
+# A run of its own process, at the same moment.
+ELSEWHERE = """
+import sys, mpnb._base.clock
+mpnb._base.clock.system = lambda: float(sys.argv[1])
+from mpnb._command.cli import main
+sys.exit(main(["sync", "mpnb.toml"]))
+"""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``mpnb`` in this process, in a folder of its own; return status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def written(folder: Path, mp: Sandbox, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a file of one project, whose account is in the environment."""
+    c = mp.credentials
+    monkeypatch.setenv("SHOP_USERNAME", c.username)
+    monkeypatch.setenv("SHOP_SECRET", c.secret)
+    file = folder / "mpnb.toml"
+    project = (
+        f'[projects.shop]\nproject_id = {c.project_id}\nbase_url = "{c.base_url}"\nusername_env = "SHOP_USERNAME"\n'
+        'secret_env = "SHOP_SECRET"\nper_hour = 100_000\nper_second = 1000\n'
+    )
+    file.write_text(f"{project}\n{text}")
+    return file
+
+
+def test_events_and_profiles(sandbox, command, tmp_path, monkeypatch) -> None:
+    """Each table has its arguments, one line says how it did, and paths are relative to the file."""
+    mp = sandbox(lines=lambda d: [event("A", plan="pro"), event("B")], profiles=people("a", "b", "c"))
+    text = """
+        [[events]]
+        project = "shop"
+        days = "2026-01-01 2026-01-04"
+        events = ["A"]
+        chunk_days = 2
+
+        [[events]]
+        project = "shop"
+        days = "2026-01-02 2026-01-03"
+        table = "both"
+        database = "other.duckdb"
+
+        [[profiles]]
+        project = "shop"
+        """
+    file = written(tmp_path, mp, text, monkeypatch)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, out, _ = command("sync", str(file))
+    lines = [line.rsplit(",", 1)[0] for line in out.splitlines()]
+    assert (status, lines) == (
+        0,
+        [
+            "events in mixpanel.duckdb: done, 4 events, 4 new",
+            "both in other.duckdb: done, 4 events, 4 new",
+            "profiles in mixpanel.duckdb: done, 3 profiles",
+        ],
+    )
+    assert query(tmp_path / "mixpanel.duckdb", "SELECT DISTINCT event_name FROM events") == [("A",)]
+    status, out, _ = command("sync", str(file), "--json")
+    assert (status, [row["new_rows"] for row in json.loads(out)]) == (0, [0, 0, 0])
+
+
+def test_one_table_that_fails_does_not_stop_the_others(sandbox, command, tmp_path, monkeypatch) -> None:
+    """Whatever is wrong with it: some batches, all of them, its account, its database."""
+    faults = [Fault("status", day(2), status=400, times=None), Fault("status", day(9), status=400, times=None)]
+    mp = sandbox(faults=faults)
+    text = "".join(
+        f'[[events]]\nproject = "{project}"\ndays = "{days}"\ntable = "{table}"\ndatabase = "{base}"\nchunk_days = 1\n'
+        for project, days, table, base in [
+            ("shop", "2026-01-01 2026-01-03", "some", "a.duckdb"),
+            ("shop", "2026-01-09 2026-01-09", "none", "a.duckdb"),
+            ("other", "2026-01-01 2026-01-01", "unknown", "a.duckdb"),
+            ("shop", "2026-01-01 2026-01-01", "nowhere", "no/such/folder.duckdb"),
+            ("shop", "2026-01-04 2026-01-05", "good", "a.duckdb"),
+        ]
+    )
+    file = written(tmp_path, mp, '[projects.other]\nproject_id = 1\nsecret_env = "NOT_SET"\n' + text, monkeypatch)
+    done = mpnb.sync(file)
+    assert [each.status for each in done.tables] == ["partial", "failed", "failed", "failed", "done"]
+    assert not done.ok
+    assert [each.rows for each in done.tables] == [
+        mp.count(day(1), day(1)) + mp.count(day(3), day(3)),
+        0,
+        0,
+        0,
+        mp.count(day(4), day(5)),
+    ]
+    assert "HTTP 400" in done.tables[1].message
+    assert done.tables[2].message == "no credentials: MP_USERNAME, NOT_SET not set in the environment"
+    assert "there is no folder" in done.tables[3].message
+    assert command("sync", str(file))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no table: write [[events]] or [[profiles]]"),
+        ("[[events]]\n", "missing required field `days`"),
+        ('[[events]]\ndays = "last 3 weeks"\n', "days must be FROM TO"),
+        ('[[events]]\ndays = "last 3 days"\nworkerz = 3\n', "unknown field `workerz` - at `$.events[0]`"),
+        ('[[events]]\ndays = "last 3 days"\nworkers = "many"\n', "Expected `int`, got `str`"),
+        ('[[events]]\ndays = "last 3 days"\nproject = "shopp"\n', "there is no [projects.shopp]; did you mean 'shop'?"),
+        ('[projects.a]\nsecret_env = "p4ss word!"\n[[profiles]]\n', "secret_env of project 'a' must be the name of a"),
+        ('[projects.a]\nsecret = "hunter2"\n[[profiles]]\n', "unknown field `secret`"),
+        ("[[events\n", "mpnb.toml: "),
+        (None, "mpnb.toml cannot be read: No such file"),
+    ],
+)
+def test_a_wrong_file_is_one_line(sandbox, command, tmp_path, monkeypatch, text: str | None, message: str) -> None:
+    """It names the place, sends nothing, and repeats no secret."""
+    mp = sandbox()
+    file = written(tmp_path, mp, text or "", monkeypatch)
+    if text is None:
+        file.unlink()
+    status, out, err = command("sync", "mpnb.toml")
+    assert (status, out, err.count("\n"), mp.requests) == (2, "", 1, ())
+    assert message in err
+    assert "p4ss" not in err
+    assert "hunter2" not in err
+
+
+def test_two_runs_of_a_file_do_not_meet(sandbox, command, tmp_path, monkeypatch) -> None:
+    """The later one ends with a status of its own, and has sent nothing."""
+    mp = sandbox()
+    file = written(tmp_path, mp, '[[events]]\nproject = "shop"\ndays = "2026-01-01 2026-01-01"\n', monkeypatch)
+    inner: list[tuple[int, str, str]] = []
+    mpnb.sync(file, on_table=lambda _: inner.append(command("sync", str(file))))
+    [(status, out, err)] = inner
+    assert (status, out) == (75, "")
+    assert "another sync of" in err
+    assert "pass --wait 10m to wait for it, or let it end" in err
+    assert len(mp.requests) == 1
+
+
+def test_every_morning_of_a_month(sandbox, command, tmp_path, monkeypatch, clock: WallClock) -> None:
+    """
+    Events that arrive late, a morning on which Mixpanel fails, a database that a notebook has open, a killed run.
+
+    ``mpnb check`` says each morning whether yesterday and the days before are there, and at the end every event is.
+    """
+    arrives = timedelta(days=2)
+
+    def lines(of: date) -> list[bytes]:
+        """Serve two events of a day at once, and a third two days later."""
+        is_late_there = clock.now >= datetime.combine(of, MORNING.time()) + arrives + timedelta(days=1)
+        return [event(f"E{n}", **{"$insert_id": f"{of}-{n}"}) for n in range(3 if is_late_there else 2)]
+
+    first = day(1)
+    mp = sandbox(lines=lines)
+    text = '[[events]]\nproject = "shop"\ndays = "last 5 days"\nlate_days = 3\nchunk_days = 1\n'
+    written(tmp_path, mp, text, monkeypatch)
+    began: dict[int, tuple[int, int]] = {}
+    for number in range(8, 36):
+        today = first + timedelta(days=number)
+        clock.now = datetime.combine(today, MORNING.time())
+        days = [str(today - timedelta(days=n)) for n in (5, 1)]
+        match number:
+            case 15:
+                mp.add_fault(Fault("status", today - timedelta(days=1), status=400, times=None))
+                statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+                mp.clear_faults()
+            case 20:
+                with child([sys.executable, "-c", HOLD], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
+                    assert other.stdout.readline() == "open\n"
+                    statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+            case 25:
+                mp.add_fault(Fault("hang", today - timedelta(days=1), times=None))
+                moment = str(clock())
+                asked = len(mp.requests)
+                with child([sys.executable, "-c", ELSEWHERE, moment], cwd=tmp_path, env={**os.environ}) as other:
+                    until(lambda asked=asked: len(mp.requests) > asked, 30)
+                    other.send_signal(signal.SIGKILL)
+                    other.wait(10)
+                mp.clear_faults()
+                statuses = -signal.SIGKILL, command("check", *days)[0]
+            case _:
+                statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+        began[number] = statuses
+    assert began == {n: (0, 0) for n in began} | {15: (1, 1), 20: (75, 75), 25: (-signal.SIGKILL, 1)}
+    # The days whose late events have all arrived, and were fetched once more when they had.
+    whole = f"time::DATE BETWEEN '{first + timedelta(days=3)}' AND '{first + timedelta(days=30)}'"
+    counts = query(tmp_path / "mixpanel.duckdb", f"SELECT count(*) FROM events WHERE {whole} GROUP BY time::DATE")
+    assert counts == [(3,)] * 28
