@@ -382,7 +382,7 @@ class Answers:
         is Mixpanel's own and null, as ``user_id`` may be).
 
         The catalog is computed at once, from the JSON of all events that it is about; it creates no typed tables. A
-        terminal shows its progress, and so does a notebook. ``examples`` come from a sample where an event has many.
+        terminal shows its progress, and so does a notebook. Of values that occur once, ``examples`` has a few.
 
         Args:
             events: one event name, or several; default: all.

@@ -20,14 +20,14 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
 from mpnb._reading.properties import KIND, MAX_DEPTH, NAMED, REPEATED, Seen, pointers, settled
 
-STAGE, FOUND, NESTED = "temp.mpnb_stage", "temp.mpnb_found", "temp.mpnb_nested"
+STAGE, VALUES, FOUND, NESTED = "temp.mpnb_stage", "temp.mpnb_values", "temp.mpnb_found", "temp.mpnb_nested"
 # Of JSON, at 1 kB a row.
 STAGED_ROWS = 250_000
 # The batches of the nth event of a look have ids from n times this.
 EVENT = 1 << 40
-# Of an event in a stage, at least, for examples; and the values of a property that are kept.
-SAMPLED_ROWS = 500
-SAMPLED_VALUES = 20
+# The most frequent values of a property in a stage, for examples, and about how many of those that occur once are seen.
+KEPT = 20
+SAMPLED = 50_000
 # Distinct values are estimated from which cells of a table were hit: a value hits one row at random, and the nth column
 # of it once in 2^n times.
 CELL_ROWS, CELL_COLUMNS = 64, 32
@@ -93,7 +93,7 @@ def look(
             seen[names[event]].append(each._replace(batch_id=batch_id))
         if figures is not None:
             _add_figures(cursor, names, figures)
-        for ours in (STAGE, FOUND, NESTED):
+        for ours in (STAGE, VALUES, FOUND, NESTED):
             run(cursor, f"DROP TABLE IF EXISTS {ours}")
         ticked(sum(some.values()))
     return seen
@@ -142,12 +142,15 @@ def _seen(cursor: DuckDBPyConnection, only: Callable[[str], bool] | None, figure
             yield Seen(batch_id, (name,), REPEATED, None, repeated)
     for batch_id, events in run(cursor, f"SELECT batch_id, count(*) FROM {STAGE} GROUP BY batch_id"):
         yield Seen(batch_id, (), REPEATED, None, events)
+    values = _values_of(twice if only is None else asked)
     if only is None:
-        run(cursor, f"CREATE OR REPLACE TEMP TABLE {FOUND} AS {_found(_every_value(twice), figures)}")
-    if (one_by_one := twice if only is None else asked) or only is not None:
-        how = "INSERT INTO" if only is None else "CREATE OR REPLACE TEMP TABLE"
-        run(cursor, f"{how} {FOUND} {'' if only is None else 'AS '}{_found(_values_of(one_by_one), figures)}")
-    yield from _kinds(cursor)
+        values = f"{_every_value(twice)} UNION ALL {values}" if twice else _every_value(twice)
+    if figures:
+        # Most values are there many times, and to count them costs less than to look at each.
+        counted = f"SELECT batch_id, name, v, count(*) AS n FROM ({values}) GROUP BY batch_id, name, v"
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {VALUES} AS SELECT *, {KIND} AS kind FROM ({counted})")
+    run(cursor, f"CREATE OR REPLACE TEMP TABLE {FOUND} AS {_figures() if figures else _counted(values)}")
+    yield from _kinds(cursor, figures)
 
 
 # The names of the properties in each batch, how many events have each, and how many have it twice or more. Most events
@@ -193,27 +196,30 @@ def _values_of(names: Mapping[str, Sequence[int]]) -> str:
     return f"SELECT * FROM ({' UNION ALL '.join(values)}) WHERE v IS NOT NULL"
 
 
-def _found(values: str, figures: bool) -> str:
-    """Return the query that counts values by kind; with figures, their bounds and the cells that they hit as well."""
-    kinds = f"SELECT *, {KIND} AS kind FROM ({values})"
-    if not figures:
-        return f"SELECT batch_id, name, kind, count(*) AS events FROM ({kinds}) GROUP BY batch_id, name, kind"
+def _counted(values: str) -> str:
+    """Return the query that counts values by kind."""
+    kinds = f"SELECT batch_id, name, {KIND} AS kind FROM ({values})"
+    return f"SELECT batch_id, name, kind, count(*) AS events FROM ({kinds}) GROUP BY batch_id, name, kind"
+
+
+def _figures() -> str:
+    """Return the query that counts the values in ``VALUES`` by kind, with their bounds and the cells that they hit."""
     plain = "CASE WHEN contains(v, '\\') THEN v->>'$' ELSE substr(v, 2, length(v) - 2) END"
     text = exact(f"(CASE ascii(v) WHEN 34 THEN {plain} ELSE v END)")
     hashed = "((hash(v) >> 6) | (1::UBIGINT << 50))::BIGINT"
     return (
-        "SELECT batch_id, name, kind, count(*) AS events, min(t) AS least_text, max(t) AS most_text,"
+        "SELECT batch_id, name, kind, sum(n)::BIGINT AS events, min(t) AS least_text, max(t) AS most_text,"
         " min(d) AS least_number, max(d) AS most_number, min(b) AS least_integer, max(b) AS most_integer,"
         f" bitstring_agg(cell::INTEGER, 0, {CELL_ROWS * CELL_COLUMNS - 1}) AS cells"
-        f" FROM (SELECT batch_id, name, kind, CASE WHEN kind IN ('text', 'timestamp', 'boolean') THEN {text} END AS t,"
-        " CASE WHEN kind IN ('float', 'int11', 'int15') THEN v::DOUBLE END AS d,"
+        f" FROM (SELECT batch_id, name, kind, n, CASE WHEN kind IN ('text', 'timestamp', 'boolean') THEN {text} END"
+        " AS t, CASE WHEN kind IN ('float', 'int11', 'int15') THEN v::DOUBLE END AS d,"
         " CASE WHEN kind IN ('int64', 'int38') THEN v::HUGEINT END AS b,"
         f" CASE WHEN kind <> 'null' THEN {_CELL} END AS cell"
-        f" FROM (SELECT *, {hashed} AS h FROM ({kinds}))) GROUP BY batch_id, name, kind"
+        f" FROM (SELECT *, {hashed} AS h FROM {VALUES})) GROUP BY batch_id, name, kind"
     )
 
 
-def _kinds(cursor: DuckDBPyConnection) -> Iterator[Seen]:
+def _kinds(cursor: DuckDBPyConnection, figures: bool) -> Iterator[Seen]:
     """Return the kinds of all values in ``FOUND``, and of what is in lists and objects."""
     counts: dict[str, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for batch_id, name, kind, events in run(cursor, f"SELECT batch_id, name, kind, events FROM {FOUND}"):
@@ -224,7 +230,8 @@ def _kinds(cursor: DuckDBPyConnection) -> Iterator[Seen]:
     }
     nested = {name: batches for name, batches in nested.items() if batches}
     if nested:
-        run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS {_values_of(nested)}")
+        inside = f"SELECT batch_id, name, v FROM {VALUES} WHERE kind IN ('list', 'object')"
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS {inside if figures else _values_of(nested)}")
     for name, batches in counts.items():
         inside = f"SELECT batch_id, v::JSON AS value FROM {NESTED} WHERE name = {literal(name)}"
         yield from settled(lambda query: run(cursor, query), inside, (name,), batches, MAX_DEPTH)
@@ -249,13 +256,11 @@ def _add_figures(cursor: DuckDBPyConnection, names: Sequence[str], figures: Foun
         for least, most in (numbers, integers):
             if least is not None:
                 _widen(here.numbers, kind, *((least, most) if kind == "float" else (int(least), int(most))))
-    counts = dict(run(cursor, f"SELECT {event}, count(*) FROM {STAGE} GROUP BY ALL"))
-    steps = [max(1, counts.get(number, 0) // SAMPLED_ROWS) for number in range(len(names))]
-    sampled = f"(SELECT * FROM {STAGE} WHERE rowid % {steps}[{event} + 1] = 0)"
-    values = _every_value({}).replace(STAGE, sampled)
-    counted = f"SELECT {event} AS event, name, v, count(*) AS n FROM ({values}) WHERE v <> 'null' GROUP BY ALL"
-    most = f"max_by(v, n, {SAMPLED_VALUES}), max(n, {SAMPLED_VALUES})"
-    most = f"SELECT event, name, {most} FROM ({counted}) GROUP BY event, name"
+    # Values that occur once are as good as each other: of many, some are enough.
+    [(values,)] = run(cursor, f"SELECT count(*) FROM {VALUES}")
+    some = f"v <> 'null' AND (n > 1 OR hash(v) % {max(1, values // SAMPLED)} = 0)"
+    counted = f"SELECT {event} AS event, name, v, sum(n)::BIGINT AS n FROM {VALUES} WHERE {some} GROUP BY ALL"
+    most = f"SELECT event, name, max_by(v, n, {KEPT}), max(n, {KEPT}) FROM ({counted}) GROUP BY event, name"
     for number, name, examples, times in run(cursor, most):
         here = figures.setdefault((names[number], name), Figures())
         here.examples.update(dict(zip(examples, times, strict=True)))
