@@ -76,11 +76,13 @@ def links_query(events: str) -> str:
         f"CASE WHEN {name} = '$identify' THEN {p['$anon_id']} WHEN {name} = '$create_alias' THEN distinct_id"
         f" WHEN {name} = '$merge' AND json_valid({p['$distinct_ids']}) THEN {merge}[2] END"
     )
-    # Only what is named in there is parsed: a search costs a third. It runs on a cursor of ours, without collations: of
-    # the plain column DuckDB skips what has none of these names.
-    extracted = f"SELECT *, properties->>[{listed}] AS p FROM ({events}) WHERE"
-    verbs = f"{extracted} event_name IN {VERBS}"
-    moved = f"{extracted} contains(properties::VARCHAR, 'distinct_id_before_identity')"
+    # Only what is named in there is parsed: a search costs a third. It is in p as well, since DuckDB moves conditions on p
+    # down beside it, and would parse all. It runs on a cursor of ours, without collations: of the plain column DuckDB
+    # skips what has none of these names.
+    extracted = f"properties->>[{listed}]"
+    is_moved = "contains(properties::VARCHAR, 'distinct_id_before_identity')"
+    verbs = f"SELECT *, {extracted} AS p FROM ({events}) WHERE event_name IN {VERBS}"
+    moved = f"SELECT *, CASE WHEN {is_moved} THEN {extracted} END AS p FROM ({events}) WHERE {is_moved}"
     rest = "nullif(distinct_id, '') AS named, batch_id, max(time) AS time"
     parts = [
         f"SELECT '{ORIGINAL}' AS system, nullif({one}, '') AS one, nullif({other}, '') AS other, {rest} FROM ({verbs})"
