@@ -77,8 +77,8 @@ def links_query(events: str) -> str:
         f" WHEN {name} = '$merge' AND json_valid({p['$distinct_ids']}) THEN {merge}[2] END"
     )
     # Only what is named in there is parsed: a search costs a third. The condition is in p as well, since DuckDB moves
-    # those on p down beside it, and would parse all. It runs on a cursor of ours, without collations: of the plain column
-    # DuckDB skips what has none of these names.
+    # those on p down beside it, and would parse all. It runs on a cursor of ours, without collations: of the plain
+    # column DuckDB skips what has none of these names.
     extracted = f"properties->>[{listed}]"
     is_moved = "contains(properties::VARCHAR, 'distinct_id_before_identity')"
     verbs = f"SELECT *, {extracted} AS p FROM ({events}) WHERE event_name IN {VERBS}"
