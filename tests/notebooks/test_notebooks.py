@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What an export that goes on behind its cell shows at the end of the cell depends on the machine; and nbval runs cells
 # without a history, in which IPython looks for the semicolon that hides a display.
 NOT_COMPARED = {("02_magic", "magic-19"), ("02_magic", "magic-22"), ("05_large_exports", "large-09")}
-# A user would stop believing at a minute; a machine that runs all five at once, and more beside them, takes longer.
+# A user would stop believing at a minute; a machine that runs all of them at once, and more beside them, takes longer.
 SECONDS = 170
 
 
@@ -63,10 +63,11 @@ def code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_there_are_the_five_of_the_story() -> None:
+def test_there_are_those_of_the_story() -> None:
     """In their order, so that none gets lost."""
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart", "02_magic", "03_failures_and_retries", "04_events_to_dataframes", "05_large_exports",
+        "06_people",
     ]  # fmt: skip
 
 
