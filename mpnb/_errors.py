@@ -9,7 +9,8 @@ The errors of mpnb, one tree:
     │   └── TableError                          the table is not ours, or holds another source
     ├── ExportError                             no batch is done, empty or skipped; carries the result
     ├── ExportCancelled                         the job was cancelled; carries the result
-    └── ClosedError                             the result was closed and is read again
+    ├── ClosedError                             the result was closed and is read again
+    └── MissingPackageError  (also ImportError) the call needs a package that is not installed
 
 ``PlanError`` and what is below it are raised before the first request.
 """
@@ -68,6 +69,10 @@ class TableError(PlanError):
 
 class ClosedError(MpnbError):
     """The result was closed, and with it its connection and its relations."""
+
+
+class MissingPackageError(MpnbError, ImportError):
+    """The call needs a package that is not installed, such as pandas; the message says which."""
 
 
 Raised = TypeVar("Raised", bound=BaseException)

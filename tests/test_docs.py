@@ -6,6 +6,7 @@ import argparse
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from mpnb._mixpanel.failures import KINDS
 from mpnb._storing import settings as _settings
 from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
+from tests import core
 from tests._helpers import day
 from tests.benchmarks import others
 from tests.benchmarks.__main__ import main as measure
@@ -312,3 +314,11 @@ def test_docstrings_say_what_is_returned_and_what_a_class_is() -> None:
 def test_the_changelog_has_the_version() -> None:
     """Its newest section is the package's version."""
     assert re.findall(r"^## \[(.+?)\]", CHANGELOG, re.M)[0] == mpnb.__version__
+
+
+def test_the_core_of_the_readme_is_what_the_package_requires() -> None:
+    """But for what notebooks and frames need; ``.ci/run`` installs just that, and tries it."""
+    [block] = [each for each in blocks(README, "console") if "--no-deps" in each]
+    words = shlex.split(block.replace("\\\n", "").splitlines()[1].removeprefix("$ "))
+    assert words[: words.index("install") + 1] == [".venv/bin/python", "-m", "pip", "install"]
+    assert words[words.index("install") + 1 :] == core.requirements()

@@ -33,6 +33,7 @@ NAMES = [
     "Finding",
     "HeldBatch",
     "JobProgress",
+    "MissingPackageError",
     "MpnbError",
     "PlanError",
     "ProfilesCancelled",

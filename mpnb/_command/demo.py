@@ -18,7 +18,7 @@ from pathlib import Path
 from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._command.text import failure_table
-from mpnb._errors import DatabaseError, PlanError
+from mpnb._errors import DatabaseError, MissingPackageError, PlanError
 from mpnb._mixpanel.quota import Quota
 from mpnb._storing.database import check_database
 from mpnb.sandbox import Fault, Sandbox, serve
@@ -164,8 +164,11 @@ def _tell(mp: Sandbox, database: str) -> None:
             _say(f"The failure table has {left} rows now. Two questions to the table of events (all made up):")
             for query in (EVENTS, WEEKS):
                 _say(query, str(retried.sql(query)).rstrip())
-            # What is shown is what runs.
-            frame = eval(FRAME, {"result": retried})  # noqa: S307
+            try:
+                # What is shown is what runs.
+                frame = eval(FRAME, {"result": retried})  # noqa: S307
+            except MissingPackageError as error:
+                frame = error
             _say("And one in pandas, with a typed column for each property of an event:", FRAME, frame)
 
 

@@ -24,6 +24,7 @@ import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.names import EVENTS, closest, event_names
+from mpnb._base.optional import need
 from mpnb._base.origin import remember
 from mpnb._base.scalars import brief, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
@@ -167,6 +168,7 @@ def identities(reader: Reader, system: str = "merged") -> DuckDBPyRelation:
 
 
 def _arrow(mapping: Mapping[str, str]) -> Any:
+    need("pyarrow", "identities() of a database that cannot be written")
     import pyarrow as pa
 
     columns = [list(mapping.keys()), list(mapping.values())]

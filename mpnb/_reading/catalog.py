@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._base.constants import constants
 from mpnb._base.names import EVENTS, event_names
-from mpnb._base.relation import relation
 from mpnb._base.scalars import check_flags
 from mpnb._base.sql import exact, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
@@ -42,6 +42,23 @@ from mpnb._storing.running import registration
 log = logging.getLogger("mpnb")
 
 EXAMPLES = 3
+COLUMNS = {
+    "event_name": "VARCHAR",
+    "property": "VARCHAR",
+    "column_name": "VARCHAR",
+    "type": "VARCHAR",
+    "share": "DOUBLE",
+    "nulls": "BIGINT",
+    "distinct_values": "BIGINT",
+    "minimum": "VARCHAR",
+    "maximum": "VARCHAR",
+    "examples": "VARCHAR[]",
+    "drift": "VARCHAR",
+    "repeated": "BIGINT",
+    "first_seen": "MAP(VARCHAR, DATE)",
+    "last_seen": "MAP(VARCHAR, DATE)",
+    "note": "VARCHAR",
+}
 # Of these, a least and a greatest value say something.
 ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
@@ -57,37 +74,13 @@ def catalog(
     Args:
         ticked: called with the number of rows that were looked at, and that of all rows.
     """
-    import pyarrow as pa
-
     check_flags(materialize=materialize)
     if events is not None:
         names = event_names(events, EVENTS)
     else:
         names = [name for name, *_ in rules.event_names(reader).fetchall()]
     rows = _rows(reader, names, materialize, ticked or (lambda done, total: None)) if names else []
-    schema = pa.schema(
-        [
-            ("event_name", pa.string()),
-            ("property", pa.string()),
-            ("column_name", pa.string()),
-            ("type", pa.string()),
-            ("share", pa.float64()),
-            ("nulls", pa.int64()),
-            ("distinct_values", pa.int64()),
-            ("minimum", pa.string()),
-            ("maximum", pa.string()),
-            ("examples", pa.list_(pa.string())),
-            ("drift", pa.string()),
-            ("repeated", pa.int64()),
-            ("first_seen", pa.map_(pa.string(), pa.date32())),
-            ("last_seen", pa.map_(pa.string(), pa.date32())),
-            ("note", pa.string()),
-        ]
-    )
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    arrays = [pa.array(list(column), type=each.type) for column, each in zip(columns, schema, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=schema)
-    return relation(reader.store.database, lambda connection: connection.from_arrow(table))
+    return constants(reader.store.database, COLUMNS, rows)
 
 
 def _rows(reader: Reader, names: list[str], materialize: bool, ticked: Ticked) -> list[tuple[Any, ...]]:

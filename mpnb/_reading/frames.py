@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._base.optional import need
 from mpnb._base.paths import local_path, shown
 from mpnb._base.scalars import brief, check_flags, listed
 from mpnb._base.sql import exact, literal, quoted, run
@@ -47,12 +48,15 @@ Events = str | Iterable[str] | DuckDBPyRelation | None
 
 def arrow(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> pyarrow.Table:
     """Return events as an Arrow table, as ``ExportResult.arrow()`` describes."""
+    need("pyarrow", "arrow()")
     table: pyarrow.Table = _arrow(_relation(reader, events, options))
     return table
 
 
 def df(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> pandas.DataFrame:
     """Return events as a pandas DataFrame, as ``ExportResult.df()`` describes."""
+    need("pandas", "df()")
+    need("pyarrow", "df()")
     import pandas
 
     relation = _relation(reader, events, options)
@@ -64,6 +68,8 @@ def df(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> 
 
 def pl(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> polars.DataFrame:
     """Return events as a polars DataFrame, as ``ExportResult.pl()`` describes."""
+    need("polars", "pl()")
+    need("pyarrow", "pl()")
     import polars
 
     relation = _relation(reader, events, options)

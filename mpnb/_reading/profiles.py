@@ -8,8 +8,9 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from mpnb._base.constants import constants
 from mpnb._base.names import closest
-from mpnb._base.relation import Database, relation
+from mpnb._base.relation import Database
 from mpnb._base.scalars import brief, listed
 from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._errors import PlanError, TableError
@@ -27,6 +28,18 @@ from mpnb._storing.snapshot import published, staging
 ID = "distinct_id"
 # More at once make a plan that takes longer than the query.
 AT_ONCE = 100
+COLUMNS = {
+    "property": "VARCHAR",
+    "column_name": "VARCHAR",
+    "type": "VARCHAR",
+    "share": "DOUBLE",
+    "nulls": "BIGINT",
+    "distinct_values": "BIGINT",
+    "minimum": "VARCHAR",
+    "maximum": "VARCHAR",
+    "examples": "VARCHAR[]",
+    "drift": "VARCHAR",
+}
 
 
 def failures_query(cursor: DuckDBPyConnection, table: str) -> str:
@@ -126,8 +139,6 @@ def typed_relation(
 
 def catalog(reader: Reader) -> DuckDBPyRelation:
     """Return one row per property, as ``ProfilesResult.catalog()`` describes."""
-    import pyarrow as pa
-
     rows: list[tuple[Any, ...]] = []
     with reader.needing_table(), reader.store.reading() as cursor:
         columns, kinds = _scanned(cursor, reader)
@@ -136,23 +147,7 @@ def catalog(reader: Reader) -> DuckDBPyRelation:
             typed = typed_query(_rows(reader), some, fixed=[ID])
             [(profiles, *figures)] = run(cursor, f"SELECT count(*), {', '.join(map(_figures, some))} FROM ({typed})")
             rows += [_row(column, figure, kinds, profiles) for column, figure in zip(some, figures, strict=True)]
-    schema = pa.schema(
-        [
-            ("property", pa.string()),
-            ("column_name", pa.string()),
-            ("type", pa.string()),
-            ("share", pa.float64()),
-            ("nulls", pa.int64()),
-            ("distinct_values", pa.int64()),
-            ("minimum", pa.string()),
-            ("maximum", pa.string()),
-            ("examples", pa.list_(pa.string())),
-            ("drift", pa.string()),
-        ]
-    )
-    by_column = list(zip(*rows, strict=True)) or [()] * len(schema)
-    table = pa.table([list(column) for column in by_column], schema=schema)
-    return relation(reader.store.database, lambda connection: connection.from_arrow(table))
+    return constants(reader.store.database, COLUMNS, rows)
 
 
 def _figures(column: Column) -> str:

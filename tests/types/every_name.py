@@ -259,7 +259,7 @@ def faults() -> None:
     """Catch each error by its name."""
     try:
         mpnb.export("2026-01-01", "2026-01-31")
-    except mpnb.DatabaseBusyError:
+    except (mpnb.DatabaseBusyError, mpnb.MissingPackageError):
         raise
     except (mpnb.CredentialsError, mpnb.DatabaseError, mpnb.TableError) as error:
         assert_type(error.argument, str | None)

@@ -19,8 +19,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mpnb._base.optional import is_there, need
 from mpnb._exporting.handles import ExportJob
 from mpnb._showing.live import Progress, register
+
+WIDGET_PACKAGES = ("IPython", "ipywidgets", "anywidget")
 
 
 def panel(job: ExportJob | None = None, **options: Any) -> Any:
@@ -38,9 +41,12 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
 
     Raises:
         TypeError: there is no such argument; the message suggests the closest one.
+        MissingPackageError: IPython, ipywidgets or anywidget is not installed.
         PlanError: an argument is invalid that the form has no field for, or cannot show. Other invalid arguments are
             explained next to their fields.
     """
+    for package in WIDGET_PACKAGES:
+        need(package, "panel()")
     if job is not None:
         return WIDGETS.panel(job)
     from mpnb._notebook.panel._control import Panel
@@ -53,7 +59,7 @@ class Widgets:
 
     def progress(self) -> Progress | None:
         """Return a live display for the running cell, or ``None`` if no front end of a kernel could show it."""
-        if "ipykernel" not in sys.modules:
+        if "ipykernel" not in sys.modules or not all(map(is_there, WIDGET_PACKAGES)):
             return None
         from mpnb._notebook.panel._frontend import has_kernel
         from mpnb._notebook.panel._live import NotebookProgress
