@@ -20,11 +20,11 @@ import mpnb._fetching.fetcher
 from mpnb._base.sql import quoted
 from mpnb._showing.progress import PipeLines
 from mpnb._storing import ledger
-from mpnb._storing.database import COLUMNS, LEDGER, META, PAGES, REJECTED, SNAPSHOTS
+from mpnb._storing.database import COLUMNS, FORGOTTEN, LEDGER, META, PAGES, REJECTED, SNAPSHOTS
 from mpnb.sandbox import BAD_LINES, Fault, Sandbox, serve
 from tests.campaign._clients import QUOTA
 
-OURS = (COLUMNS, LEDGER, META, PAGES, REJECTED, SNAPSHOTS)
+OURS = (COLUMNS, FORGOTTEN, LEDGER, META, PAGES, REJECTED, SNAPSHOTS)
 FIRST, LAST = "2026-01-01", "2026-01-02"
 NAMES = [
     'events"; DROP TABLE mpnb_batches; --', "it's", "'; DELETE FROM mpnb_batches; --", "a.b", "main.events", "select",
