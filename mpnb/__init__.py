@@ -28,7 +28,7 @@ from mpnb._exporting.profiles import ProfilesCancelled, ProfilesError, ProfilesJ
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._notebook.formatters import register as _register
-from mpnb._notebook.panel import panel
+from mpnb._notebook.panel import explore, panel
 from mpnb._planning.batches import Batch, HeldBatch, split_date_range
 from mpnb._planning.options import Spool
 from mpnb._planning.people import ProfilesPlan
@@ -85,6 +85,7 @@ __all__ = [
     "analysis",
     "check",
     "drop",
+    "explore",
     "export",
     "export_profiles",
     "forget_person",

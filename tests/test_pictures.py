@@ -178,6 +178,7 @@ MOMENTS = [datetime(2024, 1, 1) + timedelta(n) for n in range(731)]
 DRAW = {
     "calendar": lambda: pictures.calendar(two_years(), title="T", words="W"),
     "lines": lambda: pictures.lines(MOMENTS, [Line(str(k), [n % 97 for n in range(731)]) for k in range(6)], title="T"),
+    "a line": lambda: pictures.lines(MOMENTS, [Line("x", [n % 97 for n in range(731)])], title="T"),
     "bars": lambda: pictures.bars([(str(day.day), day.count) for day in two_years()], title="T"),
     "heatmap": lambda: pictures.heatmap(
         [(str(moment), "1") for moment in MOMENTS],

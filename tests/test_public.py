@@ -52,6 +52,7 @@ NAMES = [
     "analysis",
     "check",
     "drop",
+    "explore",
     "export",
     "export_profiles",
     "forget_person",

@@ -252,6 +252,13 @@ class _Relation:
         return dir(self._mpnb_made)
 
 
+def made_on(relation: DuckDBPyRelation, connection: DuckDBPyConnection) -> DuckDBPyRelation:
+    """Return DuckDB's own relation of one of a result, on a connection to the same database."""
+    wrapped: Any = relation
+    made: DuckDBPyRelation = wrapped._mpnb_make(connection) if type(wrapped) is _Relation else relation
+    return made
+
+
 def _on(value: Any, connection: DuckDBPyConnection, database: Database) -> Any:
     """
     Return DuckDB's own relation for a ``_Relation``, on a given connection; return anything else unchanged.

@@ -16,7 +16,7 @@ from mpnb._base.pictures import Picture, day_in_words, days_in_words
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._planning import batches
 from mpnb._planning.dates import DAY
-from mpnb._reading.offset import time_offset
+from mpnb._reading.offset import day_lag
 from mpnb._reading.selection import Selection
 from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, UNMET, ended_exports, running_exports
@@ -153,7 +153,7 @@ def calendar(
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     unmet = _unmet(cursor, selection)
     coming = _coming(cursor, selection)
-    clock = batches.Calendar(utc_now(), late_days, time_offset(cursor, selection.table, held).lag)
+    clock = batches.Calendar(utc_now(), late_days, day_lag(cursor, selection.table, held))
     counts, every = _counts(cursor, selection, asked)
 
     def state(day: date) -> str:

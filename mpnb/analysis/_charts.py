@@ -121,7 +121,7 @@ def _sessions_encoded(found: Read) -> dict[str, Any]:
     name = "".join(f"datum.length == {place} ? '{name}' : " for place, (_, name) in enumerate(LENGTHS))
     encoding = {"y": _field("name", "nominal", sort=None), "x": _field("sessions", "quantitative")}
     return {
-        "transform": [{"calculate": f"{name}''", "as": "name"}],
+        "transform": [{"filter": "datum.length != null"}, {"calculate": f"{name}''", "as": "name"}],
         "mark": {"type": "bar", "tooltip": True},
         "encoding": encoding,
     }

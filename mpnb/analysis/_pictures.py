@@ -133,11 +133,12 @@ def _lifecycle(found: Read) -> Picture:
 
 
 def _sessions(found: Read) -> Picture:
-    counts = dict(zip(found.column("length"), found.column("sessions"), strict=True))
+    """Draw how many sessions have which length; the first row is of all."""
+    (_, every, people, median), *rows = found.rows
+    counts = {length: count for length, count, *_ in rows}
     items = [(name, counts.get(place, 0)) for place, (_, name) in enumerate(LENGTHS)]
-    every, people, median = (found.column(name)[0] if found.rows else 0 for name in ("every", "people", "median"))
     words = "There are no sessions."
-    if found.rows:
+    if every:
         words = (
             f"{number(every)} sessions of {number(people)} people; half of them take"
             f" {span_in_words(median)} or less from their first event to their last."
@@ -167,11 +168,11 @@ def _flows(found: Read) -> Picture:
     steps, starts = sorted(every), every[1]
     word = "after" if options["direction"] == "after" else "before"
     return pictures.heatmap(
-        [(name, "") for name in ordered],
+        [(name, number(following[name].total())) for name in ordered],
         [f"{step} {word}" for step in steps],
         [[following[name][step] / starts if starts else None for step in steps] for name in ordered],
         title=title,
-        measure="",
+        measure="entries",
         words=f"{number(starts)} entries; each cell is the share of them that came there."
         if starts
         else "There are none.",

@@ -126,10 +126,9 @@ _LENGTH = " ".join(
 )
 # What is read of a relation that has a row for each of very many.
 _QUERIES = {
-    "sessions": f"""SELECT length, count(*) AS sessions, any_value(every) AS every, any_value(people) AS people,
-        any_value(median) AS median FROM (SELECT CASE {_LENGTH} ELSE {len(LENGTHS) - 1} END AS length,
-            count(*) OVER () AS every, median(seconds) OVER () AS median, max(place) OVER () AS people
-        FROM (SELECT seconds, dense_rank() OVER (ORDER BY person) AS place FROM mpnb_report)) GROUP BY length""",
+    "sessions": f"""SELECT length, count(*) AS sessions, count(DISTINCT person) AS people, median(seconds) AS median
+        FROM (SELECT person, seconds, CASE {_LENGTH} ELSE {len(LENGTHS) - 1} END AS length FROM mpnb_report)
+        GROUP BY GROUPING SETS ((length), ()) ORDER BY length ASC NULLS FIRST""",
 }
 
 

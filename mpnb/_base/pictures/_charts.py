@@ -33,9 +33,9 @@ MOST_LINES = 6
 MOST_STEPS = 24
 MOST_ROWS, MOST_COLUMNS = 36, 32
 # Of all lines together: more points than these have no dots, which name their values.
-MOST_DOTS = 300
-# A line goes through at most so many points of its own, each the first of those that share a pixel.
-MOST_POINTS = 1500
+MOST_DOTS = 800
+# All lines together go through at most so many points: of more, each stands for the same number of them.
+MOST_POINTS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def bars(
         parts.append(text(10, 20, f"no {measure}", muted=True))
     said = words or _most_of(shown, measure)
     svg = drawn(WIDTH, 10 + max(1, len(shown)) * row, f"{title}. {said}", parts)
-    return Picture(title, said, svg, ("", measure), [(name, number(value)) for name, value in items])
+    return Picture(title, said, svg, ("name", measure), [(name, number(value)) for name, value in items])
 
 
 def _most_of(shown: Sequence[tuple[str, Value]], measure: str) -> str:
@@ -148,16 +148,21 @@ def lines(
         for tick in up.ticks()
     ]
     parts += _places(along, xs, height - 8)
-    with_dots = sum(len(each) for each in values) <= MOST_DOTS
+    many = sum(len(each) for each in values)
+    every = max(1, math.ceil(many / MOST_POINTS))
+    with_dots, radius = many <= MOST_DOTS, 3 if many <= MOST_DOTS / 2 else 2
     for place, (line, each) in enumerate(zip(drawn_lines, values, strict=True)):
         colour = _colour(place, line, series)
         points = [None if value is None else (x, up(value)) for x, value in zip(xs, each, strict=False)]
-        parts.append(f'<path {stroke(colour)} stroke-width="2" stroke-linejoin="round" d="{_path(points)}"/>')
+        path = _path(points[::every])
+        parts.append(f'<path {stroke(colour)} stroke-width="2" stroke-linejoin="round" d="{path}"/>')
         for number_of, point in enumerate(points):
             is_alone = point and not any(points[n] for n in (number_of - 1, number_of + 1) if 0 <= n < len(points))
             if point and (with_dots or is_alone):
                 said = f"{line.name}, {moment(along[number_of])}: {number(line.values[number_of])}"
-                parts.append(f'<circle {paint(colour)} cx="{point[0]:g}" cy="{point[1]:g}" r="3">{told(said)}</circle>')
+                parts.append(
+                    f'<circle {paint(colour)} cx="{point[0]:g}" cy="{point[1]:g}" r="{radius}">{told(said)}</circle>'
+                )
     if len(drawn_lines) > 1:
         parts += _names(drawn_lines, series, values, up, WIDTH - right + 8, height - bottom)
     if not along:
@@ -165,12 +170,14 @@ def lines(
     said = words or _in_all(along, drawn_lines, measure, adds)
     if hidden:
         said += f" Not drawn: {hidden:,} more."
+    if every > 1:
+        said += f" Drawn: one of {every:,} points."
     rows = [
         (moment(place), *(number(line.values[n]) if n < len(line.values) else NOTHING for line in drawn_lines))
         for n, place in enumerate(along)
     ]
     svg = drawn(WIDTH, height, f"{title}. {said}", parts)
-    return Picture(title, said, svg, ("", *(line.name for line in drawn_lines)), rows)
+    return Picture(title, said, svg, ("when", *(line.name for line in drawn_lines)), rows)
 
 
 def _largest(series: Sequence[Line], adds: bool) -> tuple[list[Line], int]:
@@ -196,9 +203,8 @@ def _colour(place: int, line: Line, series: Sequence[Line]) -> str:
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
     """Return the way through some points, with gaps where there is none."""
-    every = max(1, math.ceil(len(points) / MOST_POINTS))
     parts, before = [], False
-    for point in points[::every]:
+    for point in points:
         if point:
             parts.append(f"{'L' if before else 'M'}{point[0]:g} {point[1]:g}")
         before = point is not None
@@ -314,7 +320,7 @@ def heatmap(
     width = left + max(1, len(across)) * pitch
     height = top + max(1, len(shown)) * row + 4
     svg = drawn(width, height, f"{title}. {said}", parts)
-    return Picture(title, said.strip(), svg, ("", measure, *columns), told_rows)
+    return Picture(title, said.strip(), svg, ("row", measure, *columns), told_rows)
 
 
 # --- funnels ---------------------------------------------------------------------------------------------------------

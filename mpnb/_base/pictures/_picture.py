@@ -46,6 +46,8 @@ STYLE = (
     f"{_PAINT}@media (forced-colors:active){{.mpnb-svg{{forced-color-adjust:none;background:#fff;color:#000;"
     "color-scheme:light}}}</style>"
 )
+# Of what can have the focus: a notebook must not take the keys that are pressed there for commands to its cells.
+KEEP = 'data-lm-suppress-shortcuts="true"'
 _CELL = "text-align:left;padding:1px 14px 1px 0;vertical-align:top;white-space:normal"
 _NUMBER = "text-align:right;padding:1px 14px 1px 0;vertical-align:top;font-variant-numeric:tabular-nums"
 
@@ -75,12 +77,16 @@ class Picture:
         """Return it as static HTML, with its words and its table."""
         call = f" <code>{safe(self.call)}</code>" if self.call else ""
         words = f"<div>{safe(self.words)}{call}</div>" if self.words or call else ""
-        # A notebook must not take the keys that are pressed here for commands to its cells.
         return (
-            f'<div class="mpnb-pic" data-lm-suppress-shortcuts="true"><div style="font-weight:600;font-size:1.1em">'
-            f'{safe(self.title)}</div>{words}<div class="mpnb-wide" tabindex="0" role="group"'
+            f'<div class="mpnb-pic"><div style="font-weight:600;font-size:1.1em">'
+            f'{safe(self.title)}</div>{words}<div class="mpnb-wide" tabindex="0" role="group" {KEEP}'
             f' aria-label="{safe(self.title)}">{self.svg}</div>{_table(self.head, self.rows)}</div>'
         )
+
+    @property
+    def as_table(self) -> str:
+        """Return it as static HTML whose table is open, and without the drawing."""
+        return self.html.replace(self.svg, STYLE, 1).replace("<details>", "<details open>", 1)
 
     def _repr_html_(self) -> str:
         return self.html
@@ -146,8 +152,8 @@ def _table(names: Sequence[str], values: Sequence[Sequence[str]]) -> str:
         ".mpnb-rows tr{background:none!important}</style>"
     )
     return (
-        f"<details>{style}<summary>Table</summary>"
-        f'<div class="mpnb-tall" tabindex="0" role="group" aria-label="Table">'
+        f"<details>{style}<summary {KEEP}>Table</summary>"
+        f'<div class="mpnb-tall" tabindex="0" role="group" aria-label="Table" {KEEP}>'
         f'<table class="mpnb-rows" style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
         f"</table>{rest}</div></details>"
     )

@@ -11,19 +11,24 @@ The control panel and the live grid. The widgets are imported only when a functi
     _form       the fields (form.js), and their values as arguments of a call
     _login      the anywidget that asks for credentials (login.js)
     _control    the control panel: mpnb.panel()
+    _explorer   the explorer: mpnb.explore(), its controls (explorer.js)
+    _asking     what can be chosen there, and the calls that it stands for
     _static     the output that stays in the notebook
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpnb._base.optional import is_there, need
-from mpnb._exporting.handles import ExportJob
+from mpnb._exporting.handles import ExportJob, ExportResult
 from mpnb._showing.live import Progress, register
 
 WIDGET_PACKAGES = ("IPython", "ipywidgets", "anywidget")
+
+if TYPE_CHECKING:
+    from mpnb._notebook.panel._explorer import Explorer
 
 
 def panel(job: ExportJob | None = None, **options: Any) -> Any:
@@ -52,6 +57,26 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
     from mpnb._notebook.panel._control import Panel
 
     return Panel(**options)
+
+
+def explore(result: ExportResult | ExportJob, event: str | None = None) -> Explorer:
+    """
+    Show an explorer of events: choose an event, a measure, a breakdown, a filter, days and a report, and see a picture.
+
+    "Copy as code" gives the calls of ``mpnb.analysis`` that return the same numbers; ``.code`` and ``.relation`` of the
+    explorer are the same. Each answer is also kept as a static picture in the notebook. It only reads.
+
+    Args:
+        result: what ``mpnb.export()`` or ``mpnb.open()`` returned, or a job: while that runs, what lands is drawn.
+        event: the event to begin with; default: all.
+
+    Raises:
+        PlanError: it is neither, or there is no such event.
+        ClosedError: the result was closed.
+    """
+    from mpnb._notebook.panel._explorer import Explorer
+
+    return Explorer(result, event)
 
 
 class Widgets:
