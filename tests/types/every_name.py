@@ -57,10 +57,7 @@ def calls(mine: DuckDBPyConnection) -> None:
         assert_type((ended.failed_batches, ended.seconds), tuple[int, float])
     assert_type(mpnb.split_date_range("2026-01-01", "2026-01-31", 7), list[tuple[date, date]])
     mpnb.panel(from_date="2026-01-01")
-    explorer = mpnb.explore(result, event="Purchase")
-    assert_type(explorer.code, str)
-    assert_type(explorer.relation, DuckDBPyRelation)
-    assert_type(explorer.picture, mpnb.analysis.Picture)
+    mpnb.explore(result, event="Purchase")
     mpnb.load_ipython_extension, mpnb.unload_ipython_extension  # noqa: B018 # pyright: ignore[reportUnusedExpression]
 
 

@@ -19,16 +19,13 @@ The control panel and the live grid. The widgets are imported only when a functi
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpnb._base.optional import is_there, need
 from mpnb._exporting.handles import ExportJob, ExportResult
 from mpnb._showing.live import Progress, register
 
 WIDGET_PACKAGES = ("IPython", "ipywidgets", "anywidget")
-
-if TYPE_CHECKING:
-    from mpnb._notebook.panel._explorer import Explorer
 
 
 def panel(job: ExportJob | None = None, **options: Any) -> Any:
@@ -59,21 +56,25 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
     return Panel(**options)
 
 
-def explore(result: ExportResult | ExportJob, event: str | None = None) -> Explorer:
+def explore(result: ExportResult | ExportJob, event: str | None = None) -> Any:
     """
     Show an explorer of events: choose an event, a measure, a breakdown, a filter, days and a report, and see a picture.
 
-    "Copy as code" gives the calls of ``mpnb.analysis`` that return the same numbers; ``.code`` and ``.relation`` of the
-    explorer are the same. Each answer is also kept as a static picture in the notebook. It only reads.
+    "Copy as code" gives the calls of ``mpnb.analysis`` that return the same numbers. ``.code`` (text), ``.relation`` and
+    ``.picture`` of the explorer are what it shows. Each answer is also kept as a static picture in the notebook. It
+    only reads, but for the columns that a button of its offers to make.
 
     Args:
         result: what ``mpnb.export()`` or ``mpnb.open()`` returned, or a job: while that runs, what lands is drawn.
         event: the event to begin with; default: all.
 
     Raises:
+        MissingPackageError: IPython, ipywidgets or anywidget is not installed.
         PlanError: it is neither, or there is no such event.
         ClosedError: the result was closed.
     """
+    for package in WIDGET_PACKAGES:
+        need(package, "explore()")
     from mpnb._notebook.panel._explorer import Explorer
 
     return Explorer(result, event)
