@@ -60,7 +60,7 @@ def explore(result: ExportResult | ExportJob, event: str | None = None) -> Any:
     """
     Show an explorer of events: choose an event, a measure, a breakdown, a filter, days and a report, and see a picture.
 
-    "Copy as code" gives the calls of ``mpnb.analysis`` that return the same numbers. ``.code`` (text), ``.relation`` and
+    "Copy as code" gives the calls of ``mpnb.analysis`` that return the same numbers. ``.code``, ``.relation`` and
     ``.picture`` of the explorer are what it shows. Each answer is also kept as a static picture in the notebook. It
     only reads, but for the columns that a button of its offers to make.
 
