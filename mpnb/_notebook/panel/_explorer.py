@@ -19,6 +19,7 @@ from traitlets import Dict
 
 from mpnb._base.names import closest
 from mpnb._base.pictures import Picture
+from mpnb._base.relation import IS_1
 from mpnb._base.scalars import brief
 from mpnb._base.sql import run
 from mpnb._base.text import safe_text
@@ -34,6 +35,8 @@ from mpnb._notebook.panel._screen import NOTHING, weakly
 
 log = logging.getLogger("mpnb")
 
+# DuckDB 1.5 makes no temporary view in a transaction that only reads, and a query on a relation is one.
+BEGIN = "BEGIN TRANSACTION" if IS_1 else "BEGIN TRANSACTION READ ONLY"
 # While an export runs, how often what has landed is drawn.
 REDRAW_SECONDS = 2.0
 
@@ -216,7 +219,7 @@ class Explorer:
     @contextlib.contextmanager
     def _reading(self) -> Any:
         """Read one state of the database, and write nothing."""
-        run(self._cursor, "BEGIN TRANSACTION READ ONLY")
+        run(self._cursor, BEGIN)
         try:
             yield
         finally:
