@@ -28,15 +28,14 @@ from mpnb._exporting.launch import (
     run_export,
     start_export,
 )
-from mpnb._exporting.profiles import (
-    ProfilesJob,
-    ProfilesResult,
+from mpnb._exporting.people import (
     check_profiles_table,
     profiles_limiter,
     profiles_plan,
     run_profiles_export,
     start_profiles_export,
 )
+from mpnb._exporting.profiles import ProfilesJob, ProfilesResult
 from mpnb._fetching.limiter import limiter_for
 from mpnb._fetching.route import route_to
 from mpnb._message import Argument

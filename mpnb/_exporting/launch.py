@@ -120,9 +120,14 @@ def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: K
         ledger.check_source(cursor, asked.table, asked.source)
     layout.check_records(cursor, store.label, asked.table, COLUMNS)
     rows = sum(h.rows for h in known.held)
-    if asked.mode == "new" and rows:
+    check_empty(asked.table, asked.mode, rows, "events")
+
+
+def check_empty(table: str, mode: str, rows: int, records: str) -> None:
+    """Raise ``TableError`` if a table has rows, and is to be a new one."""
+    if mode == "new" and rows:
         raise TableError(
-            f"table {asked.table!r} has {rows:,} events, and ",
+            f"table {table!r} has {rows:,} {records}, and ",
             Argument("mode", "new"),
             " needs an empty one: pass another ",
             Argument("table", ""),

@@ -1,54 +1,33 @@
-"""Profiles from call to result: what the calls return and raise, and how a snapshot begins, goes on and ends."""
+"""Profiles: what the calls return and raise, and what they say."""
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from datetime import date, datetime, timedelta
-from functools import partial
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
 from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from duckdb import DuckDBPyConnection, DuckDBPyRelation
+from duckdb import DuckDBPyRelation
 
-from mpnb._base.clock import utc_now
-from mpnb._base.relation import variables_in
-from mpnb._base.sql import columns_of, quoted, run, transaction
+from mpnb._base.sql import columns_of, quoted, run
 from mpnb._base.text import duration, size
-from mpnb._errors import MpnbError, TableError
-from mpnb._exporting.board import BatchBoard
-from mpnb._exporting.callbacks import Callbacks
+from mpnb._errors import MpnbError
 from mpnb._exporting.handles import Job, RetryOptions
-from mpnb._exporting.launch import Order, launched, ran, started
 from mpnb._exporting.run import Run
-from mpnb._fetching.fetched import Task
-from mpnb._fetching.limiter import RateLimiter, limiter_for
 from mpnb._message import SAME_CALL, Argument, Message
 from mpnb._mixpanel.credentials import Credentials
-from mpnb._mixpanel.engage_api import COLUMNS, FAMILY, PAGE_SIZE
 from mpnb._mixpanel.failures import HINTS, Failure, known_hint
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import Spool
-from mpnb._planning.people import USUAL, ProfilesAsked, ProfilesPlan
-from mpnb._planning.profiles import Profiles, first_page
-from mpnb._planning.request import OnBatch, check_helpers
-from mpnb._planning.states import Outcome, outcome_of
+from mpnb._planning.request import OnBatch
+from mpnb._planning.states import Outcome
 from mpnb._reading import frames
 from mpnb._reading import profiles as reading
-from mpnb._reading.answers import sql_with
 from mpnb._reading.check import Check, make_check
+from mpnb._reading.connected import Connected
 from mpnb._reading.reader import Reader
-from mpnb._reading.selection import Selection
-from mpnb._showing import progress as _progress
-from mpnb._storing import snapshot as snapshots
-from mpnb._storing import tables as layout
-from mpnb._storing import versions
-from mpnb._storing.database import Store
-from mpnb._storing.snapshot import STAGED_FOR, Publishing, Snapshot, published, staging
-from mpnb._storing.table import Table
+from mpnb._storing.snapshot import published
 
 if TYPE_CHECKING:
     import pandas
@@ -76,7 +55,7 @@ class ProfilesCancelled(MpnbError):
 Retry = Callable[["ProfilesResult", RetryOptions, bool], Any]
 
 
-class ProfilesResult:
+class ProfilesResult(Connected):
     """
     The profiles of a project, whole as they were at one time, and what failed.
 
@@ -102,8 +81,7 @@ class ProfilesResult:
     def _hold(self, reader: Reader, outcome: Outcome, retry: Retry, *, wanted: str, since: datetime) -> ProfilesResult:
         self._wanted, self._since = wanted, since
         self._reader = reader
-        self._store = reader.store
-        self._own = threading.local()  # the connection of each thread, as .con
+        self._connect(reader.store)
         self._retry = retry
         self.table: str = reader.table
         self.successful_batches: int = outcome.successful_batches
@@ -251,31 +229,6 @@ class ProfilesResult:
         """
         return self._reader.relation(reading.rejected_query(self.table))
 
-    @property
-    def con(self) -> DuckDBPyConnection:
-        """
-        A connection for your own SQL, one per thread. It is closed with the result.
-
-        Raises:
-            ClosedError: the result was closed.
-        """
-        if self._store.closed or not hasattr(self._own, "con"):
-            self._own.con = self._store.user_cursor()
-        con: DuckDBPyConnection = self._own.con
-        return con
-
-    def sql(self, query: str) -> DuckDBPyRelation:
-        """
-        Run SQL on the database and return a relation. Tables have the names that they were given at export.
-
-        SQL can name the caller's variables like tables. Statements that do more than read run once, at the call.
-
-        Raises:
-            ClosedError: the result was closed.
-            duckdb.Error: the SQL is invalid.
-        """
-        return sql_with(self, query, variables_in(query, sys._getframe(1)))
-
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def df(self, columns: Iterable[str] | None = None) -> pandas.DataFrame:
@@ -367,10 +320,6 @@ class ProfilesResult:
         """Raise ``ProfilesError``, which carries this result, if ``has_failures``."""
         if self.has_failures:
             raise ProfilesError(failed_line(self), self)
-
-    def close(self) -> None:
-        """Close the database and every relation."""
-        self._store.close()
 
     def __enter__(self) -> ProfilesResult:
         """Return the result itself; it is closed at the end of the block."""
@@ -486,174 +435,22 @@ def facts_of(result: ProfilesResult) -> list[tuple[str, str]]:
     return facts
 
 
-# --- from checked arguments to a job ---------------------------------------------------------------------------------
+# --- made where an export begins or ends ----------------------------------------------------------------------------
 
 
-def profiles_limiter(asked: ProfilesAsked) -> RateLimiter:
-    """Return the limiter of the project's queries, or one without a project if there are no credentials."""
-    if asked.credentials is None:
-        return RateLimiter(asked.quota or USUAL)
-    host, project = asked.credentials.query_host, asked.credentials.project_id
-    return limiter_for(host, project, asked.quota, family=FAMILY, usual=USUAL)
+def make_profiles_result(
+    reader: Reader, outcome: Outcome, retry: Retry, *, wanted: str, since: datetime
+) -> ProfilesResult:
+    """
+    Return the result of what became of an export of profiles.
+
+    Args:
+        wanted: the snapshot that it was to publish, or that was young enough.
+        since: when the call began: any later snapshot will do as well.
+    """
+    return ProfilesResult.__new__(ProfilesResult)._hold(reader, outcome, retry, wanted=wanted, since=since)
 
 
-def check_profiles_table(cursor: DuckDBPyConnection, asked: ProfilesAsked, store: Store) -> None:
-    """Check that the table accepts what is asked for. Raises ``TableError``."""
-    layout.check_records(cursor, store.label, asked.table, COLUMNS)
-    if asked.history:
-        layout.check_records(cursor, store.label, versions.history_of(asked.table), versions.COLUMNS)
-    if asked.source is not None and (why := snapshots.check_source(cursor, asked.table, asked.source)):
-        raise TableError(f"{why}: pass another ", Argument("table", ""), " or another ", Argument("database", ""))
-    there = published(cursor, asked.table)
-    if asked.mode == "new" and there and there.rows:
-        raise TableError(
-            f"table {asked.table!r} has {there.rows:,} profiles, and ",
-            Argument("mode", "new"),
-            " needs an empty one: pass another ",
-            Argument("table", ""),
-            ", or ",
-            Argument("mode", "resume"),
-            " or ",
-            Argument("mode", "refresh"),
-        )
-
-
-def _held(asked: ProfilesAsked, there: Snapshot | None) -> bool:
-    """Whether the snapshot of a table is young enough."""
-    if there is None or asked.mode != "resume" or (asked.source and there.source != asked.source.as_text):
-        return False
-    age = utc_now() - there.requested_at
-    # One of the future was dated by a clock that was ahead: its age is unknown.
-    return timedelta(0) <= age < asked.max_age
-
-
-def _going_on(asked: ProfilesAsked, known: Iterable[Snapshot]) -> Snapshot | None:
-    """Return the snapshot whose pages are staged, if this call may go on with it."""
-    if asked.mode != "resume" or asked.source is None:
-        return None
-    source, sizes = asked.source.as_text, (asked.asked_size, None)
-    earliest = utc_now() - STAGED_FOR
-    return next(
-        (
-            s
-            for s in known
-            if not s.is_published and s.source == source and s.asked_size in sizes and s.requested_at >= earliest
-        ),
-        None,
-    )
-
-
-def profiles_plan(asked: ProfilesAsked, cursor: DuckDBPyConnection | None, limiter: RateLimiter) -> ProfilesPlan:
-    """Return the plan for what is asked, given the database if there is one."""
-    known = snapshots.snapshots(cursor, asked.table) if cursor else []
-    there = published(cursor, asked.table) if cursor else None
-    staged = _going_on(asked, known)
-    goes_on = 0
-    if cursor and staged:
-        left = snapshots.pages_left(cursor, asked.table, staged)
-        goes_on = staged.session.pages - len(left) if left else 0
-    latest = staged or there
-    page_size = latest.session.page_size if latest else PAGE_SIZE
-    pages = max(1, -(-latest.session.total // page_size)) if latest else None
-    return ProfilesPlan(
-        table=asked.table,
-        age=utc_now() - there.requested_at if there else None,
-        profiles=there.rows if there else None,
-        is_held=_held(asked, there),
-        pages=pages,
-        goes_on=max(0, goes_on),
-        quota_left=limiter.left(),
-        per_hour=limiter.quota.per_hour,
-    )
-
-
-class _ProfilesLanding:
-    """A snapshot of profiles, in a staging table until it is whole."""
-
-    def __init__(self, asked: ProfilesAsked, resource: Profiles) -> None:
-        self._asked = asked
-        self._resource = resource
-        self._snapshot_id = ""
-        self._since = utc_now()
-
-    def table(self, store: Store, export_id: str) -> Table:
-        asked = self._asked
-        with store.reading() as cursor:
-            layout.check(cursor, store.label)
-            going_on = _going_on(asked, snapshots.snapshots(cursor, asked.table))
-        self._snapshot_id = going_on.id if going_on else export_id
-        course = Publishing(asked.table, self._resource, export_id, self._snapshot_id, self._first)
-        return Table(store, staging(asked.table), self._resource, export_id, course, shown=asked.table)
-
-    @property
-    def _first(self) -> Any:
-        return first_page(utc_now().date(), self._asked.asked_size)
-
-    def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
-        asked = self._asked
-        with store.reading() as cursor:
-            check_profiles_table(cursor, asked, store)
-            if asked.history:
-                with transaction(cursor):
-                    versions.begin(cursor, asked.table)
-            there = published(cursor, asked.table)
-            if there and _held(asked, there):
-                self._snapshot_id = there.id
-                return []
-            staged = next((s for s in snapshots.snapshots(cursor, asked.table) if s.id == self._snapshot_id), None)
-            batches = snapshots.pages_left(cursor, asked.table, staged) if staged else None
-            if batches is None:
-                batches = [self._first]
-                with transaction(cursor):
-                    snapshots.drop_staged(cursor, asked.table)
-        ids = table.admit(batches, [])
-        to_fetch = list(zip(batches, ids, strict=True))
-        indexes = board.add([(batch, "queued", 0) for batch in batches])
-        return [Task(index, batch_id, batch) for index, (batch, batch_id) in zip(indexes, to_fetch, strict=True)]
-
-    def result(self, store: Store, board: BatchBoard) -> ProfilesResult:
-        p = board.progress()
-        outcome = outcome_of(p.counts, rows=p.rows, rejected=0, size=p.bytes, seconds=p.elapsed)
-        return ProfilesResult.__new__(ProfilesResult)._hold(
-            Reader(store, Selection(self._asked.table)),
-            outcome,
-            partial(_retry, self._asked),
-            wanted=self._snapshot_id,
-            since=self._since,
-        )
-
-
-def _launch(
-    asked: ProfilesAsked, open_store: Callable[[], Store], callbacks: Callbacks, *, in_background: bool
-) -> ProfilesJob:
-    assert asked.credentials is not None
-    assert asked.source is not None
-    resource = Profiles(asked.source, may_resize=asked.page_size == "auto")
-    order = Order(
-        asked.credentials, asked.credentials.query_host, profiles_limiter(asked), asked.spool, asked.workers, resource
-    )
-    run = launched(order, open_store, callbacks, _ProfilesLanding(asked, resource), in_background=in_background)
+def make_profiles_job(run: Run[ProfilesResult]) -> ProfilesJob:
+    """Return what callers hold of an export of profiles that runs."""
     return ProfilesJob.__new__(ProfilesJob)._hold(run)
-
-
-def start_profiles_export(asked: ProfilesAsked, open_store: Callable[[], Store]) -> ProfilesJob:
-    """Start an export of profiles in the background."""
-    return started(lambda callbacks, **how: _launch(asked, open_store, callbacks, **how), asked.on_batch)
-
-
-def run_profiles_export(asked: ProfilesAsked, open_store: Callable[[], Store]) -> ProfilesResult:
-    """Run an export of profiles in the caller's thread, which runs the callbacks; Ctrl-C stops it."""
-    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.lines(records="profiles")
-    return ran(lambda callbacks, **how: _launch(asked, open_store, callbacks, **how), show, stopped_line)
-
-
-def _retry(
-    asked: ProfilesAsked, result: ProfilesResult, options: RetryOptions, background: bool
-) -> ProfilesResult | ProfilesJob:
-    """Fetch the profiles of a result again, into the same database."""
-    given: Mapping[str, Any] = options.given()
-    check_helpers(**{name: value for name, value in given.items() if name != "workers"})
-    store = result._store.share()
-    asked = replace(asked, mode="resume", max_age=timedelta(0), **given)
-    way = start_profiles_export if background else run_profiles_export
-    return way(asked, lambda: store)

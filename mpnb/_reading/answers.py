@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import duckdb
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from mpnb._base.relation import only_reads, related, relation, variables_in
 from mpnb._base.scalars import whole_number
 from mpnb._base.sql import run
 from mpnb._planning.options import MAX_LATE_DAYS
@@ -22,11 +19,11 @@ from mpnb._reading.analysed import for_analysis, forget_analysed, identities
 from mpnb._reading.calendar import Calendar, calendar
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
+from mpnb._reading.connected import Connected
 from mpnb._reading.declared import misfits
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import forget_typed
 from mpnb._reading.views import create_views
-from mpnb._storing.database import Store
 from mpnb._storing.ledger import ended_exports
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-class Answers:
+class Answers(Connected):
     """
     The events of some days of a table, and the methods that read them.
 
@@ -50,10 +47,9 @@ class Answers:
 
     def _read_by(self, reader: Reader, *, late_days: int, unmet: int) -> None:
         self._reader = reader
-        self._store = reader.store
+        self._connect(reader.store)
         self._selection = reader.selection
         self._late_days = late_days
-        self._own = threading.local()  # the connection of each thread, as .con
         self.table: str = reader.table
         self.from_date: date | None
         self.to_date: date | None
@@ -407,36 +403,6 @@ class Answers:
         forget_typed(self._reader)
         forget_analysed(self._reader)
 
-    @property
-    def con(self) -> DuckDBPyConnection:
-        """
-        A connection for your own SQL, one per thread. It is closed with the result.
-
-        Once a thread has used it, ``sql()`` in that thread runs on it too, and sees its temporary tables and settings.
-        As always with DuckDB, a result that is only half read blocks the connection's next query, or with DuckDB 1.5 is
-        cut off by it.
-
-        Raises:
-            ClosedError: the result was closed.
-        """
-        if self._store.closed or not hasattr(self._own, "con"):
-            self._own.con = self._store.user_cursor()
-        con: DuckDBPyConnection = self._own.con
-        return con
-
-    def sql(self, query: str) -> DuckDBPyRelation:
-        """
-        Run SQL on the database and return a relation. Tables have the names that they were given at export.
-
-        SQL can name the caller's variables like tables, as in ``duckdb.sql``: pandas and polars frames, Arrow tables,
-        and relations of this result. Statements that do more than read run once, at the call, on ``con``.
-
-        Raises:
-            ClosedError: the result was closed.
-            duckdb.Error: the SQL is invalid.
-        """
-        return sql_with(self, query, variables_in(query, sys._getframe(1)))
-
     # --- the events in other forms -----------------------------------------------------------------------------------
 
     def df(
@@ -611,10 +577,6 @@ class Answers:
                 calendar=self._calendar(cursor, late),
             )
 
-    def close(self) -> None:
-        """Close the database and every relation. If it is a file, ``mpnb.open()`` opens it again."""
-        self._store.close()
-
     # --- within ----------------------------------------------------------------------------------------------------
 
     def _late(self, given: int | None) -> int:
@@ -645,25 +607,3 @@ class Answers:
                 except duckdb.CatalogException:  # somebody has dropped the table
                     self._last[name] = 0
         return self._last[name]
-
-
-class Connected(Protocol):
-    """A result with a connection for each thread."""
-
-    _store: Store
-    _own: threading.local
-
-    @property
-    def con(self) -> DuckDBPyConnection:
-        """A connection of the calling thread."""
-
-
-def sql_with(answers: Connected, query: str, variables: Mapping[str, Any]) -> DuckDBPyRelation:
-    """Run SQL as ``answers.sql()`` does, with these variables in place of the caller's."""
-    database = answers._store.database
-    named = {name: each for name, each in variables.items() if name in query}
-    if not hasattr(answers._own, "con") and only_reads(database.connect(), query):
-        return relation(database, lambda connection: related(connection, database, query, named))
-    made = related(answers.con, database, query, named)
-    # A statement without rows makes none.
-    return made if made is None else relation(database, lambda _: made, answers.con)

@@ -16,6 +16,7 @@ from mpnb._base.sql import columns_of, exact, quoted, run
 from mpnb._errors import PlanError, TableError
 from mpnb._planning.dates import parse_date
 from mpnb._reading import properties
+from mpnb._reading.catalog import COLUMNS as CATALOG
 from mpnb._reading.catalog import EXAMPLES, ORDERED
 from mpnb._reading.check import Finding
 from mpnb._reading.properties import Column, Kinds, drift_of, merged, names_query, scan, sql_type, typed_query
@@ -28,18 +29,8 @@ from mpnb._storing.snapshot import published, staging
 ID = "distinct_id"
 # More at once make a plan that takes longer than the query.
 AT_ONCE = 100
-COLUMNS = {
-    "property": "VARCHAR",
-    "column_name": "VARCHAR",
-    "type": "VARCHAR",
-    "share": "DOUBLE",
-    "nulls": "BIGINT",
-    "distinct_values": "BIGINT",
-    "minimum": "VARCHAR",
-    "maximum": "VARCHAR",
-    "examples": "VARCHAR[]",
-    "drift": "VARCHAR",
-}
+# Of the catalog of events, those that profiles have: neither several events nor days.
+COLUMNS = {name: CATALOG[name] for name in list(CATALOG)[1:11]}
 
 
 def failures_query(cursor: DuckDBPyConnection, table: str) -> str:

@@ -37,7 +37,7 @@ from mpnb._message import Face, said
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
-from mpnb._reading.answers import sql_with
+from mpnb._reading.connected import sql_with
 from mpnb._showing.live import has_shown
 from mpnb._showing.progress import summary_line
 

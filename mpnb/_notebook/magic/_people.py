@@ -20,7 +20,7 @@ from mpnb._notebook.magic._command import check_name, errors_in_one_line, given_
 from mpnb._notebook.magic._manual import Parser, manual, option_names
 from mpnb._notebook.magic._words import Value
 from mpnb._planning.people import PROPERTIES, ProfilesPlan
-from mpnb._reading.answers import sql_with
+from mpnb._reading.connected import sql_with
 
 NAME = "mpprofiles"
 SYNOPSIS = f"""\
