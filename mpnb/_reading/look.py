@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import exact, in_batches, literal, quoted, run
-from mpnb._reading.properties import KIND, MAX_DEPTH, NAMED, REPEATED, Seen, pointers, settled
+from mpnb._reading.properties import KIND, MAX_DEPTH, NAMED, REPEATED, Path, Seen, makes_struct, pointers
 
-STAGE, VALUES, FOUND, NESTED = "temp.mpnb_stage", "temp.mpnb_values", "temp.mpnb_found", "temp.mpnb_nested"
+STAGE, VALUES, FOUND = "temp.mpnb_stage", "temp.mpnb_values", "temp.mpnb_found"
+NESTED, CHOSEN, INSIDE = "temp.mpnb_nested", "temp.mpnb_chosen", "temp.mpnb_inside"
 # Of JSON, at 1 kB a row.
-STAGED_ROWS = 250_000
+STAGED_ROWS = 125_000
 # The batches of the nth event of a look have ids from n times this.
 EVENT = 1 << 40
 # The most frequent values of a property in a stage, for examples, and about how many of those that occur once are seen.
@@ -93,7 +94,7 @@ def look(
             seen[names[event]].append(each._replace(batch_id=batch_id))
         if figures is not None:
             _add_figures(cursor, names, figures)
-        for ours in (STAGE, VALUES, FOUND, NESTED):
+        for ours in (STAGE, VALUES, FOUND, NESTED, CHOSEN, INSIDE):
             run(cursor, f"DROP TABLE IF EXISTS {ours}")
         ticked(sum(some.values()))
     return seen
@@ -219,22 +220,106 @@ def _figures() -> str:
     )
 
 
+# Kinds by batch, with the number of values of each.
+Batches = dict[int, dict[str, int]]
+
+
 def _kinds(cursor: DuckDBPyConnection, figures: bool) -> Iterator[Seen]:
-    """Return the kinds of all values in ``FOUND``, and of what is in lists and objects."""
-    counts: dict[str, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    """
+    Return the kinds of all values in ``FOUND``, and of what is in lists and objects.
+
+    It goes down level by level, all properties at once: a query for each of thousands would take minutes.
+    """
+    counts: dict[Path, Batches] = defaultdict(lambda: defaultdict(dict))
     for batch_id, name, kind, events in run(cursor, f"SELECT batch_id, name, kind, events FROM {FOUND}"):
-        counts[name][batch_id][kind] = events
+        counts[name,][batch_id][kind] = events
     nested = {
-        name: [batch_id for batch_id, kinds in batches.items() if kinds.keys() & {"list", "object"}]
-        for name, batches in counts.items()
+        str(name): [batch_id for batch_id, kinds in batches.items() if kinds.keys() & INNER]
+        for (name,), batches in counts.items()
     }
-    nested = {name: batches for name, batches in nested.items() if batches}
-    if nested:
-        inside = f"SELECT batch_id, name, v FROM {VALUES} WHERE kind IN ('list', 'object')"
-        run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS {inside if figures else _values_of(nested)}")
-    for name, batches in counts.items():
-        inside = f"SELECT batch_id, v::JSON AS value FROM {NESTED} WHERE name = {literal(name)}"
-        yield from settled(lambda query: run(cursor, query), inside, (name,), batches, MAX_DEPTH)
+    if any(nested.values()):
+        inside = f"SELECT batch_id, name, v, kind FROM {VALUES} WHERE kind IN ('list', 'object')"
+        if not figures:
+            values = _values_of({name: batches for name, batches in nested.items() if batches})
+            inside = f"SELECT batch_id, name, v, {KIND} AS kind FROM ({values})"
+        run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS SELECT 0 AS place, name AS key, * FROM ({inside})")
+    places = {path: (0, str(path[0])) for path in counts}
+    for depth in range(MAX_DEPTH, 0, -1):
+        chosen: list[tuple[Path, str, int]] = []
+        for path, batches in counts.items():
+            for batch_id, kinds in batches.items():
+                only = kinds.keys() - {"null"}
+                if depth > 1 and only in ({"list"}, {"object"}):
+                    chosen.append((path, next(iter(only)), batch_id))
+                elif only & INNER:
+                    kinds["other"] = sum(kinds.pop(kind, 0) for kind in (*INNER, "other"))
+                yield from (Seen(batch_id, path, kind, None, n) for kind, n in kinds.items() if kind != "object")
+        if not chosen:
+            return
+        counts, places = yield from _one_level_down(cursor, counts, places, chosen)
+
+
+INNER = frozenset({"list", "object"})
+
+
+def _one_level_down(
+    cursor: DuckDBPyConnection,
+    counts: Mapping[Path, Batches],
+    places: Mapping[Path, tuple[int, str]],
+    chosen: Sequence[tuple[Path, str, int]],
+) -> Generator[Seen, None, tuple[dict[Path, Batches], dict[Path, tuple[int, str]]]]:
+    """
+    Return the objects that are alike, and count the kinds of what is in these and in lists; ``NESTED`` has that then.
+
+    Args:
+        places: where the values of each path are in ``NESTED``.
+        chosen: paths whose values, in a batch, are all lists or all objects, and which.
+    """
+    numbers = {each: n for n, each in enumerate(dict.fromkeys((path, kind) for path, kind, _ in chosen))}
+    numbered = list(numbers)
+    rows = [(batch_id, *places[path], numbers[path, kind]) for path, kind, batch_id in chosen]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    parts = "unnest(?::BIGINT[]) AS batch_id, unnest(?::BIGINT[]) AS place, unnest(?::VARCHAR[]) AS key"
+    run(cursor, f"CREATE OR REPLACE TEMP TABLE {CHOSEN} AS SELECT {parts}, unnest(?::BIGINT[]) AS number", columns)
+    joined = f"{NESTED} AS n JOIN {CHOSEN} AS c ON n.batch_id = c.batch_id AND n.place = c.place"
+    joined += f" AND {exact('n.key')} = {exact('c.key')}"
+    in_order = exact("to_json(list_sort(json_keys(v), 'ASC', 'NULLS LAST'))::VARCHAR")
+    regular = set()
+    for batch_id, number, least, most in run(
+        cursor,
+        f"SELECT batch_id, number, min(keys), max(keys) FROM (SELECT n.batch_id, number, {in_order} AS keys"
+        f" FROM {joined} WHERE kind = 'object') GROUP BY batch_id, number",
+    ):
+        path, _ = numbered[number]
+        rows_there = counts[path][batch_id]["object"]
+        if least == most and makes_struct(json.loads(least)):
+            regular.add((batch_id, number))
+            yield Seen(batch_id, path, "object", least, rows_there)
+        else:
+            yield Seen(batch_id, path, "other", None, rows_there)
+    irregular = [(b, n) for b, _, _, n in rows if numbered[n][1] == "object" and (b, n) not in regular]
+    gone = f"DELETE FROM {CHOSEN} WHERE (batch_id, number) IN (SELECT unnest(?::BIGINT[]), unnest(?::BIGINT[]))"
+    run(cursor, gone, [[b for b, _ in irregular], [n for _, n in irregular]])
+    items = f"SELECT n.batch_id, number, '' AS key, unnest(v::JSON->'$[*]')::VARCHAR AS v FROM {joined}"
+    fields = (
+        f"SELECT n.batch_id, number, unnest(json_keys(v)) AS key, unnest(v::JSON->'$.*')::VARCHAR AS v FROM {joined}"
+    )
+    inner = f"{items} WHERE kind = 'list' UNION ALL {fields} WHERE kind = 'object'"
+    run(
+        cursor,
+        f"CREATE OR REPLACE TEMP TABLE {INSIDE} AS SELECT batch_id, number AS place, key, v, {KIND} AS kind"
+        f" FROM (SELECT batch_id, number, {exact('key')} AS key, {exact('v')} AS v FROM ({inner}))",
+    )
+    run(cursor, f"CREATE OR REPLACE TEMP TABLE {NESTED} AS SELECT * FROM {INSIDE}")
+    below: dict[Path, Batches] = defaultdict(lambda: defaultdict(dict))
+    there: dict[Path, tuple[int, str]] = {}
+    counted = f"SELECT batch_id, place, key, kind, count(*) FROM {NESTED} GROUP BY batch_id, place, key, kind"
+    for batch_id, place, key, kind, n in run(cursor, counted):
+        path, outer = numbered[place]
+        inner_path = (*path, 0 if outer == "list" else key)
+        below[inner_path][batch_id][kind] = n
+        there[inner_path] = (place, key)
+    return below, there
 
 
 # --- figures -----------------------------------------------------------------------------------------------------

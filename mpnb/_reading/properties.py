@@ -128,7 +128,7 @@ def scan(run: Callable[[str], list[Any]], rows: str, names: Iterable[str]) -> It
     return _scan(run, f"SELECT batch_id, properties AS value FROM ({rows})", (), list(names), MAX_DEPTH)
 
 
-def settled(
+def _settled(
     run: Callable[[str], list[Any]], rows: str, path: Path, batches: Mapping[int, dict[str, int]], depth: int
 ) -> Iterator[Seen]:
     """
@@ -176,7 +176,7 @@ def _scan(run: Callable[[str], list[Any]], rows: str, path: Path, keys: list[str
     for place, batches in counts.items():
         value = f"value->{_pointer(keys[place])}" if keys is not None else "value"
         inside = f"SELECT batch_id, {value} AS value FROM ({rows})"
-        yield from settled(run, inside, (*path, steps[place]), batches, depth)
+        yield from _settled(run, inside, (*path, steps[place]), batches, depth)
 
 
 def _scan_objects(
@@ -190,7 +190,7 @@ def _scan_objects(
         f" FROM ({rows}) WHERE json_type(value) = 'OBJECT') GROUP BY batch_id"
     ):
         keys = json.loads(least)
-        if least == most and _makes_struct(keys):
+        if least == most and makes_struct(keys):
             regular[batch_id] = keys
             yield Seen(batch_id, path, "object", least, counts[batch_id])
         else:
@@ -200,7 +200,7 @@ def _scan_objects(
         yield from _scan(run, inside, path, sorted(set().union(*regular.values())), depth - 1)
 
 
-def _makes_struct(keys: list[str]) -> bool:
+def makes_struct(keys: list[str]) -> bool:
     """Whether these fields can form a STRUCT, whose field names are case-insensitive."""
     return (
         bool(keys) and len({key.casefold() for key in keys}) == len(keys) and not any("\0" in k or not k for k in keys)

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pandas
 import polars
 import pyarrow
 import pytest
 
 import mpnb
+import mpnb._reading.look
+from mpnb._base.sql import run
 from mpnb.sandbox import Sandbox
 from tests._helpers import day, event
 from tests.typed import _values as values
@@ -228,3 +231,23 @@ def test_parquet_wants_a_new_folder_and_known_columns(exported: values.Exporter,
         with pytest.raises(mpnb.PlanError, match="not empty"):
             result.to_parquet(tmp_path / "a", "E")
         assert polars.read_parquet(result.to_parquet(tmp_path / "all")).height == 30
+
+
+def test_lists_and_objects_cost_no_queries_of_their_own(
+    exported: values.Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many properties have them: a query for each of thousands would take minutes."""
+    queries: list[str] = []
+
+    def noting(cursor: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> list[object]:
+        queries.append(query)
+        return run(cursor, query, parameters)
+
+    monkeypatch.setattr(mpnb._reading.look, "run", noting)
+    numbers = []
+    for count in (1, 30):
+        queries.clear()
+        with exported([{f"p{n}": {"a": [n, {"b": "x"}], "c": [[n]]} for n in range(count)}]) as result:
+            assert len({row[3] for row in result.catalog().fetchall()}) == 1
+            numbers.append(len(queries))
+    assert numbers[0] == numbers[1]
