@@ -468,7 +468,7 @@ def test_a_drop_wants_yes_where_nobody_can_answer(mpnb_command: Run, sandbox: Ca
     assert mpnb_command("drop", "mine") == (
         2,
         "",
-        "mpnb drop: it deletes events for good, and there is no terminal to ask on: pass --yes\n",
+        "mpnb drop: it deletes a table for good, and there is no terminal to ask on: pass --yes\n",
     )
     count = mp.count(FIRST, LAST)
     assert query("mixpanel.duckdb", "SELECT count(*) FROM mine") == [(count,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from mpnb._command.cli import main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
-from tests._helpers import query
+from tests._helpers import query, terminal
 
 
 @pytest.fixture
@@ -79,3 +80,15 @@ def test_what_cannot_be_is_refused(
     [line] = capsys.readouterr().err.splitlines()
     assert says in line
     assert mp.requests == ()
+
+
+def test_a_drop_of_profiles_asks_and_says_how_many(mp: Sandbox, tmp_path: Path) -> None:
+    """In the word for what they are, on a terminal; after yes they are gone."""
+    assert main(["profiles", "--per-second", "1000"]) == 0
+    words = [sys.executable, "-m", "mpnb", "drop", "profiles"]
+    with terminal(words, cwd=tmp_path) as (process, screen):
+        screen.expect_exact("25 profiles in table 'profiles' of mixpanel.duckdb. Delete them for good? [y/N] ")
+        screen.send("y\n")
+        screen.expect_exact("is gone, with 25 profiles")
+        assert process.wait(30) == 0
+    assert query(Path("mixpanel.duckdb"), "SELECT count(*) FROM mpnb_snapshots") == [(0,)]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from mpnb import _api as api
-from mpnb._api import open as open_database
 from mpnb._base.patience import NONE, waiting
 from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
@@ -28,7 +27,7 @@ from mpnb._exporting.handles import ExportError, ExportResult
 from mpnb._message import Argument, said
 from mpnb._planning.options import DATABASE
 from mpnb._planning.plan import text as plan_text
-from mpnb._reading.drop import drop
+from mpnb._reading.drop import counted, drop
 from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox
 
@@ -219,15 +218,15 @@ def _drop(options: argparse.Namespace, words: list[str]) -> int:
     which = safe_text(f"table {options.table!r} of {options.database}")
     if not options.yes:
         if not sys.stdin or not sys.stdin.isatty():
-            raise PlanError("it deletes events for good, and there is no terminal to ask on: pass --yes")
-        with open_database(options.database, table=options.table) as db:
-            rows = db.total_rows
-        print(f"{rows:,} events in {which}. Delete them for good? [y/N] ", end="", flush=True)
+            raise PlanError("it deletes a table for good, and there is no terminal to ask on: pass --yes")
+        rows, records = counted(options.table, options.database)
+        print(f"{rows:,} {records} in {which}. Delete them for good? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             _say(options.name, "nothing was deleted")
             return NOTHING
+    _, records = counted(options.table, options.database)
     rows = drop(options.table, database=options.database)
-    print(f"{which} is gone, with {rows:,} events")
+    print(f"{which} is gone, with {rows:,} {records}")
     return DONE
 
 

@@ -58,14 +58,11 @@ def _drop(store: Store, asked: str) -> int:
     with registration, store.committing(), store.reading() as cursor:
         layout.check(cursor, store.label)
         leftovers.settle(cursor)
-        people = snapshot.named(cursor, asked)
-        name = people or ledger.table_named(cursor, asked, store.label)
+        name, people = _named(cursor, store, asked)
         if ledger.unfinished_exports(cursor, staging(name) if people else name):
             raise TableError(f"an export into table {name!r} is running: wait for it or cancel it")
-        layout.check_records(cursor, store.label, name, engage_api.COLUMNS if people else COLUMNS)
-        is_there = columns_of(cursor, name) is not None
         with transaction(cursor):
-            rows = run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0] if is_there else 0
+            rows = _rows(cursor, name)
             _typed.forget(cursor, name)
             analysed.forget(cursor, name)
             forget_facts(cursor, name)
@@ -77,4 +74,26 @@ def _drop(store: Store, asked: str) -> int:
             for ours in (LEDGER, REJECTED):
                 run(cursor, f"DELETE FROM {ours} WHERE {ledger.of_table(name)}")
             run(cursor, f"DROP TABLE IF EXISTS {quoted(name)}")
-    return int(rows)
+    return rows
+
+
+def counted(table: str, database: str | os.PathLike[str] | DuckDBPyConnection) -> tuple[int, str]:
+    """Return what ``drop`` would delete: how many there are, and of what. Raises as ``drop`` does."""
+    asked = check_table_name(table)
+    with contextlib.closing(Store(database, create=False)) as store, store.reading() as cursor:
+        layout.check(cursor, store.label)
+        name, people = _named(cursor, store, asked)
+        return _rows(cursor, name), "profiles" if people else "events"
+
+
+def _named(cursor: DuckDBPyConnection, store: Store, asked: str) -> tuple[str, bool]:
+    """Return the table of a name, whatever its case, and whether it is one of profiles. Raises ``TableError``."""
+    people = snapshot.named(cursor, asked)
+    name = people or ledger.table_named(cursor, asked, store.label)
+    layout.check_records(cursor, store.label, name, engage_api.COLUMNS if people else COLUMNS)
+    return name, people is not None
+
+
+def _rows(cursor: DuckDBPyConnection, name: str) -> int:
+    is_there = columns_of(cursor, name) is not None
+    return int(run(cursor, f"SELECT count(*) FROM {quoted(name)}")[0][0]) if is_there else 0
