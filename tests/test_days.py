@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._planning.batches import Calendar, HeldBatch
+from mpnb._planning.batches import HeldBatch, Lateness
 from mpnb._planning.plan import make_plan
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import MORNING, WIDE, WallClock, as_served, as_stored, days_of, event
@@ -72,14 +72,14 @@ def test_however_often_it_is_called_no_day_is_fetched_more_than_it_must_be(
     now = datetime(2026, 7, 1, hour)
     for days in mornings:
         now += DAY * days
-        calendar = Calendar(now, late_days, timedelta(hours=lag))
-        first, end = now.date() - DAY * window, min(now.date() - DAY * last, calendar.today)
+        lateness = Lateness(now, late_days, timedelta(hours=lag))
+        first, end = now.date() - DAY * window, min(now.date() - DAY * last, lateness.today)
         plan = make_plan(
             first,
             end,
             sorted(held.values(), key=lambda h: h.from_date),
             mode="resume",
-            calendar=calendar,
+            lateness=lateness,
             chunk_days=chunk_days,
             quota_left=60,
             per_hour=60,
@@ -91,13 +91,13 @@ def test_however_often_it_is_called_no_day_is_fetched_more_than_it_must_be(
             held[number] = HeldBatch(number, batch.from_date, batch.to_date, 1, now)
             for day in days_of(batch.from_date, batch.to_date):
                 fetched[day] += 1
-                early[day] += day >= calendar.today
-            assert batch.to_date < calendar.today or batch.days == 1
+                early[day] += day >= lateness.today
+            assert batch.to_date < lateness.today or batch.days == 1
         there = {day: h for h in held.values() for day in days_of(h.from_date, h.to_date)}
         assert set(days_of(first, end)) <= there.keys()
         for day in days_of(first, end):
             # Due is a batch when its last day is; until then its other days wait for that one.
-            assert not calendar.is_provisional(there[day], day) or not calendar.is_settled(there[day].to_date)
+            assert not lateness.is_provisional(there[day], day) or not lateness.is_settled(there[day].to_date)
     assert all(fetched[day] <= 2 + early[day] for day in fetched)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpnb
-from mpnb._planning.batches import Batch, Calendar, HeldBatch, make_batches
+from mpnb._planning.batches import Batch, HeldBatch, Lateness, make_batches
 from mpnb._planning.dates import parse_date
 from mpnb._planning.plan import make_plan, plan_again
 from mpnb.sandbox import Fault
@@ -243,8 +243,8 @@ def test_days_that_failed_outside_the_range_are_for_whoever_asks_for_them() -> N
 
 def plan_of(first: int, last: int, there: list[HeldBatch] = [], **how: Any) -> mpnb.ExportPlan:  # noqa: B006
     usual = {"mode": "resume", "chunk_days": 7, "quota_left": 60, "per_hour": 60}
-    calendar = Calendar(LATER, how.pop("late_days", 5))
-    return make_plan(day(first), day(last), there, **{**usual, "calendar": calendar, **how})
+    lateness = Lateness(LATER, how.pop("late_days", 5))
+    return make_plan(day(first), day(last), there, **{**usual, "lateness": lateness, **how})
 
 
 def spans(plan: mpnb.ExportPlan) -> list[tuple[int, int]]:

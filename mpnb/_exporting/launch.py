@@ -47,7 +47,7 @@ from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._mixpanel.failures import SPOOL_ELSEWHERE
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
-from mpnb._planning.batches import Batch, Calendar, HeldBatch, losses, overlapping, ranges_of
+from mpnb._planning.batches import Batch, HeldBatch, Lateness, losses, overlapping, ranges_of
 from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import MAX_WORKERS, Asked, OnBatch, Source, check_helpers
@@ -167,7 +167,7 @@ def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
         known.held,
         unmet=known.unmet,
         mode=asked.mode,
-        calendar=Calendar(utc_now(), asked.late_days, known.lag),
+        lateness=Lateness(utc_now(), asked.late_days, known.lag),
         chunk_days=asked.chunk_days,
         quota_left=limiter.left(),
         per_hour=limiter.quota.per_hour,

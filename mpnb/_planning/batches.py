@@ -136,7 +136,7 @@ class HeldBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Calendar:
+class Lateness:
     """
     Which days have ended, and which have all their events.
 

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Literal
 
 from mpnb._message import Argument, Face, Message, said
-from mpnb._planning.batches import MAX_CHUNK_DAYS, Batch, Calendar, HeldBatch, Mode, _has, make_batches
+from mpnb._planning.batches import MAX_CHUNK_DAYS, Batch, HeldBatch, Lateness, Mode, _has, make_batches
 from mpnb._planning.dates import _days, _days_in
 
 
@@ -104,7 +104,7 @@ def make_plan(
     *,
     unmet: Sequence[tuple[date, date]] = (),
     mode: Mode,
-    calendar: Calendar,
+    lateness: Lateness,
     chunk_days: int | Literal["auto"],
     quota_left: int,
     per_hour: int,
@@ -125,10 +125,10 @@ def make_plan(
         return mode == "refresh" or _has(batch, failed)
 
     def is_stale(batch: HeldBatch) -> bool:
-        return is_wanted(batch) or calendar.is_due(batch)
+        return is_wanted(batch) or lateness.is_due(batch)
 
     def cut(days: int) -> tuple[list[Batch], list[HeldBatch]]:
-        return make_batches([(from_date, to_date)], held, is_stale, days, calendar.are_apart)
+        return make_batches([(from_date, to_date)], held, is_stale, days, lateness.are_apart)
 
     if chunk_days == "auto":
         sizes = ((days, len(cut(days)[0])) for days in range(1, MAX_CHUNK_DAYS + 1))
@@ -140,7 +140,7 @@ def make_plan(
         for h in held
         if h.batch_id in replaced
         for day in _days(h.from_date, h.to_date)
-        if not from_date <= day <= to_date or not (is_wanted(h) or calendar.is_provisional(h, day))
+        if not from_date <= day <= to_date or not (is_wanted(h) or lateness.is_provisional(h, day))
     ]
     days_held = [(h, day) for h in kept for day in _days(max(h.from_date, from_date), min(h.to_date, to_date))]
     return ExportPlan(
@@ -149,7 +149,7 @@ def make_plan(
         batches=tuple(batches),
         held=tuple(kept),
         days_held=tuple(day for _, day in days_held),
-        days_provisional=tuple(day for h, day in days_held if calendar.is_provisional(h, day)),
+        days_provisional=tuple(day for h, day in days_held if lateness.is_provisional(h, day)),
         widened=tuple(sorted(widened)),
         quota_left=quota_left,
         per_hour=per_hour,

@@ -153,7 +153,7 @@ def calendar(
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     unmet = _unmet(cursor, selection)
     coming = _coming(cursor, selection)
-    clock = batches.Calendar(utc_now(), late_days, day_lag(cursor, selection.table, held))
+    lateness = batches.Lateness(utc_now(), late_days, day_lag(cursor, selection.table, held))
     counts, every = _counts(cursor, selection, asked)
 
     def state(day: date) -> str:
@@ -163,13 +163,13 @@ def calendar(
             return "failed"
         if day in unmet or day not in there:
             return "missing"
-        return "provisional" if clock.is_provisional(there[day], day) else "there"
+        return "provisional" if lateness.is_provisional(there[day], day) else "there"
 
     states = {day: state(day) for day in asked}
     usual = _usual({day: counts.get(day, 0) for day in asked if states[day] == "there"})
     days = tuple(_day(day, states[day], counts.get(day, 0), usual) for day in asked)
     lacking = [day for day in asked if states[day] in ("failed", "missing")]
-    due = [day for day in asked if states[day] == "provisional" and clock.is_due(there[day])]
+    due = [day for day in asked if states[day] == "provisional" and lateness.is_due(there[day])]
     wanted = lacking or due
     call = mend(wanted, all(states[day] == "failed" for day in wanted)) if wanted else ""
     return Calendar.__new__(Calendar)._hold(days, every - sum(each.events for each in days), call, relate)

@@ -141,7 +141,7 @@ def check(
     )
     return make_check(
         (
-            *_days(held, days, batches.Calendar(now, late_days, offset.lag)),
+            *_days(held, days, batches.Lateness(now, late_days, offset.lag)),
             _without_events(cursor, events, mine, days),
             _duplicates(cursor, events),
             _rejected(cursor, table, mine),
@@ -155,17 +155,17 @@ def check(
     )
 
 
-def _days(held: list[HeldBatch], asked: tuple[date, date] | None, calendar: batches.Calendar) -> Iterable[Finding]:
+def _days(held: list[HeldBatch], asked: tuple[date, date] | None, lateness: batches.Lateness) -> Iterable[Finding]:
     there = {day: h for h in held for day in _between(h.from_date, h.to_date)}
     wanted = _between(*asked) if asked else []
     covered = [day for day in wanted if day in there]
     missing = [day for day in wanted if day not in there]
-    provisional = [day for day in covered if calendar.is_provisional(there[day], day)]
+    provisional = [day for day in covered if lateness.is_provisional(there[day], day)]
     yield Finding("days held", "ok", len(covered), _ranges(covered))
     yield Finding("days missing", "problem" if missing else "ok", len(missing), _ranges(missing))
     late = ""
     if provisional:
-        due = [day for day in provisional if calendar.is_due(there[day])]
+        due = [day for day in provisional if lateness.is_due(there[day])]
         late = (
             f"fetched before all their events had arrived: {_ranges(provisional)}; an export of these days fetches them"
             " once more when their late days are over" + (f", and now {_ranges(due)}" if due else "")

@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from mpnb._base.clock import utc_now
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._base.text import plural, printable, size
-from mpnb._planning.batches import Calendar
+from mpnb._planning.batches import Lateness
 from mpnb._planning.dates import DAY
 from mpnb._reading import check as events_check
 from mpnb._reading import profiles
@@ -145,7 +145,7 @@ def _of_events(cursor: DuckDBPyConnection, name: str, late_days: int) -> TableSt
     selection = Selection(name)
     facts = "any_value(project_id), min(from_date), max(to_date), max(finished_at)"
     [(project, first, last, ended)] = run(cursor, f"SELECT {facts} FROM {LEDGER} WHERE {selection.batches()}")
-    clock = Calendar(utc_now(), late_days)
+    lateness = Lateness(utc_now(), late_days)
     held = {day: batch for batch in selection.held(cursor) for day in _days(batch.from_date, batch.to_date)}
     failed = {day for a, b in selection.unmet_ranges(cursor) for day in _days(a, b)}
     return TableStatus(
@@ -158,7 +158,7 @@ def _of_events(cursor: DuckDBPyConnection, name: str, late_days: int) -> TableSt
         days_held=len(held),
         days_missing=(last - first).days + 1 - len(held),
         days_failed=len(failed),
-        days_provisional=sum(clock.is_provisional(batch, day) for day, batch in held.items()),
+        days_provisional=sum(lateness.is_provisional(batch, day) for day, batch in held.items()),
         last_export=ended,
         is_running=bool(ledger.running_exports(cursor, name)),
     )
