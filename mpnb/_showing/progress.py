@@ -93,9 +93,13 @@ class PipeLines:
         print(f"mpnb: {line}", file=self._stream, flush=True)
 
 
+# Fewer take a second or two.
+MANY_ROWS = 250_000
+
+
 class RowsLine:
     """
-    A line of how many rows were looked at, redrawn on a terminal and in a cell. It is gone at the end.
+    A line of how many of many rows were looked at, redrawn on a terminal and in a cell. It is gone at the end.
 
     Args:
         what: what is looked at, in a word.
@@ -110,7 +114,7 @@ class RowsLine:
     def __call__(self, done: int, total: int) -> None:
         """Redraw the line. Nothing is drawn in a pipe."""
         if self._bar is None:
-            if done >= total or not self._is_seen():
+            if done >= total or total < MANY_ROWS or not self._is_seen():
                 return
             from tqdm import tqdm
 
