@@ -165,7 +165,7 @@ def fits(value: Any, kind: str) -> Any:
         return None
     if kind == "DOUBLE":
         number = float(text)
-        exact = not re.fullmatch(r"-?\d+", text) or (-(2**127) <= number < 2**127 and int(number) == int(text))
+        exact = not re.fullmatch(r"-?\d+", text) or (abs(int(text)) < 10**38 and int(number) == int(text))
         return number if math.isfinite(number) and exact else None
     whole = re.fullmatch(r"(-?\d+)(\.0+)?", text)
     most = 2**63 if kind == "BIGINT" else 10**38
