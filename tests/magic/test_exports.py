@@ -197,7 +197,8 @@ def test_a_database_that_another_process_holds_is_one_line(shell: Shell, mp: San
         ran = shell.run(f"%mpexport {WEEK}")
         other.communicate(b"\n")
     assert isinstance(ran.error, mpnb.DatabaseError)
-    assert ran.out.startswith("DatabaseError: ")
+    assert ran.out.startswith("DatabaseBusyError: ")
+    assert "--wait" not in ran.out  # which is the command's
     assert ran.out.count("\n") == ONE_LINE
 
 

@@ -33,7 +33,7 @@ from mpnb._exporting.handles import (
     retry_it,
     stopped_line,
 )
-from mpnb._message import Face, said
+from mpnb._message import WAIT, Face, said
 from mpnb._notebook.magic._manual import NAME, make_parser, manual, option_names
 from mpnb._notebook.magic._words import Value, WordError, expanded
 from mpnb._planning.plan import ExportPlan
@@ -57,6 +57,14 @@ AGAIN = f"%{NAME} --retry"
 AFTER = f". %{NAME} --status shows what failed, --retry fetches it again"
 
 
+def magical(face: Face) -> Face:
+    """Return a shell's words as a magic has them, which takes no ``--wait``."""
+    return lambda word: "" if word == WAIT else face(word)
+
+
+in_magic = magical(in_shell)
+
+
 class Command:
     """
     The magic in one shell. Called in the kernel's main thread.
@@ -73,7 +81,7 @@ class Command:
     @needs_local_scope
     def mpexport(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Shown:
         # The manual is its docstring, see below.
-        with errors_in_one_line(in_shell, (ExportError, ExportCancelled), AFTER):
+        with errors_in_one_line(in_magic, (ExportError, ExportCancelled), AFTER):
             names = {**self._shell.user_ns, **(local_ns or {})}
             options = self._parse(line, names)
             _check(options, cell)
@@ -108,7 +116,7 @@ class Command:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a plan shows its notes
                 return api.plan(**arguments)
-        with warnings_in_one_line(in_shell):
+        with warnings_in_one_line(in_magic):
             if "bg" in options:
                 return self._in_background(api.start(**arguments))
             return self._wait(options, lambda: api.export(**arguments))
@@ -135,7 +143,7 @@ class Command:
                 return result
             name = getattr(options, "name", None)
             again = f"{name} = {name}.retry()" if name else AGAIN
-            _say(f"{said(failed_line(result), in_shell)}. To fetch what is missing: {again}")
+            _say(f"{said(failed_line(result), in_magic)}. To fetch what is missing: {again}")
         return result
 
     def _in_background(self, job: ExportJob) -> ExportJob:
@@ -161,7 +169,7 @@ class Command:
         for job in running:
             job.cancel()
         for job in running:
-            print(said(stopped_line(job.outcome()), in_shell))
+            print(said(stopped_line(job.outcome()), in_magic))
         if not running:
             print("no export runs in the background")
 

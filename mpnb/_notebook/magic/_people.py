@@ -16,7 +16,14 @@ from mpnb._command import people as options_of
 from mpnb._command.options import PARTS
 from mpnb._command.people import in_people_shell
 from mpnb._exporting.profiles import ProfilesCancelled, ProfilesError, ProfilesResult
-from mpnb._notebook.magic._command import check_name, errors_in_one_line, given_database, parsed, warnings_in_one_line
+from mpnb._notebook.magic._command import (
+    check_name,
+    errors_in_one_line,
+    given_database,
+    magical,
+    parsed,
+    warnings_in_one_line,
+)
 from mpnb._notebook.magic._manual import Parser, manual, option_names
 from mpnb._notebook.magic._words import Value
 from mpnb._planning.people import PROPERTIES, ProfilesPlan
@@ -46,6 +53,7 @@ Examples:
   %%{NAME}
   SELECT properties->>'plan' AS plan, count(*) AS people FROM profiles GROUP BY ALL"""
 AGAIN = f"%{NAME} --retry"
+IN_MAGIC = magical(in_people_shell)
 # What goes together with --retry, and with none of the options of a call.
 TAKES = {"workers", "name", *(part for _, parts in PARTS.values() for part in parts)}
 
@@ -77,7 +85,7 @@ class PeopleCommand:
         self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None
     ) -> ProfilesResult | ProfilesPlan | DuckDBPyRelation | None:
         # The manual is its docstring, see below.
-        with errors_in_one_line(in_people_shell, (ProfilesError, ProfilesCancelled), f". {AGAIN} goes on"):
+        with errors_in_one_line(IN_MAGIC, (ProfilesError, ProfilesCancelled), f". {AGAIN} goes on"):
             names = {**self._shell.user_ns, **(local_ns or {})}
             options = parsed(PARSER, line, names)
             _check(options, cell)
@@ -98,7 +106,7 @@ class PeopleCommand:
     def _fetched(self, options: argparse.Namespace) -> ProfilesResult:
         arguments = options_of.arguments_of(given_database(options))
         try:
-            with warnings_in_one_line(in_people_shell):
+            with warnings_in_one_line(IN_MAGIC):
                 if "retry" not in options:
                     self._latest = api.export_profiles(**arguments)
                 elif self._latest is None:
