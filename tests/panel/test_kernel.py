@@ -648,7 +648,14 @@ def test_what_cannot_come_is_not_retried(kernel: Kernel, known: Known) -> None:
         kernel.say(grid, {"type": "start"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")
         primary = [a["id"] for a in kernel.state(grid)["info"]["actions"] if a.get("look") == "primary"]
+        assert primary == ["explore"]
+        kernel.say(grid, {"type": "explore"})
+        kernel.until(lambda: "explore" not in kernel.enabled(grid))
+        primary = [a["id"] for a in kernel.state(grid)["info"]["actions"] if a.get("look") == "primary"]
         assert primary == ["new"]
+        [controls] = kernel.comms("Controls")
+        kernel.until(lambda: kernel.state(controls)["answer"].get("html"))
+        assert "Any event, each day" in kernel.state(controls)["answer"]["html"]
         kernel.say(grid, {"type": "new"})
         kernel.until(lambda: [m for m in kernel.heard(fields) if m["type"] == "reset"])
         assert kernel.heard(fields)[-1]["values"]["where"] == "wrong"

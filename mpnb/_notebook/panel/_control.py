@@ -20,6 +20,7 @@ from mpnb._message import said
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
 from mpnb._notebook.panel._code import code_of
+from mpnb._notebook.panel._explorer import Explorer
 from mpnb._notebook.panel._feed import Frame, Info, Track, plan_frame, track_of
 from mpnb._notebook.panel._follow import Follower
 from mpnb._notebook.panel._form import Form, names_in, planned, summed_up
@@ -68,6 +69,10 @@ class Panel:
         self._names: Future[list[tuple[str, int]]] | None = None
         # From the start on: the latest export, with its retries.
         self._follower: Follower | None = None
+        # After its end: the explorer of what it brought, the picture of the end, and what was seen last.
+        self._explorer: Explorer | None = None
+        self._ended_picture: dict[str, Any] = {}
+        self._explored = ""
         # At all times: what is to be done next, and the thread that does it.
         self._changed = True
         self._starting = False
@@ -118,6 +123,10 @@ class Panel:
         """Process messages and the worker's results, and update the display."""
         for message in self._screen.messages():
             self._hear(message)
+        if self._explored:
+            explored, self._explored = self._explored, ""
+            both = self._ended_picture.get("text/html", "") + explored
+            self._screen.keep({**self._ended_picture, "text/html": both})
         if self._work is not None and self._work.done():
             work, self._work = self._work, None
             self._then(work)
@@ -136,7 +145,7 @@ class Panel:
     def _hear(self, message: dict[str, Any]) -> None:
         buttons = {
             "start": self._start, "show": self._show_twin, "edit": self._edit, "new": self._new, "back": self._back,
-            "close": self._screen.close,
+            "close": self._screen.close, "explore": self._explore,
         }  # fmt: skip
         kind = message.get("type")
         enabled = any(kind == action["id"] and action["enabled"] for action in self._actions())
@@ -181,9 +190,11 @@ class Panel:
         cancel, *retry = actions
         edit: dict[str, Any] = {"id": "edit", "label": "Edit", "enabled": True}
         new: dict[str, Any] = {"id": "new", "label": "New export", "enabled": True}
+        explore: dict[str, Any] = {"id": "explore", "label": "Explore", "enabled": True}
+        see = [explore] if self._explorer is None and frontend.has_kernel() else []
         if not any(action["enabled"] for action in retry):  # what one does next
-            (edit if retry else new)["look"] = "primary"
-        return [*retry, edit, new, cancel, copy, {"id": "close", "label": "Close", "enabled": True}]
+            (edit if retry else explore if see else new)["look"] = "primary"
+        return [*retry, *see, edit, new, cancel, copy, {"id": "close", "label": "Close", "enabled": True}]
 
     def _words(self) -> Info:
         notes = [self._follower.note] if self._follower is not None and self._follower.note else []
@@ -300,7 +311,22 @@ class Panel:
 
     def _edit(self) -> None:
         self._editing, self._plan, self._errors = True, None, {}
+        self._explorer, self._explored = None, ""
+        self._box.children = (self._login, self._form.fields, self._screen.grid)
         self._fold()
+
+    def _explore(self) -> None:
+        """Show the explorer of what is there, below; what is seen in it stays with the picture of the export."""
+        self._ended_picture = dict(self._screen.picture)
+        self._explorer = Explorer(self.result, on_picture=weakly(self._on_explored))
+        self._box.children = (self._login, self._form.fields, self._screen.grid, self._explorer.widget)
+        if self._follower is not None:
+            self._follower.changed = True
+
+    def _on_explored(self, page: str) -> None:
+        """Leave the explorer's picture for the pump. In the explorer's thread."""
+        self._explored = page
+        pump.wake(self)
 
     def _new(self) -> None:
         self._form.reset()
