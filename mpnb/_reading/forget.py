@@ -49,7 +49,8 @@ def forget_person(
         ids: one id of the person, or several: ``distinct_id``, user, or ``$device:`` with a device.
         database: a path, or an open DuckDB connection.
         identities: which other ids are the person's: those that ``result.identities()`` gives for ``"merged"``,
-            ``"simplified"`` or ``"original"``; ``"exported"`` for none.
+            ``"simplified"`` or ``"original"``; ``"exported"`` for none. Mixpanel takes people who logged in on one
+            device for one person: where devices are shared, look at ``identities()`` before, or pass ``"exported"``.
 
     Returns:
         The number of deleted rows by table; tables that had none are not in it.
