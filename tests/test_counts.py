@@ -349,6 +349,7 @@ def test_a_result_has_the_days_that_were_asked_for(sandbox, export) -> None:
     assert held == [(day(8), day(14), result.total_rows + result.rows_outside)]
 
 
+@pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
 def test_what_stands_on_the_events_has_the_same_days(sandbox, export) -> None:
     """Names, typed events, the catalog, frames, duplicates, analysis and the check."""
     mp = sandbox()
@@ -636,6 +637,7 @@ def test_an_event_of_which_all_rows_were_deleted_is_not_there(numbered) -> None:
     assert len(rows_of(numbered.event("B"))) == 30
 
 
+@pytest.mark.filterwarnings("ignore:values of several types:UserWarning")
 def test_types_are_those_of_the_values_that_are_left(sandbox, export) -> None:
     """A value that made a column JSON, and is deleted, makes it so no longer."""
     result = export(sandbox(lines=lambda d: on(d, "A", n=1) + on(d, "A", n="x" if d == day(2) else 2)))

@@ -233,7 +233,7 @@ def _local(events: DuckDBPyRelation, origin: Origin | None, zone: object) -> str
             log.warning(UTC_NOTICE)
     if zone is None:
         return "time"
-    if zone == "UTC":
+    if isinstance(zone, str) and zone == "UTC":
         return "time"  # which is UTC, or local time that stays as it is: converted twice, it takes three times as long
     known = isinstance(zone, str) and is_text(zone) and "\0" not in zone
     found = known and _rows(events, f"SELECT 1 FROM pg_timezone_names() WHERE name = {literal(str(zone))} LIMIT 1")

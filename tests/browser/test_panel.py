@@ -280,12 +280,12 @@ def test_after_a_mistake_the_form_comes_back(notebook: Open) -> None:
         expect(output.locator(".mpnb-folded")).to_have_text(
             "4 days, 2026-01-01 – 2026-01-04 · all events · where … · table events"
         )
-        expect(output.get_by_label("Where")).to_be_hidden()
+        expect(output.get_by_label("Where", exact=True)).to_be_hidden()
         mp.clear_faults()
         button(output, "Edit").press("Enter")
         # The button is gone, and its focus is still in the panel: the notebook must not hear what is typed.
         expect(output.locator(".mpnb-phase")).to_be_focused()
-        output.get_by_label("Where").fill("")
+        output.get_by_label("Where", exact=True).fill("")
         output.get_by_label("Table", exact=True).fill("another")
         expect(button(output, "Start")).to_be_enabled()
         button(output, "Start").press("Enter")
@@ -295,7 +295,7 @@ def test_after_a_mistake_the_form_comes_back(notebook: Open) -> None:
         expect(output.locator(".mpnb-figure")).to_contain_text("Any event, each day")
         expect(button(output, "New export")).to_have_class(re.compile("mpnb-primary"))
         button(output, "New export").press("Enter")
-        expect(output.get_by_label("Where")).to_have_value("wrong")
+        expect(output.get_by_label("Where", exact=True)).to_have_value("wrong")
         button(output, "Back").press("Enter")
         expect(output.locator(".mpnb-phase")).to_have_text("Done")
         assert len(book.cells.all()) == 2

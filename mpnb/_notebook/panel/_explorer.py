@@ -219,8 +219,8 @@ class Explorer:
     @contextlib.contextmanager
     def _reading(self) -> Any:
         """Read one state of the database, and write nothing."""
-        run(self._cursor, BEGIN)
         try:
+            run(self._cursor, BEGIN)  # interrupted, it may have begun a transaction all the same
             yield
         finally:
             while True:
