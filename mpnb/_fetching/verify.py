@@ -59,7 +59,8 @@ class BodyError(Exception):
     The body is not whole.
 
     Attributes:
-        kind: ``"truncated"`` (it ends too early) or ``"decode"`` (it cannot be what was sent).
+        kind: ``"truncated"`` (it ends too early), ``"decode"`` (it cannot be what was sent) or ``"write"`` (its file is
+            gone).
     """
 
     def __init__(self, kind: str, message: str) -> None:

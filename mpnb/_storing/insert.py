@@ -218,8 +218,8 @@ def blocks(file: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     Read a spool file as blocks of numbered lines, without line ends and blank lines.
 
     Raises:
-        BodyError: the file is not what was verified (kind ``"decode"``), or one of its lines ended the export early
-            (kind ``"truncated"``).
+        BodyError: the file is not what was verified (kind ``"decode"``), is gone (kind ``"write"``), or one of its
+            lines ended the export early (kind ``"truncated"``).
     """
     block: list[tuple[int, bytes]] = []
     lines = size = held = 0
@@ -239,6 +239,8 @@ def blocks(file: Fetched) -> Iterator[list[tuple[int, bytes]]]:
                 if held >= BLOCK_BYTES or len(block) >= BLOCK_LINES:
                     yield block
                     block, held = [], 0
+    except FileNotFoundError as error:  # somebody has deleted it: nothing is damaged
+        raise BodyError("write", f"its spool file is gone: {error}") from None
     except (OSError, EOFError, GZIP_ERROR) as error:
         raise BodyError("decode", f"its spool file cannot be read any more: {error}") from None
     if (size, lines) != (file.body.json_size, file.body.lines):

@@ -197,7 +197,7 @@ class Table:
         except Unfit as error:
             raise WriteError(error.failure) from None
         except BodyError as error:
-            is_ours = error.kind == "decode"
+            is_ours = error.kind in ("decode", "write")
             hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
             raise WriteError(failure(error.kind, safe_text(str(error)), http_status=status, hint=hint)) from None
         except Exception as error:
