@@ -136,7 +136,7 @@ def test_one_table_that_fails_does_not_stop_the_others(sandbox, command, tmp_pat
         ('[[events]]\ndays = "last 3 days"\nworkerz = 3\n', "unknown field `workerz` - at `$.events[0]`"),
         ('[[events]]\ndays = "last 3 days"\nworkers = "many"\n', "Expected `int`, got `str`"),
         ('[[events]]\ndays = "last 3 days"\nproject = "shopp"\n', "there is no [projects.shopp]; did you mean 'shop'?"),
-        ('[projects.a]\nsecret_env = "p4ss word!"\n[[profiles]]\n', "must be the name of a"),  # pragma: allowlist secret
+        ('[projects.a]\nsecret_env = "p4ss word!"\n[[profiles]]\n', "the name of a"),  # pragma: allowlist secret
         ('[projects.a]\nsecret = "hunter2"\n[[profiles]]\n', "unknown field `secret`"),  # pragma: allowlist secret
         ("[[events\n", "mpnb.toml: "),
         (None, "mpnb.toml cannot be read: No such file"),
