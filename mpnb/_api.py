@@ -375,12 +375,12 @@ def status(database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> 
 
     Raises:
         DatabaseError: there is no database; it is a ``DatabaseBusyError`` where another process has it open.
+        CredentialsError: the environment has credentials that cannot be meant, such as a wrong region.
     """
     with up_to_date(database) as store:
         with store.reading() as cursor:
             tables = state.tables(cursor, LATE_DAYS)
-        sizes = store.sizes()
-        found = Status(store.label, *sizes, tables)
+        found = Status(store.label, *store.sizes(), tables)
     if missing_variables():
         return found
     credentials = Credentials.from_environment()

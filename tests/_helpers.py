@@ -36,6 +36,8 @@ WIDE = mpnb.Quota(per_hour=10**6, per_second=1000)
 PATIENCE = 60.0
 # What DuckDB calls an events table's rows, in the form that as_served() gives.
 Event = tuple[str, str]
+# Runs a command; returns its status, standard output and standard error.
+Run = Callable[..., tuple[int, str, str]]
 
 
 def day(number: int) -> date:

@@ -16,8 +16,10 @@ import pytest
 import mpnb
 import mpnb._base.clock
 import mpnb._fetching.fetcher
+from mpnb._command.cli import main
 from mpnb.sandbox import Sandbox, serve
-from tests._helpers import WIDE, WallClock, day, moved, until
+from mpnb.sandbox.__main__ import environment
+from tests._helpers import WIDE, Run, WallClock, day, moved, until
 
 pytest_plugins = ["tests._bounds"]
 
@@ -84,6 +86,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     monkeypatch.setattr(mpnb._base.clock, "system", clock)
     return clock
+
+
+@pytest.fixture
+def mpnb_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``mpnb`` in this process, in a folder of its own, and give status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, mp: Sandbox | None = None) -> tuple[int, str, str]:
+        for name, value in environment(mp).items() if mp else ():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()  # what the test itself has said
+        try:
+            status = main(words)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return (status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

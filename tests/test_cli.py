@@ -21,33 +21,15 @@ import pytest
 
 import mpnb
 from mpnb._command import options as _options
-from mpnb._command.cli import EXPORT_EXAMPLES, PLAN_EXAMPLES, main
+from mpnb._command.cli import EXPORT_EXAMPLES, PLAN_EXAMPLES
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
-from tests._helpers import as_served, as_stored, child, day, days_of, query, terminal, until
+from tests._helpers import Run, as_served, as_stored, child, day, days_of, query, terminal, until
 
 FIRST, LAST = day(1), day(6)
 DAYS = [FIRST.isoformat(), LAST.isoformat()]
 # Three batches, without waiting for a quota.
 WIDE = ["--per-hour", "1000000", "--per-second", "1000", "--chunk-days", "2"]
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mpnb_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mpnb`` in this process, in an empty folder, and give status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str, mp: Sandbox | None = None) -> tuple[int, str, str]:
-        for name, value in environment(mp).items() if mp else ():
-            monkeypatch.setenv(name, value)
-        try:
-            status = main(words)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 @contextlib.contextmanager

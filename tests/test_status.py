@@ -7,43 +7,23 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import pytest
 
 import mpnb
 from mpnb._base import patience
-from mpnb._command.cli import main
 from mpnb.sandbox import Fault, Sandbox
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import MORNING, WallClock, child, day, people, query
 
-Run = Callable[..., tuple[int, str, str]]
 LOCK = """
 import sys, duckdb
 con = duckdb.connect("mixpanel.duckdb")
 print("open", flush=True)
 sys.stdin.readline()
 """
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mpnb`` in this process, in a folder of its own; return status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()  # what an export of the test has said
-        try:
-            status = main(words)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -129,28 +109,28 @@ def test_wrong_arguments_of_check(failing, export, database, given, message: str
         mpnb.check(database=database, **given)
 
 
-def test_statuses_of_the_commands(command, failing, export, tmp_path) -> None:
+def test_statuses_of_the_commands(mpnb_command, failing, export, tmp_path) -> None:
     """0 where all is there, 1 where not, 2 where there is nothing to look at."""
-    assert command("check")[0] == command("status")[0] == command("sql", "SELECT 1")[0] == 2
+    assert mpnb_command("check")[0] == mpnb_command("status")[0] == mpnb_command("sql", "SELECT 1")[0] == 2
     export(failing, day(1), day(4), chunk_days=1, database=tmp_path / "mixpanel.duckdb").close()
-    assert command("check", str(day(1)), str(day(2)))[0] == 0
-    status, out, _ = command("check", "--json")
+    assert mpnb_command("check", str(day(1)), str(day(2)))[0] == 0
+    status, out, _ = mpnb_command("check", "--json")
     found = json.loads(out)
     assert (status, found["ok"]) == (1, False)
     assert [f["count"] for f in found["findings"] if f["name"] == "days missing"] == [1]
-    status, out, _ = command("status", "--json")
+    status, out, _ = mpnb_command("status", "--json")
     assert (status, json.loads(out)["tables"][0]["days_held"]) == (0, 3)
 
 
 @pytest.mark.parametrize("words", [("export", "last 2 days"), ("check",), ("status",), ("sql", "SELECT 1")])
-def test_a_database_in_use_has_a_status_of_its_own(command, failing, export, tmp_path, monkeypatch, words) -> None:
+def test_a_database_in_use_has_a_status_of_its_own(mpnb_command, failing, export, tmp_path, monkeypatch, words) -> None:
     """75, with who has it; ``--wait`` takes the command up when that one is gone, and says once what it waits for."""
     export(failing, day(1), day(2), chunk_days=1, database=tmp_path / "mixpanel.duckdb").close()
     for name, value in environment(failing).items():
         monkeypatch.setenv(name, value)
     with child([sys.executable, "-c", LOCK], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout.readline() == "open\n"
-        status, out, err = command(*words)
+        status, out, err = mpnb_command(*words)
         assert (status, out) == (75, "")
         assert f"(PID {other.pid})): pass --wait 10m to wait for it, or close it there" in err
         with pytest.raises(mpnb.DatabaseBusyError, match=r"\): close it there"):
@@ -164,13 +144,13 @@ def test_a_database_in_use_has_a_status_of_its_own(command, failing, export, tmp
             waited.set()
 
         monkeypatch.setattr(patience, "sleep", let_go)
-        status, _, err = command(*words, "--wait", "30s")
+        status, _, err = mpnb_command(*words, "--wait", "30s")
         assert status == 0
         assert waited.is_set()
         assert err.count("waiting for it, until") == 1
 
 
-def test_waiting_ends(command, failing, export, tmp_path, monkeypatch, clock: WallClock) -> None:
+def test_waiting_ends(mpnb_command, failing, export, tmp_path, monkeypatch, clock: WallClock) -> None:
     """At the time that was said."""
     export(failing, day(1), day(2), database=tmp_path / "mixpanel.duckdb").close()
 
@@ -181,29 +161,29 @@ def test_waiting_ends(command, failing, export, tmp_path, monkeypatch, clock: Wa
     began = clock.now
     with child([sys.executable, "-c", LOCK], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
         assert other.stdout.readline() == "open\n"
-        assert command("status", "--wait", "2m")[0] == 75
+        assert mpnb_command("status", "--wait", "2m")[0] == 75
     assert clock.now - began == timedelta(minutes=2)
 
 
 QUERY = "SELECT event_name, count(*) AS n, min(time) AS first FROM events GROUP BY ALL ORDER BY n DESC, 1"
 
 
-def test_sql_in_every_format(command, failing, export, tmp_path) -> None:
+def test_sql_in_every_format(mpnb_command, failing, export, tmp_path) -> None:
     """What comes out has all rows that the query finds."""
     export(failing, day(1), day(2), database=tmp_path / "mixpanel.duckdb").close()
     rows = query(tmp_path / "mixpanel.duckdb", QUERY)
-    _, out, _ = command("sql", QUERY, "--format", "csv")
+    _, out, _ = mpnb_command("sql", QUERY, "--format", "csv")
     names, *read = csv.reader(io.StringIO(out))
     assert (names, [tuple(row) for row in read]) == (
         ["event_name", "n", "first"],
         [(a, str(b), str(c)) for a, b, c in rows],
     )
-    _, out, _ = command("sql", QUERY + ";", "--format", "json")
+    _, out, _ = mpnb_command("sql", QUERY + ";", "--format", "json")
     assert [tuple(row.values()) for row in json.loads(out)] == [(a, b, str(c)) for a, b, c in rows]
-    assert command("sql", "SELECT 1 WHERE false", "--format", "json")[1] == "[]\n"
-    assert command("sql", QUERY, "--format", "parquet", "--output", "x.parquet")[0] == 0
+    assert mpnb_command("sql", "SELECT 1 WHERE false", "--format", "json")[1] == "[]\n"
+    assert mpnb_command("sql", QUERY, "--format", "parquet", "--output", "x.parquet")[0] == 0
     assert duckdb.sql(f"FROM '{tmp_path / 'x.parquet'}'").fetchall() == rows
-    assert rows[0][0] in command("sql", QUERY)[1]
+    assert rows[0][0] in mpnb_command("sql", QUERY)[1]
 
 
 @pytest.mark.parametrize(
@@ -219,17 +199,17 @@ def test_sql_in_every_format(command, failing, export, tmp_path) -> None:
         (("SELECT error('late') FROM events", "--format", "csv", "--output", "half.csv"), "late"),
     ],
 )
-def test_wrong_sql_is_one_line(command, failing, export, tmp_path, words, message: str) -> None:
+def test_wrong_sql_is_one_line(mpnb_command, failing, export, tmp_path, words, message: str) -> None:
     """It changes nothing, and leaves no half file."""
     export(failing, day(1), day(1), database=tmp_path / "mixpanel.duckdb").close()
-    status, out, err = command("sql", *words)
+    status, out, err = mpnb_command("sql", *words)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not (tmp_path / "half.csv").exists()
     assert query(tmp_path / "mixpanel.duckdb", "SELECT count(*) FROM events")[0][0] == failing.count(day(1), day(1))
 
 
-def test_text_of_a_query_cannot_steer_a_terminal(command, sandbox, export, tmp_path) -> None:
+def test_text_of_a_query_cannot_steer_a_terminal(mpnb_command, sandbox, export, tmp_path) -> None:
     """A value that a terminal would obey is shown as text."""
     export(sandbox(), day(1), day(1), database=tmp_path / "mixpanel.duckdb").close()
-    assert "\x1b" not in command("sql", "SELECT chr(27) || '[2J' AS x")[1]
+    assert "\x1b" not in mpnb_command("sql", "SELECT chr(27) || '[2J' AS x")[1]

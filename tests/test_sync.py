@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +13,9 @@ import pytest
 
 import mpnb
 import mpnb._sync
-from mpnb._command.cli import main
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import MORNING, WallClock, child, day, event, people, query, until
 
-Run = Callable[..., tuple[int, str, str]]
 HOLD = "import duckdb, sys; con = duckdb.connect('mixpanel.duckdb'); print('open', flush=True); sys.stdin.readline()"
 # A run of its own process, at the same moment.
 ELSEWHERE = """
@@ -27,22 +24,6 @@ mpnb._base.clock.system = lambda: float(sys.argv[1])
 from mpnb._command.cli import main
 sys.exit(main(["sync", "mpnb.toml"]))
 """
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mpnb`` in this process, in a folder of its own; return status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main(words)
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 def written(folder: Path, mp: Sandbox, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -59,7 +40,7 @@ def written(folder: Path, mp: Sandbox, text: str, monkeypatch: pytest.MonkeyPatc
     return file
 
 
-def test_events_and_profiles(sandbox, command, tmp_path, monkeypatch) -> None:
+def test_events_and_profiles(sandbox, mpnb_command, tmp_path, monkeypatch) -> None:
     """Each table has its arguments, one line says how it did, and paths are relative to the file."""
     mp = sandbox(lines=lambda d: [event("A", plan="pro"), event("B")], profiles=people("a", "b", "c"))
     text = """
@@ -81,7 +62,7 @@ def test_events_and_profiles(sandbox, command, tmp_path, monkeypatch) -> None:
     file = written(tmp_path, mp, text, monkeypatch)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    status, out, _ = command("sync", str(file))
+    status, out, _ = mpnb_command("sync", str(file))
     lines = [line.rsplit(",", 1)[0] for line in out.splitlines()]
     assert (status, lines) == (
         0,
@@ -92,11 +73,11 @@ def test_events_and_profiles(sandbox, command, tmp_path, monkeypatch) -> None:
         ],
     )
     assert query(tmp_path / "mixpanel.duckdb", "SELECT DISTINCT event_name FROM events") == [("A",)]
-    status, out, _ = command("sync", str(file), "--json")
+    status, out, _ = mpnb_command("sync", str(file), "--json")
     assert (status, [row["new_rows"] for row in json.loads(out)]) == (0, [0, 0, 0])
 
 
-def test_one_table_that_fails_does_not_stop_the_others(sandbox, command, tmp_path, monkeypatch) -> None:
+def test_one_table_that_fails_does_not_stop_the_others(sandbox, mpnb_command, tmp_path, monkeypatch) -> None:
     """Whatever is wrong with it: some batches, all of them, its account, its database."""
     faults = [Fault("status", day(2), status=400, times=None), Fault("status", day(9), status=400, times=None)]
     mp = sandbox(faults=faults)
@@ -124,7 +105,7 @@ def test_one_table_that_fails_does_not_stop_the_others(sandbox, command, tmp_pat
     assert "HTTP 400" in done.tables[1].message
     assert done.tables[2].message == "no credentials: MP_USERNAME, NOT_SET not set in the environment"
     assert "there is no folder" in done.tables[3].message
-    assert command("sync", str(file))[0] == 1
+    assert mpnb_command("sync", str(file))[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -142,25 +123,25 @@ def test_one_table_that_fails_does_not_stop_the_others(sandbox, command, tmp_pat
         (None, "mpnb.toml cannot be read: No such file"),
     ],
 )
-def test_a_wrong_file_is_one_line(sandbox, command, tmp_path, monkeypatch, text: str | None, message: str) -> None:
+def test_a_wrong_file_is_one_line(sandbox, mpnb_command, tmp_path, monkeypatch, text: str | None, message: str) -> None:
     """It names the place, sends nothing, and repeats no secret."""
     mp = sandbox()
     file = written(tmp_path, mp, text or "", monkeypatch)
     if text is None:
         file.unlink()
-    status, out, err = command("sync", "mpnb.toml")
+    status, out, err = mpnb_command("sync", "mpnb.toml")
     assert (status, out, err.count("\n"), mp.requests) == (2, "", 1, ())
     assert message in err
     assert "p4ss" not in err
     assert "hunter2" not in err
 
 
-def test_two_runs_of_a_file_do_not_meet(sandbox, command, tmp_path, monkeypatch) -> None:
+def test_two_runs_of_a_file_do_not_meet(sandbox, mpnb_command, tmp_path, monkeypatch) -> None:
     """The later one ends with a status of its own, and has sent nothing."""
     mp = sandbox()
     file = written(tmp_path, mp, '[[events]]\nproject = "shop"\ndays = "2026-01-01 2026-01-01"\n', monkeypatch)
     inner: list[tuple[int, str, str]] = []
-    mpnb.sync(file, on_table=lambda _: inner.append(command("sync", str(file))))
+    mpnb.sync(file, on_table=lambda _: inner.append(mpnb_command("sync", str(file))))
     [(status, out, err)] = inner
     assert (status, out) == (75, "")
     assert "another sync of" in err
@@ -168,7 +149,7 @@ def test_two_runs_of_a_file_do_not_meet(sandbox, command, tmp_path, monkeypatch)
     assert len(mp.requests) == 1
 
 
-def test_every_morning_of_a_month(sandbox, command, tmp_path, monkeypatch, clock: WallClock) -> None:
+def test_every_morning_of_a_month(sandbox, mpnb_command, tmp_path, monkeypatch, clock: WallClock) -> None:
     """
     Events that arrive late, a morning on which Mixpanel fails, a database that a notebook has open, a killed run.
 
@@ -193,12 +174,12 @@ def test_every_morning_of_a_month(sandbox, command, tmp_path, monkeypatch, clock
         match number:
             case 15:
                 mp.add_fault(Fault("status", today - timedelta(days=1), status=400, times=None))
-                statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+                statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
                 mp.clear_faults()
             case 20:
                 with child([sys.executable, "-c", HOLD], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
                     assert other.stdout.readline() == "open\n"
-                    statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+                    statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
             case 25:
                 mp.add_fault(Fault("hang", today - timedelta(days=1), times=None))
                 moment = str(clock())
@@ -208,9 +189,9 @@ def test_every_morning_of_a_month(sandbox, command, tmp_path, monkeypatch, clock
                     other.send_signal(signal.SIGKILL)
                     other.wait(10)
                 mp.clear_faults()
-                statuses = -signal.SIGKILL, command("check", *days)[0]
+                statuses = -signal.SIGKILL, mpnb_command("check", *days)[0]
             case _:
-                statuses = command("sync", "mpnb.toml")[0], command("check", *days)[0]
+                statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
         began[number] = statuses
     assert began == {n: (0, 0) for n in began} | {15: (1, 1), 20: (75, 75), 25: (-signal.SIGKILL, 1)}
     # The days whose late events have all arrived, and were fetched once more when they had.

@@ -38,12 +38,12 @@ class TableStatus:
         rows: its events or profiles.
         from_date, to_date: the first and the last day that an export asked for, both inclusive; for profiles both are
             the day of which they are, ``None`` where none are there yet.
+        last_export: when the last request ended, in UTC, or ``None``.
+        is_running: whether an export into it is running in this process.
         days_held: days that the table holds, of those. It and the three counts below are 0 for profiles.
         days_missing: days between the first and the last that it does not hold.
         days_failed: days that were fetched in vain, and not fetched since; they are missing, or have their old events.
         days_provisional: days held that were fetched before all their events could have arrived.
-        last_export: when the last request ended, in UTC, or ``None``.
-        is_running: whether an export into it is running in this process.
     """
 
     name: str
@@ -52,12 +52,12 @@ class TableStatus:
     rows: int
     from_date: date | None
     to_date: date | None
-    days_held: int
-    days_missing: int
-    days_failed: int
-    days_provisional: int
     last_export: datetime | None
     is_running: bool
+    days_held: int = 0
+    days_missing: int = 0
+    days_failed: int = 0
+    days_provisional: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,8 @@ class Status:
         """Return one row per table; the columns are the attributes of ``TableStatus``. It needs no database."""
         kinds = {
             **{"name": "VARCHAR", "kind": "VARCHAR", "project_id": "VARCHAR", "rows": "BIGINT"},
-            **{"from_date": "DATE", "to_date": "DATE", "days_held": "BIGINT", "days_missing": "BIGINT"},
-            **{"days_failed": "BIGINT", "days_provisional": "BIGINT", "last_export": "TIMESTAMP"},
-            **{"is_running": "BOOLEAN"},
+            **{"from_date": "DATE", "to_date": "DATE", "last_export": "TIMESTAMP", "is_running": "BOOLEAN"},
+            **{"days_held": "BIGINT", "days_missing": "BIGINT", "days_failed": "BIGINT", "days_provisional": "BIGINT"},
         }
         connection = duckdb.connect()
         columns = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
@@ -177,10 +176,6 @@ def _of_profiles(cursor: DuckDBPyConnection, name: str) -> TableStatus:
         rows=_rows(cursor, name),
         from_date=taken,
         to_date=taken,
-        days_held=0,
-        days_missing=0,
-        days_failed=0,
-        days_provisional=0,
         last_export=ended,
         is_running=bool(ledger.running_exports(cursor, staged)),
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 
 from mpnb.sandbox import Fault
@@ -15,7 +12,7 @@ from tests.campaign._clients import real
 from tests.campaign._figures import Figures
 from tests.campaign._oracle import Oracle
 from tests.campaign._pace import patient, quick
-from tests.campaign._stage import FILE, Stage, stage
+from tests.campaign._stage import FILE, Stage, stage, victim
 from tests.campaign._tables import Table, served
 from tests.campaign._victim import PHASES
 
@@ -82,14 +79,9 @@ def _kill(here: Stage, rng: random.Random, table: Table, mode: str) -> str | Non
         "mode": mode,
     }
     with here.step(f"{mode} killed {phase}"):
-        victim = subprocess.run(
-            [sys.executable, "-m", "tests.campaign._victim", json.dumps(asked)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if victim.returncode == -signal.SIGKILL:
-        return victim.stdout
-    if victim.returncode:
-        raise AssertionError(f"the victim failed by itself: {victim.stderr}")
+        ended = victim(asked)
+    if ended.returncode == -signal.SIGKILL:
+        return ended.stdout
+    if ended.returncode:
+        raise AssertionError(f"the victim failed by itself: {ended.stderr}")
     return None

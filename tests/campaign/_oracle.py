@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +16,7 @@ from mpnb.sandbox import BAD_LINES, Request
 from tests.campaign._clients import Said
 from tests.campaign._events import comparable
 from tests.campaign._figures import Figures
+from tests.campaign._stage import copied
 from tests.campaign._tables import Table
 
 HELD = ("done", "empty")
@@ -77,7 +75,7 @@ class Oracle:
         """
         self._step, self._told = step, 0
         try:
-            with self._copy() as con:
+            with copied(self._path) as con:
                 self._held = self._judge(con, said or {}, complete, crashed)
         except duckdb.Error as error:
             self._violation(f"the file does not read: {error}")
@@ -94,7 +92,7 @@ class Oracle:
         """
         self._step, self._told = step, 0
         try:
-            with self._copy() as con:
+            with copied(self._path) as con:
                 held = self._judge(con, {}, False, True)
         except duckdb.Error:
             return False
@@ -114,15 +112,6 @@ class Oracle:
         self._told += 1
         if self._told <= MOST_TOLD:
             self._figures.violations.append(f"{self._name}: {self._step}: {text}")
-
-    @contextlib.contextmanager
-    def _copy(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        # To open the file replays its log, and that is for the next export to do.
-        with tempfile.TemporaryDirectory() as folder:
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                shutil.copy(path, folder)
-            with contextlib.closing(duckdb.connect(str(Path(folder) / self._path.name))) as con:
-                yield con
 
     def _judge(
         self, con: duckdb.DuckDBPyConnection, said: Mapping[str, Said], complete: bool, crashed: bool

@@ -7,17 +7,12 @@ history that was begun has the snapshot as its latest versions.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +30,7 @@ from tests.campaign._clients import QUOTA
 from tests.campaign._figures import Figures
 from tests.campaign._kills import ABORTS, SPANS
 from tests.campaign._pace import patient, quick
-from tests.campaign._stage import FILE, Stage, stage
+from tests.campaign._stage import FILE, Stage, copied, stage, victim
 from tests.campaign._victim import PEOPLE_PHASES
 
 # Of pages: what lies in lines alone, or in days, no page can have.
@@ -200,18 +195,13 @@ def _kill(here: Stage, rng: random.Random, server: Sandbox, call: Call, linger: 
         },
     }
     with here.step(f"kill {phase}"):
-        victim = subprocess.run(
-            [sys.executable, "-m", "tests.campaign._victim", json.dumps(asked)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if victim.returncode == -signal.SIGKILL:
-        here.figures.kills[victim.stdout] += 1
+        ended = victim(asked)
+    if ended.returncode == -signal.SIGKILL:
+        here.figures.kills[ended.stdout] += 1
         return "stopped"
-    if victim.returncode and "ProfilesError" not in victim.stderr:
-        here.violation(f"the victim failed by itself: {victim.stderr.strip().splitlines()[-1]}")
-    return "failed" if victim.returncode else "there"
+    if ended.returncode and "ProfilesError" not in ended.stderr:
+        here.violation(f"the victim failed by itself: {ended.stderr.strip().splitlines()[-1]}")
+    return "failed" if ended.returncode else "there"
 
 
 class Judge:
@@ -235,7 +225,7 @@ class Judge:
         """
         if not self._path.exists():
             return
-        with self._copy() as con:
+        with copied(self._path) as con:
             names = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             now = self._content(con, step) if "profiles" in names else None
             self._begun = {self._crowd.version} | (self._begun if mode == "resume" else set())
@@ -299,12 +289,3 @@ class Judge:
 
     def _violation(self, step: str, text: str) -> None:
         self._here.violation(f"{step}: {text}")
-
-    @contextlib.contextmanager
-    def _copy(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        # To open the file replays its log, and that is for the next call to do.
-        with tempfile.TemporaryDirectory() as folder:
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                shutil.copy(path, folder)
-            with contextlib.closing(duckdb.connect(str(Path(folder) / self._path.name))) as con:
-                yield con

@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import psutil
 
 from tests.campaign._clients import Said
@@ -108,3 +113,19 @@ def _more_than(threads: set[threading.Thread], handles: int) -> str:
     if new:
         return f"threads are left: {', '.join(sorted(thread.name for thread in new))}"
     return f"{_handles() - handles} files or sockets are left" if os.name == "posix" and _handles() > handles else ""
+
+
+def victim(asked: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run a process that exports what is asked and kills itself, see ``_victim``; it tells the phase it died in."""
+    command = [sys.executable, "-m", "tests.campaign._victim", json.dumps(asked)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@contextlib.contextmanager
+def copied(database: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a copy of a file: to open the file itself replays its log, and that is for the next export to do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in database.parent.glob(f"{database.name}*"):
+            shutil.copy(path, folder)
+        with contextlib.closing(duckdb.connect(str(Path(folder) / database.name))) as con:
+            yield con

@@ -27,6 +27,8 @@ OVER_TIME = ("lines", "table")
 SPLIT = ("lines", "table", "bars", "funnel", "retention")
 COUNTS = ("events", "users", "sessions", "events per user")
 AGGREGATES = ("sum", "average", "median")
+# Of a report by hour, the hours of the week.
+HOURS, IN_ORDER = "isodow(period) AS weekday, hour(period) AS hour, sum(events)::BIGINT AS events", "weekday, hour"
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 # Series besides which there is "$other".
 TOP = 6
@@ -264,8 +266,7 @@ def calls_of(choices: Choices, typed: bool, zone: str) -> Calls:
     if c.by and c.report in SPLIT:
         options["by"], options["top"] = c.by, TOP
     if c.report == "hours":
-        then = 'aggregate("isodow(period) AS weekday, hour(period) AS hour, sum(events)::BIGINT AS events")'
-        then += '.order("weekday, hour")'
+        then = f"aggregate({word(HOURS)}).order({word(IN_ORDER)})"
     if report in ("segmentation", "retention"):
         options["zone"] = zone
     while event and event[-1] is None:
@@ -331,8 +332,7 @@ def _report(events: DuckDBPyRelation, calls: Calls) -> DuckDBPyRelation:
     report: DuckDBPyRelation = getattr(analysis, calls.report)(events, *calls.event, **calls.options)
     if not calls.then:
         return report
-    columns = "isodow(period) AS weekday, hour(period) AS hour, sum(events)::BIGINT AS events"
-    return report.aggregate(columns).order("weekday, hour")
+    return report.aggregate(HOURS).order(IN_ORDER)
 
 
 def _hours(rows: Sequence[tuple[int, int, int]], choices: Choices) -> Picture:

@@ -23,7 +23,7 @@ from mpnb._base.relation import IS_1
 from mpnb._base.scalars import brief
 from mpnb._base.sql import run
 from mpnb._base.text import safe_text
-from mpnb._errors import MpnbError, PlanError
+from mpnb._errors import ClosedError, MpnbError, PlanError
 from mpnb._exporting.handles import ExportJob, ExportResult, reader_of, variable_of
 from mpnb._message import said
 from mpnb._notebook.panel import _asking as asking
@@ -298,27 +298,34 @@ class Explorer:
             took = max(1, math.ceil(rows / asking.ROWS_A_SECOND))
             offer = f"Make columns of {rows:,} events: about {took} s once, then answers come at once"
         page = "" if picture is None else picture.as_table if c.report == "table" else picture.html
-        with contextlib.suppress(Exception):  # a front end that is gone must not end the thread
-            answer = {
-                "n": self._message.get("n", 0),
-                "choices": {
-                    **{name: getattr(c, name) for name in asking.TEXTS},
-                    "first": c.first.isoformat() if c.first else "",
-                    "last": c.last.isoformat() if c.last else "",
-                },
-                "html": page,
-                "code": "" if self._calls is None else asking.code_of(self._calls, self._name),
-                "offer": offer,
-                "error": error,
-                "seconds": round(seconds, 3),
-            }
-            with self.widget.hold_sync():
-                self.widget.lists, self.widget.answer = shown, answer
+        answer = {
+            "n": self._message.get("n", 0),
+            "choices": {
+                **{name: getattr(c, name) for name in asking.TEXTS},
+                "first": c.first.isoformat() if c.first else "",
+                "last": c.last.isoformat() if c.last else "",
+            },
+            "html": page,
+            "code": self._code(),
+            "offer": offer,
+            "error": error,
+            "seconds": round(seconds, 3),
+        }
+        # A front end that is gone must not end the thread.
+        with contextlib.suppress(Exception), self.widget.hold_sync():
+            self.widget.lists, self.widget.answer = shown, answer
         if picture is not None and not error:
             for display_id in self._picture_ids:
                 frontend.swap(display_id, self._kept())
             if self._on_picture is not None:
                 self._on_picture(page)
+
+    def _code(self) -> str:
+        """Return what is shown as code; of what was closed, the code that it had."""
+        try:
+            return "" if self._calls is None else asking.code_of(self._calls, self._name)
+        except ClosedError:
+            return str(self.widget.answer.get("code", ""))
 
     def _kept(self) -> dict[str, str]:
         """Return the output that stays in the notebook."""
