@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import mpnb
 import mpnb._errors
 import mpnb.sandbox
+from mpnb._fetching.client import FetchError
+from mpnb._fetching.verify import BodyError, NoExport
+from mpnb._mixpanel.failures import failure
+from mpnb._storing.destination import Unfit, WriteError
 
 NAMES = [
     "Batch",
@@ -159,7 +166,6 @@ def test_a_repr_never_shows_the_secret() -> None:
     assert "hunter2" not in repr(own) + str(own) + f"{own!r:>5}"
     assert own.project_id == "1234567"
     assert own.host == "https://data.mixpanel.com"
-    assert pickle.loads(pickle.dumps(own)) == own
 
 
 @pytest.mark.parametrize(
@@ -217,5 +223,89 @@ def test_the_environment_is_read() -> None:
         "MP_REGION": "eu",
         "MP_API_BASE_URL": "http://localhost:1",
     }
-    own = mpnb.Credentials.from_environment(environ)
+    own = mpnb.Credentials.from_environment(environ=environ)
     assert own == mpnb.Credentials("me", "s", "12", region="eu", base_url="http://localhost:1")
+
+
+NAMED = {"MP_EU_USERNAME": "me", "MP_EU_SECRET": "s", "MP_EU_PROJECT_ID": "7", "MP_EU_REGION": "eu"}
+
+
+@pytest.mark.parametrize("name", ["EU", "eu"])
+def test_a_service_account_has_a_name_in_the_environment(name: str) -> None:
+    """One of several; what the usual variables have is not taken for it."""
+    environ = {**NAMED, "MP_API_BASE_URL": "http://localhost:1", "MP_PROJECT_ID": "12"}
+    assert mpnb.Credentials.from_environment(name, environ=environ) == mpnb.Credentials("me", "s", "7", region="eu")
+
+
+@pytest.mark.parametrize("gone", ["MP_EU_USERNAME", "MP_EU_SECRET", "MP_EU_PROJECT_ID"])
+def test_a_missing_or_wrong_variable_is_told_by_the_name_that_was_asked_for(gone: str) -> None:
+    """Not by the usual one."""
+    with pytest.raises(mpnb.CredentialsError, match=f"set {gone} in the environment"):
+        mpnb.Credentials.from_environment("EU", environ={**NAMED, gone: ""})
+    with pytest.raises(mpnb.CredentialsError, match=r"^MP_EU_REGION must be"):
+        mpnb.Credentials.from_environment("EU", environ={**NAMED, "MP_EU_REGION": "moon"})
+
+
+@pytest.mark.parametrize("name", ["", "E U", "EU\n", "é", 5, NAMED])
+def test_a_name_that_no_variable_can_have_is_refused(name: Any) -> None:
+    """As is the environment in its place, which is not shown: it has the secret."""
+    with pytest.raises(
+        mpnb.CredentialsError, match=r"^name must be up to 64 letters, digits and underscores.*(not a \w+|not .{1,9})$"
+    ):
+        mpnb.Credentials.from_environment(name)
+
+
+@pytest.mark.parametrize("name", [None, "EU"])
+def test_credentials_of_the_environment_travel_as_their_name(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they arrive they are read again: with the secret, and the project, of that environment."""
+    prefix = f"MP_{name}_" if name else "MP_"
+    for variable, value in {"USERNAME": "me", "SECRET": "hunter2hunter2", "PROJECT_ID": "7"}.items():
+        monkeypatch.setenv(prefix + variable, value)
+    sent = pickle.dumps(mpnb.Credentials.from_environment(name))
+    assert b"hunter2" not in sent
+    monkeypatch.setenv(f"{prefix}SECRET", "another")
+    assert pickle.loads(sent) == mpnb.Credentials("me", "another", "7")
+    assert pickle.dumps(pickle.loads(sent)) == sent
+    monkeypatch.delenv(f"{prefix}SECRET")
+    with pytest.raises(mpnb.CredentialsError, match=f"set {prefix}SECRET in the environment"):
+        pickle.loads(sent)
+
+
+def test_a_secret_travels_only_where_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it came into the object, and the refusal says what to do."""
+    for variable, value in NAMED.items():
+        monkeypatch.setenv(variable, value)
+    own = mpnb.Credentials("me", "s", "7", region="eu")
+    changed = replace(mpnb.Credentials.from_environment("EU"), region="us")
+    for each in (own, changed, mpnb.Credentials.from_environment("EU", environ=NAMED)):
+        with pytest.raises(TypeError, match=r"from_environment\('EU'\).* or pass may_travel=True"):
+            pickle.dumps(each)
+    free = mpnb.Credentials("me", "s", "7", region="eu", may_travel=True)
+    arrived = pickle.loads(pickle.dumps(free))
+    assert arrived == free == own
+    assert pickle.loads(pickle.dumps(replace(arrived, region="in"))).region == "in"
+
+
+def test_credentials_are_copied_as_before() -> None:
+    """Alone or deep within something else, with their secret: a copy stays in this process."""
+    own = mpnb.Credentials("me", "s", "7")
+    assert copy.copy(own) == copy.deepcopy(own) == copy.deepcopy([own])[0] == own
+
+
+@pytest.mark.parametrize("kind", [mpnb.ExportError, mpnb.ExportCancelled, mpnb.ProfilesError, mpnb.ProfilesCancelled])
+def test_an_error_travels_without_its_result(kind: Any) -> None:
+    """Its words arrive, as from a pool of processes; the result, which has a database open, stays and says so."""
+    arrived = pickle.loads(pickle.dumps(kind("3 batches failed", object())))
+    assert (type(arrived), str(arrived)) == (kind, "3 batches failed")
+    with pytest.raises(mpnb.ClosedError, match="stayed in the process that raised this error"):
+        _ = arrived.result
+
+
+def test_what_a_fetch_raises_travels_whole() -> None:
+    """With what it has besides its words."""
+    cut = pickle.loads(pickle.dumps(BodyError("truncated", "it ends too early")))
+    assert (cut.kind, str(cut)) == ("truncated", "it ends too early")
+    assert pickle.loads(pickle.dumps(NoExport(b"<html>"))).words == b"<html>"
+    why = failure("timeout", "too slow")
+    for kind in (FetchError, WriteError, Unfit):
+        assert pickle.loads(pickle.dumps(kind(why))).failure == why

@@ -184,10 +184,10 @@ def test_an_address_that_cannot_be_asked_is_refused(url: Any) -> None:
 
 def test_an_environment_is_a_mapping() -> None:
     """Values that are no text, as of a file of settings, are read as text."""
-    refused = try_all(mpnb.Credentials.from_environment)  # type: ignore[arg-type]
-    assert set(ODD) - refused.keys() == set()
+    calls = (mpnb.Credentials.from_environment, lambda value: mpnb.Credentials.from_environment(environ=value))
+    assert [set(ODD) - try_all(call).keys() for call in calls] == [set(), set()]
     settings: Any = {"MP_USERNAME": "me", "MP_SECRET": SECRET, "MP_PROJECT_ID": 12, "MP_REGION": None}
-    assert mpnb.Credentials.from_environment(settings) == mpnb.Credentials("me", SECRET, 12)
+    assert mpnb.Credentials.from_environment(environ=settings) == mpnb.Credentials("me", SECRET, 12)
 
 
 # --- results, jobs, analysis ---------------------------------------------------------------------------------------

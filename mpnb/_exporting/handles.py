@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from mpnb._base.warn import warn
-from mpnb._errors import MpnbError
+from mpnb._errors import ClosedError, MpnbError
 from mpnb._exporting.run import Run
 from mpnb._message import SAME_CALL, Message
 from mpnb._mixpanel.credentials import Credentials
@@ -39,20 +39,36 @@ class Closable(Protocol):
 R = TypeVar("R", bound=Closable)
 
 
-class ExportError(MpnbError):
+class WithResult(MpnbError, Generic[R]):
+    """An error that carries a result, but not to another process: the result has a database open in this one."""
+
+    def __init__(self, message: str, result: R | None) -> None:
+        super().__init__(message)
+        self._result = result
+
+    @property
+    def result(self) -> R:
+        """
+        What came of the export.
+
+        Raises:
+            ClosedError: the error came from another process, and the result stayed there.
+        """
+        if self._result is None:
+            raise ClosedError("the result stayed in the process that raised this error: read its table there")
+        return self._result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes it again, without the result."""
+        return type(self), (self.args[0], None)
+
+
+class ExportError(WithResult["ExportResult"]):
     """No batch of the call is done, empty or skipped. ``result`` holds the failure table."""
 
-    def __init__(self, message: str, result: ExportResult) -> None:
-        super().__init__(message)
-        self.result: ExportResult = result
 
-
-class ExportCancelled(MpnbError):
+class ExportCancelled(WithResult["ExportResult"]):
     """The job was cancelled. ``result`` has the batches that were written before."""
-
-    def __init__(self, message: str, result: ExportResult) -> None:
-        super().__init__(message)
-        self.result: ExportResult = result
 
 
 @dataclass(frozen=True, slots=True)

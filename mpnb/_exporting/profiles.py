@@ -12,8 +12,7 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._base.text import duration, size
-from mpnb._errors import MpnbError
-from mpnb._exporting.handles import Job, RetryOptions
+from mpnb._exporting.handles import Job, RetryOptions, WithResult
 from mpnb._exporting.run import Run
 from mpnb._message import SAME_CALL, Argument, Message
 from mpnb._mixpanel.credentials import Credentials
@@ -35,20 +34,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 
-class ProfilesError(MpnbError):
+class ProfilesError(WithResult["ProfilesResult"]):
     """The profiles could not be fetched whole, and the table is as it was. ``result`` holds the failure table."""
 
-    def __init__(self, message: str, result: ProfilesResult) -> None:
-        super().__init__(message)
-        self.result: ProfilesResult = result
 
-
-class ProfilesCancelled(MpnbError):
+class ProfilesCancelled(WithResult["ProfilesResult"]):
     """The job was cancelled, and the table is as it was. The same call goes on from the pages that are there."""
-
-    def __init__(self, message: str, result: ProfilesResult) -> None:
-        super().__init__(message)
-        self.result: ProfilesResult = result
 
 
 # Fetches the profiles of a result again: returns a ProfilesJob, or a ProfilesResult.

@@ -67,6 +67,10 @@ class BodyError(Exception):
         super().__init__(message)
         self.kind = kind
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes it again."""
+        return BodyError, (self.kind, str(self))
+
 
 class NoExport(Exception):
     """
@@ -79,6 +83,10 @@ class NoExport(Exception):
     def __init__(self, words: bytes) -> None:
         super().__init__("the body is not an export")
         self.words = words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes it again."""
+        return NoExport, (self.words,)
 
 
 @dataclass(frozen=True, slots=True)

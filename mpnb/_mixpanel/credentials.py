@@ -9,6 +9,7 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -29,13 +30,15 @@ QUERY_HOSTS = {
     "eu": "https://eu.mixpanel.com",
     "in": "https://in.mixpanel.com",
 }
-REQUIRED_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 # Where the environment has what the arguments are.
 VARIABLES = {
-    **dict(zip(("username", "secret", "project_id"), REQUIRED_VARIABLES, strict=True)),
+    "username": "MP_USERNAME",
+    "secret": "MP_SECRET",
+    "project_id": "MP_PROJECT_ID",
     "region": "MP_REGION",
     "base_url": "MP_API_BASE_URL",
 }
+REQUIRED = ("username", "secret", "project_id")
 PASS_THEM = Phrase("pass credentials", ", or pass credentials=mpnb.Credentials(username, secret, project_id)")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -47,6 +50,9 @@ class Credentials:
 
     White space around any of the values is removed, since pasted text often has some.
 
+    Credentials from the environment pickle as the name under which they stand there, and are read again in the process
+    that unpickles them. Others refuse to be pickled, since their secret would go along in clear.
+
     Args:
         username: name of the service account, ``"….mp-service-account"``.
         secret: secret of the service account. Never part of a repr.
@@ -54,9 +60,11 @@ class Credentials:
         region: ``"us"``, ``"eu"`` or ``"in"``: where the project's data is stored.
         base_url: scheme and host to use instead of all of the region's, for proxies and the sandbox.
             Plain ``http`` is allowed for loopback only.
+        may_travel: whether they may be pickled with their secret, as for a process on another machine.
 
     Raises:
         CredentialsError: a value is empty or invalid.
+        TypeError: they are pickled, have a secret of their own, and may not travel.
 
     Service accounts: https://developer.mixpanel.com/reference/service-accounts
     """
@@ -66,9 +74,19 @@ class Credentials:
     project_id: str
     region: str = "us"
     base_url: str | None = None
+    may_travel: bool = field(default=False, repr=False, compare=False)
+    # The name in the environment that they were read under, "" for the usual variables; None if they were not.
+    _read_as: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __init__(
-        self, username: str, secret: str, project_id: str | int, region: str = "us", base_url: str | None = None
+        self,
+        username: str,
+        secret: str,
+        project_id: str | int,
+        region: str = "us",
+        base_url: str | None = None,
+        *,
+        may_travel: bool = False,
     ) -> None:
         number = as_int(project_id)
         is_whole = number is not None and 0 <= number < 10**20
@@ -77,6 +95,8 @@ class Credentials:
         object.__setattr__(self, "project_id", str(number) if is_whole else _stripped(project_id))
         object.__setattr__(self, "region", _stripped(region).lower() if isinstance(region, str) else region)
         object.__setattr__(self, "base_url", _stripped(base_url))
+        object.__setattr__(self, "may_travel", may_travel)
+        object.__setattr__(self, "_read_as", None)
         fault = _fault_of(self)
         # Many tools show the variables of every frame in a traceback. This frame, unlike one that a dataclass would
         # generate, can drop them before it raises: the secret may be any of them, where their order was mixed up.
@@ -95,29 +115,68 @@ class Credentials:
         return (self.base_url or QUERY_HOSTS[self.region]).rstrip("/")
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Credentials:
+    def from_environment(cls, name: str | None = None, *, environ: Mapping[str, str] | None = None) -> Credentials:
         """
         Return credentials from ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID`` and, if set, ``MP_REGION`` and
         ``MP_API_BASE_URL``.
 
+        Args:
+            name: of one service account among several. With ``"EU"``, the variables are ``MP_EU_USERNAME``,
+                ``MP_EU_SECRET``, ``MP_EU_PROJECT_ID``, ``MP_EU_REGION`` and ``MP_EU_API_BASE_URL``.
+            environ: a mapping to read in place of ``os.environ``.
+
         Raises:
             CredentialsError: one of the first three is missing, or one is invalid; the message names each of them.
         """
+        if name is not None and (not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_]{1,64}", name)):
+            # It may be what the call took in this place once, the environment.
+            kind = f"{_no_secret(name)}" if isinstance(name, str) else f"a {type(name).__name__}"
+            del environ, name
+            raise CredentialsError(
+                Argument("name"),
+                f" must be up to 64 letters, digits and underscores, as 'EU' for MP_EU_USERNAME, not {kind}",
+            )
         if environ is not None and not isinstance(environ, Mapping):
             kind = type(environ).__name__
             del environ
             raise CredentialsError(Argument("environ"), f" must be a mapping such as os.environ, not a {kind}")
-        missing, fault, argument = missing_variables(environ), "", None
+        names = variables_of(name)
+        missing, fault, argument = missing_variables(environ, name), "", None
         if not missing:
             try:
-                return cls(**_arguments(environ))
+                made = cls(**_arguments(names, environ))
             except CredentialsError as error:
-                fault, argument = said(error, _by_variable), error.argument
+                fault, argument = said(error, partial(_by_variable, names)), error.argument
+            else:
+                if environ is None:
+                    object.__setattr__(made, "_read_as", name or "")
+                return made
         # Raised here, with the environment gone from this frame: a traceback may show the variables of every frame.
         del environ
         if fault:
             raise CredentialsError(fault, argument=argument)
         raise CredentialsError(f"no credentials: set {', '.join(missing)} in the environment", PASS_THEM)
+
+    def __copy__(self) -> Credentials:
+        """Return the same object: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Credentials:
+        """Return the same object: it never changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make them again in another process, without the secret wherever that is possible."""
+        if self._read_as is not None:
+            return Credentials.from_environment, (self._read_as or None,)
+        if self.may_travel:
+            values = (self.username, self.secret, self.project_id, self.region, self.base_url)
+            return partial(Credentials, may_travel=True), values
+        raise TypeError(
+            "credentials with a secret of their own are not pickled, since the secret would go along in clear: use"
+            " mpnb.Credentials.from_environment('EU'), which reads MP_EU_USERNAME and so on again where it arrives, or"
+            " pass may_travel=True to mpnb.Credentials"
+        )
 
 
 def forms_of(username: str, secret: str) -> list[str]:
@@ -132,23 +191,22 @@ def forms_of(username: str, secret: str) -> list[str]:
     return list(dict.fromkeys([secret, *encoded, *percent, *escaped, raw.hex(), raw.hex().upper()]))
 
 
-def missing_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+def variables_of(name: str | None = None) -> dict[str, str]:
+    """Return the name of the variable for each argument, for a service account of that name in the environment."""
+    return {key: each if not name else f"MP_{name.upper()}_{each[3:]}" for key, each in VARIABLES.items()}
+
+
+def missing_variables(environ: Mapping[str, str] | None = None, name: str | None = None) -> list[str]:
     """Return the names of the variables that credentials need and the environment lacks."""
-    env = os.environ if environ is None else environ
-    return [name for name in REQUIRED_VARIABLES if not _word(env, name)]
+    env, names = os.environ if environ is None else environ, variables_of(name)
+    return [names[key] for key in REQUIRED if not _word(env, names[key])]
 
 
-def _arguments(environ: Mapping[str, str] | None) -> dict[str, Any]:
+def _arguments(names: Mapping[str, str], environ: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the arguments of ``Credentials`` that the environment sets."""
     env = os.environ if environ is None else environ
-    username, secret, project_id = (_word(env, name) for name in REQUIRED_VARIABLES)
-    return {
-        "username": username,
-        "secret": secret,
-        "project_id": project_id,
-        "region": _word(env, "MP_REGION") or "us",
-        "base_url": _word(env, "MP_API_BASE_URL") or None,
-    }
+    values = {key: _word(env, name) for key, name in names.items()}
+    return {**values, "region": values["region"] or "us", "base_url": values["base_url"] or None}
 
 
 def _word(env: Mapping[str, Any], name: str) -> str:
@@ -156,9 +214,9 @@ def _word(env: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _by_variable(word: Word) -> str:
+def _by_variable(names: Mapping[str, str], word: Word) -> str:
     """Name an argument by the variable that it came from."""
-    return VARIABLES.get(word.name, word.name) if isinstance(word, Argument) else str(word)
+    return names.get(word.name, word.name) if isinstance(word, Argument) else str(word)
 
 
 def _fault_of(credentials: Credentials) -> Message | None:

@@ -161,4 +161,4 @@ def _credentials(project: Project) -> Credentials:
     if missing:
         del environ
         raise CredentialsError(f"no credentials: {', '.join(missing)} not set in the environment")
-    return Credentials.from_environment(environ)
+    return Credentials.from_environment(environ=environ)

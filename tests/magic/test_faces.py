@@ -264,7 +264,8 @@ def test_credentials_of_the_environment_are_named_by_their_variables(
         (lambda: mpnb.Credentials("a", None, 1), "secret"),  # type: ignore[arg-type]
         (lambda: mpnb.Credentials("a", "s", "x"), "project_id"),
         (lambda: mpnb.Credentials("a", "s", 1, base_url="x"), "base_url"),
-        (lambda: mpnb.Credentials.from_environment(5), "environ"),  # type: ignore[arg-type]
+        (lambda: mpnb.Credentials.from_environment(environ=5), "environ"),  # type: ignore[arg-type]
+        (lambda: mpnb.Credentials.from_environment(5), "name"),  # type: ignore[arg-type]
         (lambda: mpnb.split_date_range("x", "2026-01-01"), "from_date"),
         (lambda: mpnb.split_date_range("2026-01-01", "x"), "to_date"),
         (lambda: mpnb.split_date_range("2026-01-02", "2026-01-01"), "from_date"),

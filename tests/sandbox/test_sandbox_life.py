@@ -120,7 +120,7 @@ def test_the_command_serves_until_stopped(number):
     with start("--json", "--today", "2026-02-01", "--events-per-day", "20", "--fault", "503:2026-01-06") as process:
         environment = json.loads(process.stdout.readline())
         assert environment.pop("made_up") is True
-        own = _credentials.Credentials.from_environment(environment)
+        own = _credentials.Credentials.from_environment(environ=environment)
         query = {"from_date": str(DAY), "to_date": str(DAY), "project_id": own.project_id}
         with httpx.Client(auth=(own.username, own.secret), trust_env=False) as client:
             statuses = [client.get(own.host + "/api/2.0/export", params=query).status_code for _ in range(2)]
