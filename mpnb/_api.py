@@ -27,6 +27,7 @@ from mpnb._exporting.launch import (
     retry_export,
     run_export,
     start_export,
+    tell_limiter,
 )
 from mpnb._exporting.people import (
     check_profiles_table,
@@ -34,6 +35,7 @@ from mpnb._exporting.people import (
     profiles_plan,
     run_profiles_export,
     start_profiles_export,
+    tell_profiles_limiter,
 )
 from mpnb._exporting.profiles import ProfilesJob, ProfilesResult
 from mpnb._fetching.limiter import limiter_for
@@ -175,6 +177,7 @@ def plan(**arguments: Any) -> ExportPlan:
             return plan_of(asked, Known(), limiter)
         with store.reading() as cursor:
             layout.check(cursor, store.label)
+            tell_limiter(limiter, cursor, asked)
             known = known_of(cursor, asked)
             check_table(cursor, asked, store, known)
             plan = plan_of(asked, known, limiter)
@@ -321,6 +324,7 @@ def plan_profiles(**arguments: Any) -> ProfilesPlan:
         with store.reading() as cursor:
             layout.check(cursor, store.label)
             check_profiles_table(cursor, asked, store)
+            tell_profiles_limiter(limiter, cursor, asked)
             return profiles_plan(asked, cursor, limiter)
 
 
@@ -377,14 +381,13 @@ def status(database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> 
         DatabaseError: there is no database; it is a ``DatabaseBusyError`` where another process has it open.
         CredentialsError: the environment has credentials that cannot be meant, such as a wrong region.
     """
-    with up_to_date(database) as store:
-        with store.reading() as cursor:
-            tables = state.tables(cursor, LATE_DAYS)
-        found = Status(store.label, *store.sizes(), tables)
-    if missing_variables():
-        return found
-    credentials = Credentials.from_environment()
-    limiter = limiter_for(credentials.host, credentials.project_id, None)
+    with up_to_date(database) as store, store.reading() as cursor:
+        found = Status(store.label, *store.sizes(), state.tables(cursor, LATE_DAYS))
+        if missing_variables():
+            return found
+        credentials = Credentials.from_environment()
+        limiter = limiter_for(credentials.host, credentials.project_id, None)
+        limiter.learn(ledger.requests_of(cursor, credentials.project_id))
     return replace(
         found,
         quota_project=credentials.project_id,

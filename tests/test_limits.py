@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import mpnb
+import mpnb._fetching.limiter
 from mpnb import Quota
 from mpnb._base.clock import Cancelled
+from mpnb._fetching.history import History
 from mpnb._fetching.limiter import HOUR, RateLimiter, limiter_for
 from mpnb.sandbox import Fault
-from tests._helpers import PATIENCE, WIDE, Clock, Recorded, day, joined, side_by_side, until
+from tests._helpers import PATIENCE, WIDE, Clock, Recorded, day, joined, people, side_by_side, until
 
 
 def never() -> bool:
@@ -72,6 +77,61 @@ def test_a_server_that_counts_has_nothing_to_refuse(sandbox, export) -> None:
     assert result.successful_batches == 13
     assert {request.status for request in mp.requests} == {200}
     assert most_in(1.0, [request.at for request in mp.requests]) <= 3
+
+
+@pytest.fixture
+def new_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Forget all that this machine knows of the hour, as on another one that gets the database."""
+
+    def forget() -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+        mpnb._fetching.limiter._limiters.clear()
+
+    return forget
+
+
+def test_a_new_machine_learns_of_the_hour_from_the_ledger(sandbox, export, start, database, new_machine) -> None:
+    """Attempts that failed and other tables included: it sends what is left of the hour, and no request is refused."""
+    quota = Quota(per_hour=8, per_second=100)
+    mp = sandbox(quota=quota, faults=[Fault("reset", day(2), times=1)])
+    export(mp, day(1), day(3), quota=quota)
+    export(mp, day(1), day(1), quota=quota, table="other")
+    assert len(mp.requests) == 5
+    new_machine()
+    options = {"credentials": mp.credentials, "database": database, "chunk_days": 1, "quota": quota}
+    assert mpnb.plan(day(1), day(9), **options).quota_left == 3
+    assert mpnb.plan(day(1), day(9), **options).quota_left == 3
+    job = start(mp, day(1), day(9), quota=quota)
+    until(lambda: job.progress().waiting_until and job.progress().counts.get("done", 0) == 3)
+    job.cancel()
+    job.outcome().close()
+    assert [request.status for request in mp.requests] == [200] * 8
+
+
+def test_a_new_machine_learns_of_queries_for_profiles(sandbox, fetch, database, new_machine) -> None:
+    """The first page of each snapshot counts, once; requests for events are another quota's."""
+    mp = sandbox(profiles=people("a", "b", "c"))
+    quota = Quota(per_hour=9, per_second=100)
+    fetch(mp, page_size=1, quota=quota)
+    fetch(mp, page_size=1, quota=quota, table="other")
+    new_machine()
+    options = {"database": database, "credentials": mp.credentials, "quota": quota}
+    assert mpnb.plan_profiles(**options).quota_left == 7
+    assert mpnb.plan(day(1), day(1), **options).quota_left == 9
+
+
+def test_what_is_known_is_not_learnt_again() -> None:
+    """A request of this machine is the one that the ledger has; of others all attempts count, within their hour."""
+    clock = Clock()
+    limiter = RateLimiter(Quota(), history=History("http://one", "1"), clock=clock, wait=clock.wait)
+    with limiter.slot(never), limiter.slot(never) as given_back:
+        limiter.withdraw(given_back)
+    mine = [(clock.now + 0.5, 1), (given_back + 0.1, 1)]
+    clock.now += 600
+    theirs = [(clock.now - 300, 4), (clock.now - 300, 1), (clock.now - 2 * HOUR, 1), (clock.now + HOUR, 1)]
+    for _ in range(2):
+        limiter.learn(mine + theirs)
+        assert limiter.left() == 60 - 1 - 5
 
 
 def test_concurrent_bounds_the_requests_in_flight() -> None:

@@ -8,7 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -290,6 +290,7 @@ def test_credentials_are_copied_as_before() -> None:
     """Alone or deep within something else, with their secret: a copy stays in this process."""
     own = mpnb.Credentials("me", "s", "7")
     assert copy.copy(own) == copy.deepcopy(own) == copy.deepcopy([own])[0] == own
+    assert mpnb.Credentials(**asdict(own)) == own
 
 
 @pytest.mark.parametrize("kind", [mpnb.ExportError, mpnb.ExportCancelled, mpnb.ProfilesError, mpnb.ProfilesCancelled])

@@ -145,6 +145,12 @@ def limiter_of(asked: Asked) -> RateLimiter:
     return limiter_for(asked.credentials.host, asked.credentials.project_id, asked.quota)
 
 
+def tell_limiter(limiter: RateLimiter, cursor: DuckDBPyConnection, asked: Asked) -> None:
+    """Let a limiter know of the requests that the ledger has: another machine may have sent them within the hour."""
+    if asked.source is not None:
+        limiter.learn(ledger.requests_of(cursor, asked.source.project_id))
+
+
 def known_of(cursor: DuckDBPyConnection, asked: Asked) -> Known:
     """Return what a database knows of the table that is asked for."""
     if not ledger.exists(cursor) or (asked.source and ledger.is_free_for(cursor, asked.table, asked.source)):
@@ -273,14 +279,17 @@ class _EventsLanding:
     Events, in the table that was asked for.
 
     Args:
-        choose: decides on the batches to fetch and to leave.
+        choose: decides on the batches to fetch and to leave; without it, the plan of what was asked.
         whole: whether the result covers the whole ledger, not the days that were asked for.
     """
 
-    def __init__(self, asked: Asked, resource: Resource, choose: Choose, *, whole: bool) -> None:
+    def __init__(
+        self, asked: Asked, resource: Resource, limiter: RateLimiter, choose: Choose | None, *, whole: bool
+    ) -> None:
         self._asked = asked
+        self._limiter = limiter
         self._resource = resource
-        self._choose = choose
+        self._choose = choose or _by_plan(asked, limiter)
         self._whole = whole
         self._selection = Selection(asked.table)
 
@@ -289,6 +298,8 @@ class _EventsLanding:
 
     def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
         asked = self._asked
+        with store.reading() as cursor:
+            tell_limiter(self._limiter, cursor, asked)
         batches, kept, ids = _admitted(asked, store, table, self._choose)
         if not self._whole:
             days = (asked.from_date, asked.to_date)
@@ -321,7 +332,7 @@ def _launch(
     limiter = limiter_of(asked)
     resource = Events(asked.source)
     order = Order(asked.credentials, asked.credentials.host, limiter, asked.spool, asked.workers, resource)
-    landing = _EventsLanding(asked, resource, choose or _by_plan(asked, limiter), whole=whole)
+    landing = _EventsLanding(asked, resource, limiter, choose, whole=whole)
     return make_job(launched(order, open_store, callbacks, landing, in_background=in_background))
 
 

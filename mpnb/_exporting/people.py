@@ -45,6 +45,12 @@ def profiles_limiter(asked: ProfilesAsked) -> RateLimiter:
     return limiter_for(host, project, asked.quota, family=FAMILY, usual=USUAL)
 
 
+def tell_profiles_limiter(limiter: RateLimiter, cursor: DuckDBPyConnection, asked: ProfilesAsked) -> None:
+    """Let a limiter know of the queries that the database tells of, as ``tell_limiter`` does."""
+    if asked.source is not None:
+        limiter.learn(snapshots.requests_of(cursor, asked.source.project_id))
+
+
 def check_profiles_table(cursor: DuckDBPyConnection, asked: ProfilesAsked, store: Store) -> None:
     """Check that the table accepts what is asked for. Raises ``TableError``."""
     layout.check_records(cursor, store.label, asked.table, COLUMNS)
@@ -108,8 +114,9 @@ def profiles_plan(asked: ProfilesAsked, cursor: DuckDBPyConnection | None, limit
 class _ProfilesLanding:
     """A snapshot of profiles, in a staging table until it is whole."""
 
-    def __init__(self, asked: ProfilesAsked, resource: Profiles) -> None:
+    def __init__(self, asked: ProfilesAsked, resource: Profiles, limiter: RateLimiter) -> None:
         self._asked = asked
+        self._limiter = limiter
         self._resource = resource
         self._snapshot_id = ""
         self._since = utc_now()
@@ -131,6 +138,7 @@ class _ProfilesLanding:
         asked = self._asked
         with store.reading() as cursor:
             check_profiles_table(cursor, asked, store)
+            tell_profiles_limiter(self._limiter, cursor, asked)
             if asked.history:
                 with transaction(cursor):
                     versions.begin(cursor, asked.table)
@@ -167,10 +175,10 @@ def _launch(
     assert asked.credentials is not None
     assert asked.source is not None
     resource = Profiles(asked.source, may_resize=asked.page_size == "auto")
-    order = Order(
-        asked.credentials, asked.credentials.query_host, profiles_limiter(asked), asked.spool, asked.workers, resource
-    )
-    run = launched(order, open_store, callbacks, _ProfilesLanding(asked, resource), in_background=in_background)
+    limiter = profiles_limiter(asked)
+    order = Order(asked.credentials, asked.credentials.query_host, limiter, asked.spool, asked.workers, resource)
+    landing = _ProfilesLanding(asked, resource, limiter)
+    run = launched(order, open_store, callbacks, landing, in_background=in_background)
     return make_profiles_job(run)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from mpnb._base.clock import Cancelled, epoch_seconds
@@ -26,6 +26,10 @@ MOST_COOL = 2 * HOUR + 1.0
 SESSIONS_COUNT = 24 * HOUR
 # How often those who wait look at the file again: another process may have given a start back.
 LOOK_AGAIN = 60.0
+# A request that a database tells of began so many seconds after its start here at most, on a busy machine.
+SAME_REQUEST = 5.0
+# A database keeps less of a moment than a float does.
+ROUNDED = 0.001
 # Waits shorter than this are the pace of three a second, not news.
 WORTH_TELLING = 1.0
 
@@ -140,19 +144,18 @@ class RateLimiter:
 
     def _note(self, starts: list[float]) -> list[float]:
         """Record starts, share them with other processes, and return all known times. Within ``_exclusive()``."""
-        noted = []
-        for start in starts:
-            # Starts are identified by their time, in the file and when they are withdrawn, so each must be unique.
-            while start in self._withdrawn or (
-                (i := bisect_right(self._starts, start)) and self._starts[i - 1] == start
-            ):
-                start = math.nextafter(start, math.inf)
-            insort(self._starts, start)
-            noted.append(start)
+        noted = [self._add(start) for start in starts]
         if self._shared:
             withdrawn = tuple(sorted(self._withdrawn))
             self._shared.write(Times(tuple(self._starts), self._cool_until, withdrawn, self._sessions_count_until))
         return noted
+
+    def _add(self, start: float) -> float:
+        """Add a start, or the next moment: starts are identified by their time, in the file and when withdrawn."""
+        while start in self._withdrawn or ((i := bisect_right(self._starts, start)) and self._starts[i - 1] == start):
+            start = math.nextafter(start, math.inf)
+        insort(self._starts, start)
+        return start
 
     def _note_uncounted(self, start: float) -> list[float]:
         self._uncounted = [each for each in self._uncounted if start - SECOND_WINDOW < each <= start]
@@ -214,6 +217,30 @@ class RateLimiter:
                 self._note([])
             self._changed.notify_all()
             return self._cool_until
+
+    def learn(self, requests: Iterable[tuple[float, int]]) -> None:
+        """
+        Count requests that a database tells of, unless they are known: another machine may have sent them.
+
+        It writes nothing. The next start shares them with other processes.
+
+        Args:
+            requests: when the last attempt of each began, in seconds since the epoch, and how many attempts it had.
+                When the earlier ones began is not known: they count from then as well.
+        """
+        if not self._shared:
+            return
+        with self._changed:
+            now = self._clock()
+            self._next_start(now)
+            known = sorted({*self._starts, *self._withdrawn})
+            for began, attempts in sorted(requests):
+                first = bisect_left(known, began - SAME_REQUEST)
+                if first < len(known) and known[first] <= began + ROUNDED:
+                    del known[first]
+                elif now - HOUR_WINDOW < began <= now:
+                    for _ in range(attempts):
+                        self._add(began)
 
     def left(self) -> int:
         """Return how many requests are left in the rolling hour."""

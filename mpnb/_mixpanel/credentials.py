@@ -43,8 +43,16 @@ PASS_THEM = Phrase("pass credentials", ", or pass credentials=mpnb.Credentials(u
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
+class _Named:
+    """The name in the environment that credentials were read under, ``""`` for the usual variables; else ``None``."""
+
+    # No field of theirs: it says where they are from, not what they are.
+    __slots__ = ("_read_as",)
+    _read_as: str | None
+
+
 @dataclass(frozen=True, slots=True, init=False)
-class Credentials:
+class Credentials(_Named):
     """
     A service account of a Mixpanel project.
 
@@ -75,8 +83,6 @@ class Credentials:
     region: str = "us"
     base_url: str | None = None
     may_travel: bool = field(default=False, repr=False, compare=False)
-    # The name in the environment that they were read under, "" for the usual variables; None if they were not.
-    _read_as: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __init__(
         self,

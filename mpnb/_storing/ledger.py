@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from duckdb import DuckDBPyConnection
 
@@ -223,6 +224,24 @@ def settle_dead(cursor: DuckDBPyConnection, running: Iterable[str]) -> None:
         " WHERE status NOT IN ('done', 'empty', 'failed', 'cancelled') AND NOT list_contains(?, export_id)",
         [HINTS["cancelled"], utc_now(), list(running)],
     )
+
+
+def requests_of(cursor: DuckDBPyConnection, project_id: str) -> list[tuple[float, int]]:
+    """
+    Return the requests for events of a project that count for the current hour, as far as the ledger knows of them.
+
+    Returns:
+        For each batch, when its last request began, in seconds since the epoch, and how many it took.
+    """
+    if not exists(cursor):
+        return []
+    rows = run(
+        cursor,
+        f"SELECT epoch(started_at), attempts FROM {LEDGER} WHERE project_id = ? AND from_date IS NOT NULL"
+        " AND started_at > ? AND attempts > 0",
+        [project_id, utc_now() - timedelta(hours=2)],
+    )
+    return [(float(began), attempts) for began, attempts in rows]
 
 
 def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:

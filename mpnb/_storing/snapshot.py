@@ -77,6 +77,14 @@ def snapshots(cursor: DuckDBPyConnection, table: str) -> list[Snapshot]:
     ]
 
 
+def requests_of(cursor: DuckDBPyConnection, project_id: str) -> list[tuple[float, int]]:
+    """Return when the first page of each snapshot of a project was asked for, the one that counts for an hour, once."""
+    if columns_of(cursor, SNAPSHOTS) is None:
+        return []
+    rows = run(cursor, f"SELECT source, epoch(requested_at) FROM {SNAPSHOTS} WHERE requested_at IS NOT NULL")
+    return [(float(at), 1) for source, at in rows if ProfileSource.from_text(source).project_id == project_id]
+
+
 def published(cursor: DuckDBPyConnection, table: str) -> Snapshot | None:
     """Return the snapshot that a table has, ``None`` if it has none or somebody has dropped or emptied the table."""
     found = next((each for each in snapshots(cursor, table) if each.is_published), None)
