@@ -126,7 +126,6 @@ def test_a_range_of_days_can_be_said_in_several_ways(words: list[str], days: tup
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "mpnb: the following arguments are required: COMMAND (mpnb --help shows what there is)"),
         ("exprot", "invalid choice: 'exprot' (choose from"),
         ("export", "mpnb export: days must be FROM TO, such as 2026-01-01 2026-01-31, or: last 30 days"),
         ("export 2026-01-01", "or: last 30 days, not '2026-01-01'"),
@@ -139,7 +138,9 @@ def test_a_range_of_days_can_be_said_in_several_ways(words: list[str], days: tup
             "mpnb export: unknown option --chunk; did you mean --chunk-days? (mpnb export",
         ),
         ("export last 3 days --secret=x", "mpnb export: unknown option --secret (mpnb export --help"),
-        ("export 2026-01-01 -e X 2026-01-02", "2026-01-02 is out of place"),
+        ("export 2026-01-01 -e X 2026-01-02", "2026-01-02 is out of place: put the words before the options"),
+        ("status events", "mpnb status: events is out of place: there are options only (mpnb status"),
+        ("profiles my.duckdb", "my.duckdb is out of place: there are options only; did you mean --database my.duckdb?"),
         ("export last 3 days --workers 0", "--workers must be a whole number from 1 to 100, not 0"),
         ("export last 3 days --workers ten", "argument --workers: invalid int value: 'ten'"),
         (
@@ -164,6 +165,13 @@ def test_what_cannot_work_is_told_in_one_line(words: str, says: str, mpnb_comman
     [line] = err.splitlines()
     assert says in line
     assert not list(tmp_path.glob("*.duckdb"))
+
+
+def test_without_a_word_it_shows_what_there_is(mpnb_command: Run) -> None:
+    """On standard error and with status 2: a script that forgot the command has not done what it was meant to do."""
+    status, out, err = mpnb_command()
+    assert (status, out) == (2, "")
+    assert err == mpnb_command("--help")[1]
 
 
 # --- what comes of it ----------------------------------------------------------------------------------------------

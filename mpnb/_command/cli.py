@@ -140,6 +140,9 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["sandbox"]:
         return serve_sandbox(words[1:], prog="mpnb sandbox")
     parser = _parser()
+    if not words:  # somebody wants to know what there is
+        parser.print_help(sys.stderr)
+        return NOTHING
     options = parser.parse_args(words)
     command: Callable[[argparse.Namespace, list[str]], int] = options.command
     try:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 from mpnb._api import export
@@ -63,7 +64,14 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(word, options, n=1, cutoff=0.7)
         if word.startswith("-"):
             self.error(f"unknown option {word}" + (f"; did you mean {close[0]}?" if close else ""))
-        self.error(f"{word} is out of place: put the words before the options")
+        self.error(self._surplus(word, options))
+
+    def _surplus(self, word: str, options: list[str]) -> str:
+        if any(not action.option_strings for action in self._actions):
+            return f"{word} is out of place: put the words before the options"
+        is_file = "--database" in options and Path(word).suffix in (".duckdb", ".db")
+        meant = f"; did you mean --database {word}?" if is_file else ""
+        return f"{word} is out of place: there are options only{meant}"
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
