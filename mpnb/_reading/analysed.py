@@ -30,7 +30,7 @@ from mpnb._base.scalars import brief, listed
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
-from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._errors import PlanError
 from mpnb._planning.profiles import ProfileSource
 from mpnb._reading import identities as ids
 from mpnb._reading.declared import DRIFT, MISFITTING, declared_types, declaring, fitting, misfits_of, unsaid
@@ -541,20 +541,6 @@ def _exists(cursor: DuckDBPyConnection) -> bool:
         f" AND schema_name = '{SCHEMA}' AND table_name IN ('sets', 'kinds', 'links', 'persons')"
     )
     return bool(run(cursor, query)[0][0] == 4)
-
-
-def forget_analysed(reader: Reader) -> None:
-    """Drop what is stored for the analysis of a table of events. Raises as ``forget_typed()`` does."""
-    with registration, reader.store.committing(), reader.store.reading() as cursor:
-        if not _exists(cursor):
-            return
-        if ledger.unfinished_exports(cursor, reader.table):
-            raise TableError(f"an export into table {reader.table!r} is running: wait for it or cancel it")
-        try:
-            with transaction(cursor):
-                forget(cursor, reader.table)
-        except duckdb.Error as error:
-            raise DatabaseError(f"{reader.store.label} cannot be written: {safe_text(str(error))}") from None
 
 
 def forget(cursor: DuckDBPyConnection, table: str) -> None:

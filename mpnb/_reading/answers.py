@@ -15,14 +15,14 @@ from mpnb._base.scalars import whole_number
 from mpnb._base.sql import run
 from mpnb._planning.options import MAX_LATE_DAYS
 from mpnb._reading import events, frames, rules
-from mpnb._reading.analysed import for_analysis, forget_analysed, identities
+from mpnb._reading.analysed import for_analysis, identities
 from mpnb._reading.calendar import Calendar, calendar
 from mpnb._reading.catalog import catalog
 from mpnb._reading.check import Check, check
 from mpnb._reading.connected import Connected
 from mpnb._reading.declared import misfits
+from mpnb._reading.drop import drop_made
 from mpnb._reading.reader import Reader
-from mpnb._reading.typed import forget_typed
 from mpnb._reading.views import create_views
 from mpnb._storing.ledger import ended_exports
 
@@ -400,8 +400,7 @@ class Answers(Connected):
             DatabaseError: the database cannot be written.
             ClosedError: the result was closed.
         """
-        forget_typed(self._reader)
-        forget_analysed(self._reader)
+        drop_made(self._reader)
 
     # --- the events in other forms -----------------------------------------------------------------------------------
 

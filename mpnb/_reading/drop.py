@@ -10,15 +10,15 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import columns_of, quoted, run, transaction
 from mpnb._base.text import safe_text
-from mpnb._errors import DatabaseError, TableError
+from mpnb._errors import DatabaseError
 from mpnb._mixpanel import engage_api
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.options import DATABASE
 from mpnb._planning.request import check_table_name
-from mpnb._reading import analysed
-from mpnb._reading import typed as _typed
+from mpnb._reading import analysed, typed
 from mpnb._reading.facts import forget_facts
 from mpnb._reading.given import forget_names
+from mpnb._reading.reader import Reader
 from mpnb._storing import ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
@@ -59,12 +59,10 @@ def _drop(store: Store, asked: str) -> int:
         layout.check(cursor, store.label)
         leftovers.settle(cursor)
         name, people = _named(cursor, store, asked)
-        if ledger.unfinished_exports(cursor, staging(name) if people else name):
-            raise TableError(f"an export into table {name!r} is running: wait for it or cancel it")
+        ledger.check_unused(cursor, staging(name) if people else name, name)
         with transaction(cursor):
             rows = _rows(cursor, name)
-            _typed.forget(cursor, name)
-            analysed.forget(cursor, name)
+            forget_made(cursor, name)
             forget_facts(cursor, name)
             forget_names(cursor, name)
             if people:
@@ -84,6 +82,23 @@ def counted(table: str, database: str | os.PathLike[str] | DuckDBPyConnection) -
         layout.check(cursor, store.label)
         name, people = _named(cursor, store, asked)
         return _rows(cursor, name), "profiles" if people else "events"
+
+
+def drop_made(reader: Reader) -> None:
+    """Drop what was made of a table of events, as ``ExportResult.forget_typed()`` describes."""
+    with registration, reader.store.committing(), reader.store.reading() as cursor:
+        ledger.check_unused(cursor, reader.table)
+        try:
+            with transaction(cursor):
+                forget_made(cursor, reader.table)
+        except duckdb.Error as error:
+            raise DatabaseError(f"{reader.store.label} cannot be written: {safe_text(str(error))}") from None
+
+
+def forget_made(cursor: DuckDBPyConnection, table: str) -> None:
+    """Drop the typed tables of a table of events and those for analysis, within a transaction of the caller."""
+    typed.forget(cursor, table)
+    analysed.forget(cursor, table)
 
 
 def _named(cursor: DuckDBPyConnection, store: Store, asked: str) -> tuple[str, bool]:

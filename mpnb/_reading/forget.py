@@ -13,13 +13,12 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.scalars import brief, each_of, is_text
 from mpnb._base.sql import columns_of, quoted, run, transaction
 from mpnb._base.text import safe_text
-from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._errors import DatabaseError, PlanError
 from mpnb._message import Argument
 from mpnb._mixpanel import engage_api, export_api
 from mpnb._planning.options import DATABASE
-from mpnb._reading import analysed
 from mpnb._reading import identities as identity
-from mpnb._reading import typed as _typed
+from mpnb._reading.drop import forget_made
 from mpnb._storing import forgotten, ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
@@ -89,14 +88,12 @@ def _forget(store: Store, asked: Sequence[str], identities: str) -> dict[str, in
             layout.create(cursor)
             events, people = ledger.tables_of(cursor), snapshot.tables_of_people(cursor)
             for table, shown in [*((name, name) for name in events), *people.items()]:
-                if ledger.unfinished_exports(cursor, table):
-                    raise TableError(f"an export into table {shown!r} is running: wait for it or cancel it")
+                ledger.check_unused(cursor, table, shown)
             ids = _all_ids(cursor, events, asked, identities)
             rows: dict[str, int] = {}
             for table in events:
                 rows[table] = forgotten.forget(cursor, table, export_api.IDS, ids)
-                _typed.forget(cursor, table)
-                analysed.forget(cursor, table)
+                forget_made(cursor, table)
             for table, shown in people.items():
                 rows[shown] = rows.get(shown, 0) + forgotten.forget(cursor, table, engage_api.IDS, ids)
                 history = versions.history_of(shown)

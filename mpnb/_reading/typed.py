@@ -25,7 +25,7 @@ from mpnb._base.names import closest
 from mpnb._base.scalars import brief
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
-from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._errors import PlanError
 from mpnb._reading.declared import Types, declared_types
 from mpnb._reading.given import Given, give, given_names
 from mpnb._reading.look import groups, look
@@ -253,20 +253,6 @@ def _look(cursor: DuckDBPyConnection, table: str, there: There, events: Sequence
     found = look(cursor, table, wanted, only=None if asked is everything else matters)
     for event in events:
         event.learn(found[event.name], there)
-
-
-def forget_typed(reader: Reader) -> None:
-    """Drop the typed tables of a table of events. Raises ``TableError``, ``DatabaseError`` or ``ClosedError``."""
-    with registration, reader.store.committing(), reader.store.reading() as cursor:
-        if not _exists(cursor):
-            return
-        if ledger.unfinished_exports(cursor, reader.table):
-            raise TableError(f"an export into table {reader.table!r} is running: wait for it or cancel it")
-        try:
-            with transaction(cursor):
-                forget(cursor, reader.table)
-        except duckdb.Error as error:
-            raise DatabaseError(f"{reader.store.label} cannot be written: {safe_text(str(error))}") from None
 
 
 def forget(cursor: DuckDBPyConnection, table: str) -> None:

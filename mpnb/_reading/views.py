@@ -8,11 +8,12 @@ from duckdb import DuckDBPyRelation
 from mpnb._base.scalars import brief, is_text
 from mpnb._base.sql import exact, literal, quoted, run
 from mpnb._base.text import safe_text
-from mpnb._errors import DatabaseError, PlanError, TableError
+from mpnb._errors import DatabaseError, PlanError
 from mpnb._message import Argument
 from mpnb._reading.reader import Reader
 from mpnb._reading.typed import everything, materialized
 from mpnb._reading.view import views_of
+from mpnb._storing import ledger
 
 _TAKEN = ("information_schema", "pg_catalog", "temp", "system")
 
@@ -25,7 +26,7 @@ def create_views(reader: Reader, schema: str = "typed") -> DuckDBPyRelation:
         with reader.needing_table(), store.reading() as cursor:
             found = run(cursor, f"SELECT DISTINCT {exact('event_name')} AS name FROM {quoted(table)} ORDER BY name ASC")
         if materialized(store, table, [name for (name,) in found], everything, schema=schema) is None:
-            raise TableError(f"an export into table {table!r} is running: wait for it or cancel it")
+            raise ledger.in_use(table)
         with store.reading() as cursor:
             views = {each.casefold(): names for each, names in views_of(cursor, table).items()}
     except duckdb.InterruptException:

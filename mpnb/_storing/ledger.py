@@ -255,6 +255,22 @@ def unfinished_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
     return {export_id for (export_id,) in rows}
 
 
+def in_use(table: str) -> TableError:
+    """Return the error for what an export into a table keeps from being done."""
+    return TableError(f"an export into table {table!r} is running: wait for it or cancel it")
+
+
+def check_unused(cursor: DuckDBPyConnection, table: str, shown: str | None = None) -> None:
+    """
+    Raise ``TableError`` if an export is working on batches of a table.
+
+    Args:
+        shown: the table that users know, if that is another.
+    """
+    if unfinished_exports(cursor, table):
+        raise in_use(shown or table)
+
+
 def running_exports(cursor: DuckDBPyConnection, table: str) -> set[str]:
     """Return the ids of exports of this process that are working on batches of this table."""
     with entering:

@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.sql import run
 from mpnb._base.text import safe_text
-from mpnb._errors import DatabaseError, MpnbError, TableError
+from mpnb._errors import DatabaseError, MpnbError
 from mpnb._fetching.fetched import Fetched, Group, Lost, Task
 from mpnb._fetching.verify import BodyError
 from mpnb._message import SAME_CALL
@@ -153,8 +153,7 @@ class Table:
         if not ledger.exists(cursor):
             return
         leftovers.settle(cursor)
-        if ledger.unfinished_exports(cursor, self._table):
-            raise TableError(f"an export into table {self._shown!r} is running: wait for it or cancel it")
+        ledger.check_unused(cursor, self._table, self._shown)
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
         """Enter batches into the ledger, create missing tables, and forget batches whose rows are gone."""
