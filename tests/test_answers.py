@@ -28,7 +28,7 @@ from mpnb._storing import insert as _insert
 from mpnb._storing import table as _table
 from mpnb._storing import writer as _writer
 from mpnb._storing.database import REJECTED, REJECTED_COLUMNS
-from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
+from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines, table_of
 from mpnb.sandbox import Fault
 from tests._helpers import all_or_nothing, day, event, statuses, zipped
 
@@ -170,14 +170,15 @@ class Table:
     def by_files(self, files: Sequence[Any]) -> list[Any] | None:
         """Give the rows that are there afterwards, ``None`` where the lines need to be looked at."""
         try:
-            insert_files(self.con, "events", EVENTS, files)
+            insert_files(self.con, table_of("events"), EVENTS, files)
         except NotAllRecords:
             return None
         return self.rows()
 
     def by_lines(self, file: Any) -> tuple[int, int]:
         """Write a file line by line, and count rows and rejected lines."""
-        counts = [insert_lines(self.con, "events", EVENTS, file.task.batch_id, block) for block in blocks(file)]
+        into = table_of("events")
+        counts = [insert_lines(self.con, into, "events", EVENTS, file.task.batch_id, block) for block in blocks(file)]
         return sum(rows for rows, _ in counts), sum(rejected for _, rejected in counts)
 
     def rows(self) -> list[Any]:

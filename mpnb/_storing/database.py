@@ -28,6 +28,7 @@ from mpnb._base.sql import quoted, run
 from mpnb._base.text import safe_text
 from mpnb._errors import ClosedError, DatabaseBusyError, DatabaseError
 from mpnb._message import SAME_CALL, WAIT, Argument, Message
+from mpnb._planning.address import Address
 from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
@@ -37,6 +38,8 @@ SNAPSHOTS = "mpnb_snapshots"
 PAGES = "mpnb_pages"
 COLUMNS = "mpnb_columns"
 FORGOTTEN = "mpnb_forgotten"
+# In a mirror of a lake alone.
+OBJECTS = "mpnb_objects"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 _OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")
@@ -144,6 +147,8 @@ class Store:
 
     def __init__(self, database: str | os.PathLike[str] | DuckDBPyConnection, *, create: bool = True) -> None:
         self.path: Path | None = None
+        self.lake: Address | None = None  # what the database mirrors
+        self.keeps: object = None  # what is given up when it is closed
         self.broken = False  # DuckDB declared the instance invalid: only a new one reads the file
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -298,6 +303,7 @@ class Store:
         if root is not None:
             with contextlib.suppress(duckdb.Error):
                 root.close()
+        self.keeps = None
         # Whoever opens the file next may be somebody else.
         self._instance, self._opening = Instance(None), object()
 
@@ -310,6 +316,7 @@ class Store:
         """
         other = Store(self.user_cursor())
         other.name, other.path, other._instance = self.name, self.path, self._instance
+        other.lake, other.keeps = self.lake, self.keeps
         return other
 
     def reopen(self) -> None:

@@ -36,15 +36,22 @@ _TRIMMED = """trim(CASE n WHEN 1 THEN ltrim(line, chr(65279)) ELSE line END,
     chr(9) || chr(10) || chr(11) || chr(12) || chr(13) || ' ')"""
 
 
-# Inserts some files into a table, and returns how many rows they gave.
-Way = Callable[[DuckDBPyConnection, str, Resource, Sequence[Fetched]], int]
+# Makes of a query for rows the statement that takes them, and that returns how many they were.
+Into = Callable[[str], str]
+# Gives a statement the rows of some files, and returns how many they were.
+Way = Callable[[DuckDBPyConnection, Into, Resource, Sequence[Fetched]], int]
 
 
 class NotAllRecords(Exception):
     """A line needs a check of its own, or DuckDB cannot read a file."""
 
 
-def insert_files(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> None:
+def table_of(name: str) -> Into:
+    """Return what makes the statement that inserts rows into a table."""
+    return lambda rows: f"INSERT INTO {quoted(name)} {rows}"
+
+
+def insert_files(cursor: DuckDBPyConnection, into: Into, resource: Resource, files: Sequence[Fetched]) -> None:
     """
     Insert spool files, each line as one row.
 
@@ -56,7 +63,7 @@ def insert_files(cursor: DuckDBPyConnection, table: str, resource: Resource, fil
         if not all(_is_as_verified(file) for file in files):
             raise NotAllRecords
         for way, some in _ways(files):
-            rows = way(cursor, table, resource, some)
+            rows = way(cursor, into, resource, some)
             # No file gives more rows than it has lines: where the sums are equal, so is each.
             if rows != sum(file.body.lines for file in some):
                 raise NotAllRecords
@@ -90,7 +97,7 @@ def _ways(files: Sequence[Fetched]) -> Iterator[tuple[Way, list[Fetched]]]:
         yield _insert_joined, joined
 
 
-def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
+def _insert_file(cursor: DuckDBPyConnection, into: Into, resource: Resource, files: Sequence[Fetched]) -> int:
     """Insert one file. Several in one statement would take no less CPU, and a third more memory."""
     [file] = files
     with _opened(file) as text:
@@ -109,7 +116,7 @@ def _insert_file(cursor: DuckDBPyConnection, table: str, resource: Resource, fil
     lines = f"""SELECT *, $batch_id AS batch_id FROM (
         SELECT {_column(head)} AS head, {_column(body)} AS body, * EXCLUDE ({quoted(head)}, {quoted(body)})
         FROM {_read(depth=1)} UNION ALL SELECT NULL::JSON, NULL::JSON WHERE false)"""
-    [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
+    [(rows,)] = run(cursor, into(_rows(resource, lines)), values)
     return int(rows)
 
 
@@ -124,7 +131,7 @@ def _column(name: str) -> str:
     return f"COLUMNS({literal(f'^{re.escape(name)}$')})"
 
 
-def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, files: Sequence[Fetched]) -> int:
+def _insert_joined(cursor: DuckDBPyConnection, into: Into, resource: Resource, files: Sequence[Fetched]) -> int:
     """Insert plain files together; each line has the id of its batch."""
     head, body = resource.keys
     lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
@@ -147,19 +154,25 @@ def _insert_joined(cursor: DuckDBPyConnection, table: str, resource: Resource, f
                 joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
                 joined.write(end + b"\n")
         values = {"path": str(path), "compression": "uncompressed"}
-        [(rows,)] = run(cursor, _insertion(table, resource, lines), values)
+        [(rows,)] = run(cursor, into(_rows(resource, lines)), values)
         return int(rows)
     finally:
         path.unlink(missing_ok=True)
 
 
 def insert_lines(
-    cursor: DuckDBPyConnection, table: str, resource: Resource, batch_id: int, lines: Sequence[tuple[int, bytes]]
+    cursor: DuckDBPyConnection,
+    into: Into,
+    table: str,
+    resource: Resource,
+    batch_id: int,
+    lines: Sequence[tuple[int, bytes]],
 ) -> tuple[int, int]:
     """
     Insert the lines of one batch that are records, and keep every other line, complete, among the rejected ones.
 
     Args:
+        table: its name in the ledger.
         lines: with their numbers in the batch, from 1.
 
     Returns:
@@ -181,7 +194,7 @@ def insert_lines(
                        FROM (SELECT *, TRY_CAST({_TRIMMED} AS JSON) AS json FROM (
                            SELECT unnest($numbers::BIGINT[]) AS n, unnest($lines::VARCHAR[]) AS line))))"""
     source = f"SELECT head, body, $batch_id AS batch_id FROM {parsed}"
-    [(rows,)] = run(cursor, _insertion(table, resource, source), mine)
+    [(rows,)] = run(cursor, into(_rows(resource, source)), mine)
     [(kept,)] = run(
         cursor,
         f"""INSERT INTO {REJECTED}
@@ -260,6 +273,6 @@ def _opened(file: Fetched) -> Any:
     return file.path.open("rb")
 
 
-def _insertion(table: str, resource: Resource, lines: str) -> str:
-    """Return the INSERT for those lines that are records, from a query for ``head``, ``body`` and ``batch_id``."""
-    return f"INSERT INTO {quoted(table)} {resource.rows(f'SELECT * FROM ({lines}) WHERE {resource.is_record}')}"
+def _rows(resource: Resource, lines: str) -> str:
+    """Return the rows of those lines that are records, from a query for ``head``, ``body`` and ``batch_id``."""
+    return resource.rows(f"SELECT * FROM ({lines}) WHERE {resource.is_record}")

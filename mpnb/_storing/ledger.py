@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 from duckdb import DuckDBPyConnection
 
@@ -28,7 +28,7 @@ from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
 from mpnb._planning.resource import Owner, Resource
 from mpnb._storing import tables
-from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, REJECTED
+from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, OBJECTS, REJECTED
 from mpnb._storing.running import entering, running
 
 HELD = "('done', 'empty')"
@@ -165,10 +165,14 @@ def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     """
     Return the same batches, compared with the table: its rows may have been deleted, or the table dropped.
 
-    It reads one column of the table, which has few distinct values: 5,000,000 rows take 20 ms.
+    It reads one column of the table, which has few distinct values: 5,000,000 rows take 20 ms. The objects of a lake
+    are not read for it: what they have is known.
     """
     there: dict[int, int] = {}
-    if columns_of(cursor, table):
+    if is_mirrored(cursor):
+        query = f"SELECT batch_id, sum(rows)::BIGINT FROM {OBJECTS} WHERE {of_table(table)} GROUP BY batch_id"
+        there = dict(run(cursor, query))
+    elif columns_of(cursor, table):
         there = dict(run(cursor, f"SELECT batch_id, count(*) FROM {quoted(table)} GROUP BY batch_id"))
     held = held_batches(cursor, table)
     return [replace(h, rows=there.get(h.batch_id, 0), lost=h.rows - there.get(h.batch_id, 0)) for h in held]
@@ -346,9 +350,14 @@ def register(
     return ids
 
 
+def is_mirrored(cursor: DuckDBPyConnection) -> bool:
+    """Whether the database mirrors a lake: the rows of its tables are in objects, and these in ``OBJECTS``."""
+    return columns_of(cursor, OBJECTS) is not None
+
+
 def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> None:
     """Delete batches, with their rows and rejected lines."""
-    for name in (table, REJECTED, LEDGER):
+    for name in (OBJECTS if is_mirrored(cursor) else table, REJECTED, LEDGER):
         mine = "" if name == table else " AND lower(table_name) = lower(?)"
         parameters: list[object] = [list(batch_ids)] + ([table] if mine else [])
         run(cursor, f"DELETE FROM {quoted(name)} WHERE list_contains(?, batch_id){mine}", parameters)
@@ -384,8 +393,17 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         },
     )
     _expect(noted, len(arrivals))
-    # A failure is made up for when every one of its days was fetched by a later request, which ids show whatever the
-    # clock did. Only failures that overlap what has just landed can be made up for now.
+    # Only failures that overlap what has just landed can be made up for now.
+    days = [day for a in arrivals for day in (a.task.batch.from_date, a.task.batch.to_date)]
+    drop_met(cursor, table, min(days), max(days))
+
+
+def drop_met(cursor: DuckDBPyConnection, table: str, first: date, last: date) -> None:
+    """
+    Delete failures between two days that are made up for: each of their days was fetched by a later request.
+
+    Which is later, ids show whatever the clock did.
+    """
     run(
         cursor,
         f"DELETE FROM {LEDGER} AS f WHERE lower(f.table_name) = lower($table) AND f.status IN {UNMET}"
@@ -393,11 +411,7 @@ def landed(cursor: DuckDBPyConnection, table: str, arrivals: Sequence[Arrival]) 
         " SELECT coalesce(sum(least(h.to_date, f.to_date) - greatest(h.from_date, f.from_date) + 1), 0)"
         f" FROM {LEDGER} AS h WHERE lower(h.table_name) = lower($table) AND h.status IN {HELD}"
         " AND h.batch_id > f.batch_id AND h.from_date <= f.to_date AND h.to_date >= f.from_date)",
-        {
-            "table": table,
-            "first": min(a.task.batch.from_date for a in arrivals),
-            "last": max(a.task.batch.to_date for a in arrivals),
-        },
+        {"table": table, "first": first, "last": last},
     )
 
 

@@ -27,7 +27,7 @@ from mpnb._planning.resource import Resource
 from mpnb._storing import forgotten, ledger, leftovers, tables
 from mpnb._storing.database import Store
 from mpnb._storing.destination import Landed, Unfit, WriteError
-from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines
+from mpnb._storing.insert import NotAllRecords, blocks, insert_files, insert_lines, table_of
 from mpnb._storing.ledger import Arrival, LedgerError
 from mpnb._storing.running import entering, registration, running
 
@@ -63,6 +63,76 @@ class Course(Protocol):
         """Forget all that the export has stored, and admit what it begins with; without any, it cannot begin again."""
 
 
+class Rows(Protocol):
+    """
+    Where the rows of batches go, besides what the ledger has of them.
+
+    ``enter`` and ``admitted`` are for the caller's thread, ``put`` to ``publish`` for the writer's, within its
+    transaction, ``settled`` for the coordinator's.
+    """
+
+    def enter(self, cursor: DuckDBPyConnection) -> None:
+        """
+        Bring the ledger up to date with what is there, and keep others from changing that.
+
+        Raises:
+            TableError: somebody else is changing it, or it does not accept these rows.
+        """
+
+    def admitted(self, cursor: DuckDBPyConnection) -> None:
+        """Do what is to be done before the first batch, when all are in the ledger."""
+
+    def put(self, cursor: DuckDBPyConnection, files: Sequence[Fetched]) -> None:
+        """Take files, each line as one row. Raises ``NotAllRecords``."""
+
+    def put_lines(
+        self, cursor: DuckDBPyConnection, batch_id: int, lines: Sequence[tuple[int, bytes]]
+    ) -> tuple[int, int]:
+        """Take those of some numbered lines that are records, and return how many are and how many are not."""
+
+    def publish(self, cursor: DuckDBPyConnection, items: Sequence[Fetched], arrivals: Sequence[Arrival]) -> None:
+        """Let others read what was put. Raises ``Unfit``."""
+
+    def settled(self, cursor: DuckDBPyConnection) -> None:
+        """Do what is to be done when the end of every batch is in the ledger. Raises ``DatabaseError``."""
+
+    def leave(self) -> None:
+        """Let others change what is there again. Any thread."""
+
+
+class _InTable:
+    """Rows that are inserted into a table of the database itself: the transaction does all else."""
+
+    def __init__(self, table: str, resource: Resource) -> None:
+        self._table = table
+        self._resource = resource
+
+    def enter(self, cursor: DuckDBPyConnection) -> None:
+        """Do nothing: the database is open for this process alone."""
+
+    def admitted(self, cursor: DuckDBPyConnection) -> None:
+        """Do nothing."""
+
+    def put(self, cursor: DuckDBPyConnection, files: Sequence[Fetched]) -> None:
+        """Insert files. Raises ``NotAllRecords``."""
+        insert_files(cursor, table_of(self._table), self._resource, files)
+
+    def put_lines(
+        self, cursor: DuckDBPyConnection, batch_id: int, lines: Sequence[tuple[int, bytes]]
+    ) -> tuple[int, int]:
+        """Insert lines."""
+        return insert_lines(cursor, table_of(self._table), self._table, self._resource, batch_id, lines)
+
+    def publish(self, cursor: DuckDBPyConnection, items: Sequence[Fetched], arrivals: Sequence[Arrival]) -> None:
+        """Do nothing: the commit does it."""
+
+    def settled(self, cursor: DuckDBPyConnection) -> None:
+        """Do nothing."""
+
+    def leave(self) -> None:
+        """Do nothing."""
+
+
 class _EachByItself:
     """The course of batches that call for no others."""
 
@@ -92,6 +162,7 @@ class Table:
         table: name of the table, created if missing.
         course: what becomes of batches besides rows.
         shown: how messages name the table, if otherwise.
+        rows: where rows go; without, into the table itself.
     """
 
     def __init__(
@@ -103,8 +174,10 @@ class Table:
         course: Course = EACH_BY_ITSELF,
         *,
         shown: str | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self._course = course
+        self._rows = rows or _InTable(table, resource)
         self._shown = table if shown is None else shown
         self._store = store
         self._table = table
@@ -143,6 +216,8 @@ class Table:
                     running.add(self._export_id)
                     if self._has_admitted:
                         run(cursor, "COMMIT")
+                if self._has_admitted:
+                    self._rows.admitted(cursor)
             except duckdb.Error as error:
                 raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
             finally:
@@ -150,6 +225,7 @@ class Table:
 
     def _check_free(self, cursor: DuckDBPyConnection) -> None:
         tables.check(cursor, self._store.label)
+        self._rows.enter(cursor)
         if not ledger.exists(cursor):
             return
         leftovers.settle(cursor)
@@ -170,6 +246,7 @@ class Table:
     def leave(self) -> None:
         """Allow other exports again: this one is over or did not begin. Any thread may call it."""
         running.discard(self._export_id)
+        self._rows.leave()
 
     # --- landing, in the writer's thread -----------------------------------------------------------------------------
 
@@ -241,6 +318,7 @@ class Table:
             ]
             ledger.landed(cursor, self._table, arrivals)
             further = tuple(self._course.after(cursor, items, arrivals))
+            self._rows.publish(cursor, items, arrivals)
             with self._store.committing():
                 run(cursor, "COMMIT")
         except BaseException as error:
@@ -281,7 +359,7 @@ class Table:
     def _insert(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
         files = [item for item in items if item.body.lines]
         with self._interruptible():
-            insert_files(self._writer(), self._table, self._resource, files)
+            self._rows.put(self._writer(), files)
         return [(item.body.lines, 0) for item in items]
 
     def _insert_line_by_line(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
@@ -290,7 +368,7 @@ class Table:
             rows = rejected = 0
             for block in blocks(item):
                 with self._interruptible():
-                    good, bad = insert_lines(self._writer(), self._table, self._resource, item.task.batch_id, block)
+                    good, bad = self._rows.put_lines(self._writer(), item.task.batch_id, block)
                 rows, rejected = rows + good, rejected + bad
             counts.append((rows, rejected))
         return counts
@@ -419,6 +497,7 @@ class Table:
                 ledger.close(cursor, self._export_id, status, why)
                 with self._store.committing():
                     run(cursor, "COMMIT")
+                self._rows.settled(cursor)
         except (duckdb.Error, LedgerError) as error:
             raise DatabaseError(safe_text(str(error))) from None
         return landed

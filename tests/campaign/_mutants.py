@@ -41,8 +41,8 @@ def drop_what_is_no_event() -> None:
     """Leave lines out without a word."""
     insert = mpnb._storing.table.insert_lines
 
-    def insert_lines(cursor: Any, table: str, resource: Any, batch_id: int, lines: Any) -> tuple[int, int]:
-        rows, _ = insert(cursor, table, resource, batch_id, lines)
+    def insert_lines(cursor: Any, into: Any, table: str, resource: Any, batch_id: int, lines: Any) -> tuple[int, int]:
+        rows, _ = insert(cursor, into, table, resource, batch_id, lines)
         cursor.execute("DELETE FROM mpnb_rejected WHERE batch_id = ?", [batch_id]).fetchall()
         return rows, 0
 

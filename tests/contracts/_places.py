@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import polars
+
+from mpnb._planning.address import address_of
 from mpnb._planning.batches import Batch, Page, Session
 from mpnb._planning.profiles import Profiles, ProfileSource
 from mpnb._planning.request import Source
 from mpnb._planning.resource import Events, Resource
 from mpnb._storing.database import Store
 from mpnb._storing.destination import Destination
+from mpnb._storing.lake import Lake
+from mpnb._storing.mirror import mirror_store, objects_at, renew_view, table_for
+from mpnb._storing.objects import Objects
 from mpnb._storing.snapshot import Publishing, staging
 from mpnb._storing.table import Table
 from tests._helpers import day, query
@@ -143,10 +149,52 @@ def _in_duckdb(folder: Path, records: Records) -> Iterator[Place]:
         yield InDuckDB(store, folder / "x.duckdb", records)
 
 
+@dataclass
+class InLake:
+    """The objects of a project."""
+
+    objects: Objects
+    store: Store
+    records: Records = EVENTS
+
+    def destination(self, export_id: str = "e") -> Destination:
+        """Make a destination for one more export into the same lake."""
+        resource = self.records.resource
+        assert isinstance(resource, Events)
+        rows = Lake(self.objects, resource, export_id)
+        return Table(self.store, table_for("7"), resource, export_id, rows=rows)
+
+    def rows(self) -> dict[int, int]:
+        """Count the records by batch."""
+        with self.store.reading() as cursor:
+            renew_view(cursor, self.objects, "7")
+            return dict(cursor.execute("SELECT batch_id, count(*) FROM events_7 GROUP BY ALL").fetchall())
+
+    def states(self) -> list[tuple[str, str]]:
+        """Return days and status of every row of the ledger."""
+        with self.store.reading() as cursor:
+            rows = cursor.execute("SELECT from_date, to_date, status FROM mpnb_batches ORDER BY ALL").fetchall()
+        return [(Batch(first, last).label, status) for first, last, status in rows]
+
+    def rows_afterwards(self) -> int:
+        """Count in the objects."""
+        self.store.close()
+        contents = (self.objects.read(each.key) for each in self.objects.found("project_id=7"))
+        return sum(len(polars.read_parquet(content)) for content in contents if content)
+
+
+@contextlib.contextmanager
+def _in_lake(address: str) -> Iterator[Place]:
+    objects = objects_at(address_of(address))
+    with contextlib.closing(mirror_store(address_of(address), objects)) as store:
+        yield InLake(objects, store)
+
+
 # How each is made, in a folder of its own.
 PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {
     "duckdb": lambda folder: _in_duckdb(folder, EVENTS),
     "staged": lambda folder: _in_duckdb(folder, PROFILES),
+    "folder": lambda folder: _in_lake(str(folder / "lake")),
 }
 # Those whose batches can replace others: pages are published together, as another snapshot.
-REPLACING: Sequence[str] = ("duckdb",)
+REPLACING: Sequence[str] = ("duckdb", "folder")
