@@ -36,6 +36,7 @@ from mpnb._reading import identities as ids
 from mpnb._reading.declared import DRIFT, MISFITTING, declared_types, declaring, fitting, misfits_of, unsaid
 from mpnb._reading.events import rows_condition
 from mpnb._reading.offset import time_offset
+from mpnb._reading.profiles import people_query
 from mpnb._reading.properties import BATCH_ID, FIXED, MISFITS, TIMESTAMP_FORMAT
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
@@ -48,6 +49,8 @@ from mpnb._storing.snapshot import Snapshot
 log = logging.getLogger("mpnb")
 
 SCHEMA = "mpnb_analysis"
+# Before the name of a property that is one of the person's, not of the event's.
+PROFILE = "profile."
 # A table by its name, and by its schema where that is not the database's own: schemas share these tables.
 KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END || ?"
 LINKS = "links"
@@ -103,6 +106,7 @@ def for_analysis(
     asked = [] if given is None else list(dict.fromkeys(listed("properties", given)))
     ids.chosen(identities, False)
     with reader.needing_table(), reader.store.reading() as cursor:
+        profiles, asked = _of_profiles(cursor, reader.table, asked)
         if zone is not None:
             check_zone(cursor, zone)
         else:
@@ -119,7 +123,9 @@ def for_analysis(
     _notice(reader, made, condition)
     if zone is not None and made.is_local is None:
         warn("these events do not show whether their time is UTC, as it is in projects made since 2023: taken as UTC")
-    found = reader.relation(_query(made, condition, zone, persons), variables={} if table is None else {MAPPING: table})
+    found = reader.relation(
+        _query(made, condition, zone, persons, profiles), variables={} if table is None else {MAPPING: table}
+    )
     stays_local = bool(made.is_local) and zone is None
     origin = reader.origin(names)
     return remember(found, replace(origin, is_local=lambda: stays_local))
@@ -175,8 +181,29 @@ def _arrow(mapping: Mapping[str, str]) -> Any:
     return pa.table([pa.array(each, pa.string()) for each in columns], names=["distinct_id", "resolved_distinct_id"])
 
 
-def _query(made: Made, condition: str, zone: str | None, persons: str) -> str:
-    """Return the query for the relation: no duplicates, a person for each row, the time in a zone."""
+def _of_profiles(
+    cursor: DuckDBPyConnection, table: str, asked: Sequence[str]
+) -> tuple[tuple[str, list[str]] | None, list[str]]:
+    """
+    Return the query for those properties that are asked of people, with its columns, and the properties of events.
+
+    Where there are no profiles of the project, all are properties of events.
+    """
+    of_people = [name.removeprefix(PROFILE) for name in asked if name.startswith(PROFILE)]
+    # First those with all properties, then the youngest.
+    known = sorted(_profiles_of(cursor, table), key=lambda each: each.requested_at, reverse=True) if of_people else []
+    known.sort(key=lambda each: ProfileSource.from_text(each.source).properties is not None)
+    if not known:
+        return None, list(asked)
+    rest = [name for name in asked if not name.startswith(PROFILE)]
+    taken = [name[len(PROFILE) :] for name in rest if name.casefold().startswith(PROFILE)]
+    return people_query(cursor, [each.table for each in known], of_people, taken), rest
+
+
+def _query(
+    made: Made, condition: str, zone: str | None, persons: str, profiles: tuple[str, list[str]] | None = None
+) -> str:
+    """Return the query for the relation: no duplicates, a person for each row with the profile, the time in a zone."""
     same = f"{exact('event_name')}, {exact('distinct_id')}, time, {exact('insert_id')}"
     newest = f"PARTITION BY {same} ORDER BY {PROCESSED} DESC NULLS LAST, {BATCH_ID} DESC"
     rows = f"SELECT * FROM {made.rows} WHERE {condition} AND"
@@ -189,18 +216,22 @@ def _query(made: Made, condition: str, zone: str | None, persons: str) -> str:
         local = [f"({safe} AT TIME ZONE 'UTC') AT TIME ZONE {literal(zone)} AS \"local_time\""]
     elif made.is_local:
         local = ['time AS "local_time"']
+    person = "coalesce(mpnb_p.resolved_distinct_id, nullif(mpnb_e.distinct_id, ''))"
+    of_people, columns = profiles or ("", [])
+    joined = f" LEFT JOIN ({of_people}) AS mpnb_f ON {exact(person)} = {exact('mpnb_f.distinct_id')}" if columns else ""
     shown = [
         'event_name AS "event_name"',
         f'{time} AS "time"',
         *local,
-        "coalesce(mpnb_p.resolved_distinct_id, nullif(mpnb_e.distinct_id, '')) AS \"person\"",
+        f'{person} AS "person"',
         *(f'mpnb_e.{name} AS "{name}"' for name in FIXED.values() if name != "time"),
         *(f"mpnb_e.{quoted(c.name)}" for c in made.columns),
+        *(f"mpnb_f.{quoted(name)} AS {quoted(PROFILE + name)}" for name in columns),
     ]
     return (
         f"SELECT {', '.join(shown)} FROM ({rows} NOT {MANY} UNION ALL SELECT * FROM ({rows} {MANY})"
         f" QUALIFY row_number() OVER ({newest}) = 1) AS mpnb_e LEFT JOIN {persons} AS mpnb_p"
-        f" ON {exact('mpnb_e.distinct_id')} = {exact('mpnb_p.distinct_id')}"
+        f" ON {exact('mpnb_e.distinct_id')} = {exact('mpnb_p.distinct_id')}{joined}"
     )
 
 
@@ -440,6 +471,8 @@ def _columns(
             keys = f"SELECT unnest(json_keys(properties)) AS key FROM ({events} LIMIT {SAMPLE})"
             like = [key for (key,) in run(cursor, f"SELECT DISTINCT {exact('key')} FROM ({keys})")]
             what = f"none of these events has a property {brief(name)}{closest(name, like)}"
+            if name.startswith(PROFILE):
+                what += f", and {reader.store.label} has no profiles of this project: export_profiles() fetches them"
             raise PlanError(what, argument="properties")
         first = free = name.replace("\0", "_") or "_"
         number = 2

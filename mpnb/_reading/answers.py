@@ -331,7 +331,8 @@ class Answers(Connected):
 
         Args:
             events: names of events; default: all.
-            properties: names of properties that become columns; default: none.
+            properties: names of properties that become columns; default: none. ``"profile.plan"`` is the property
+                ``plan`` of the person's profile, as ``mpnb.export_profiles()`` fetched it last into this database.
             identities: who is a person. ``"exported"`` takes ``distinct_id``; ``"simplified"`` follows Mixpanel's
                 Simplified ID Merge, by events with ``$device_id`` and ``$user_id``; ``"original"`` follows the events
                 ``$identify``, ``$create_alias`` and ``$merge``; ``"merged"`` is the latter if the table has such

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from typing import Any
 
@@ -126,6 +126,34 @@ def typed_relation(
     query = typed_query(_rows(reader), wanted, fixed=[ID])
     names = ", ".join([ID, *(quoted(column.name) for column in wanted)])
     return reader.relation(f"SELECT {names} FROM ({query})", database)
+
+
+def people_query(
+    cursor: DuckDBPyConnection, tables: Sequence[str], names: Sequence[str], taken: Iterable[str] = ()
+) -> tuple[str, list[str]]:
+    """
+    Return the query for some properties of the people in tables of profiles, one row each, and the names of its columns
+    after ``distinct_id``.
+
+    Args:
+        tables: who is in several is as the first of them says.
+        taken: names that no column can have.
+
+    Raises:
+        PlanError: nobody has a property.
+    """
+    parts = [f"SELECT {n} AS place, distinct_id, properties FROM {quoted(name)}" for n, name in enumerate(tables)]
+    one = f" QUALIFY row_number() OVER (PARTITION BY {exact(ID)} ORDER BY place ASC) = 1" if len(parts) > 1 else ""
+    rows = f"SELECT 0::BIGINT AS batch_id, distinct_id, properties FROM ({' UNION ALL '.join(parts)}){one}"
+    kinds = merged(scan(lambda text: run(cursor, text), rows, list(names)))
+    for name in names:
+        if (name,) not in kinds:
+            there = [key for _, key, _ in run(cursor, names_query(f"({rows})"))]
+            why = f"no profile in {', '.join(map(repr, tables))} has a property {brief(name)}{closest(name, there)}"
+            raise PlanError(why, argument="properties")
+    found = {c.property: c for c in properties.columns_of(kinds, dict.fromkeys(names, 0), fixed={}, taken=[ID, *taken])}
+    columns = [found[name] for name in names]
+    return typed_query(rows, columns, fixed=[ID]), [column.name for column in columns]
 
 
 def catalog(reader: Reader) -> DuckDBPyRelation:

@@ -30,11 +30,20 @@ class Project:
 
     def __init__(self) -> None:
         self.days: dict[int, list[dict[str, Any]]] = {}
-        self.mp: Sandbox = serve(lines=self._lines)
+        self.people: dict[str, dict[str, Any]] = {}
+        self.mp: Sandbox = serve(lines=self._lines, profiles=self._profiles)
 
     def _lines(self, when: date) -> list[bytes]:
         rows = self.days.get(when.day, []) if (when.year, when.month) == (2026, 1) else []
         return [json.dumps(row).encode() for row in rows]
+
+    def _profiles(self) -> list[bytes]:
+        return [json.dumps({"$distinct_id": i, "$properties": p}).encode() for i, p in self.people.items()]
+
+    def export_profiles(self, database: Any, **options: Any) -> None:
+        """Export the profiles beside the events."""
+        options |= {"database": database, "credentials": self.mp.credentials, "quota": WIDE, "max_age": timedelta(0)}
+        mpnb.export_profiles(on_batch=lambda _: None, **options)
 
     def add(self, number: int, name: str, distinct_id: str | None, **properties: Any) -> None:
         """Add an event on some day, at noon and some seconds if ``at`` says so."""
@@ -326,6 +335,64 @@ def test_the_same_rows_where_nothing_can_be_written(project: Project, tmp_path: 
     with duckdb.connect(database, read_only=True) as con, mpnb.open(con) as result:
         assert sorted(result.for_analysis("A", ["amount"]).project(columns).fetchall(), key=str) == wanted
         assert result.identities().fetchall() == [("$device:D", "U")]
+
+
+# --- people -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_person_s_profile_has_is_a_column(project: Project) -> None:
+    """Of whoever the events are of in the end, with the type of its values; who has no profile has nulls."""
+    project.people = {"U": {"plan": "pro", "$age": 30}, "V": {"plan": "free", "$age": 31.5}, "W": {"Plan": "x"}}
+    project.add(1, "View", "$device:D", _device_id="D")
+    project.add(1, "Buy", "U", _device_id="D", _user_id="U", at=9)
+    for person in ("V", "W", "nobody"):
+        project.add(1, "View", person, plan="of the event")
+    project.add(1, "Buy", "V", at=9)
+    with project.export(1, 1) as result:
+        with pytest.raises(mpnb.PlanError, match=r"no profiles of this project: export_profiles\(\) fetches them"):
+            result.for_analysis(properties="profile.plan")
+        project.export_profiles(result.con)
+        events = result.for_analysis(properties=["plan", "profile.plan", "profile.$age", "profile.Plan"])
+        assert events.columns[-4:] == ["plan", "profile.plan_2", "profile.$age", "profile.Plan"]
+        events = result.for_analysis(properties=["plan", "profile.plan", "profile.$age"])
+        assert [str(kind) for kind in events.types[-2:]] == ["VARCHAR", "DOUBLE"]
+        rows = events.project('event_name, person, plan, "profile.plan", "profile.$age"').fetchall()
+        assert sorted(rows, key=str) == [
+            ("Buy", "U", None, "pro", 30.0),
+            ("Buy", "V", None, "free", 31.5),
+            ("View", "U", None, "pro", 30.0),
+            ("View", "V", "of the event", "free", 31.5),
+            ("View", "W", "of the event", None, None),
+            ("View", "nobody", "of the event", None, None),
+        ]
+        steps = funnel(events, ["View", "Buy"], by="profile.plan").project("segment, step, users").fetchall()
+        assert sorted(steps, key=str) == sorted(
+            [("pro", 1, 1), ("pro", 2, 1), ("free", 1, 1), ("free", 2, 1), (None, 1, 2), (None, 2, 0)], key=str
+        )
+        with pytest.raises(mpnb.PlanError, match="no profile in 'profiles' has a property 'pla'; did you mean 'plan'"):
+            result.for_analysis(properties="profile.pla")
+
+
+def test_profiles_are_those_of_the_latest_snapshot(project: Project) -> None:
+    """Of several tables, one with all properties comes first, then the youngest; groups are nobody."""
+    project.people = {"U": {"plan": "old"}, "V": {"plan": "some"}}
+    project.add(1, "A", "U")
+    project.add(1, "A", "V")
+    with project.export(1, 1) as result:
+
+        def plans() -> list[Any]:
+            rows = result.for_analysis(properties="profile.plan").project('person, "profile.plan"')
+            return sorted(rows.fetchall())
+
+        project.export_profiles(result.con, table="few", properties=["plan"])
+        assert plans() == [("U", "old"), ("V", "some")]
+        project.people = {"U": {"plan": "new"}}
+        project.export_profiles(result.con)
+        project.people = {"U": {"plan": "last"}}
+        project.export_profiles(result.con, table="few", properties=["plan"])
+        assert plans() == [("U", "new"), ("V", None)]
+        project.export_profiles(result.con)
+        assert plans() == [("U", "last"), ("V", None)]
 
 
 # --- days ------------------------------------------------------------------------------------------------------------
