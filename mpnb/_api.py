@@ -103,6 +103,7 @@ def export(
     credentials: Credentials | None = None,
     quota: Quota | None = None,
     spool: Spool | None = None,
+    memory: int | str | None = None,
 ) -> ExportResult:
     """
     Fetch the events of a range of days into a DuckDB table, and wait until it is done.
@@ -131,6 +132,9 @@ def export(
             optionally ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
         quota: the limits of a project to which Mixpanel has granted more than the usual ones.
         spool: the folder and the size limit for downloads that wait to be written.
+        memory: how much the whole process may use, in bytes or as ``"2GB"``, at least 300 MB. Default: 600 MB on a
+            machine, or in a container, of up to 4 GB, and a quarter of a larger one's. With more, DuckDB gets more
+            threads and has room for large events. Events of many kilobytes may take more than this.
 
     Returns:
         The result. A failed batch does not stop the others: ``result.failures`` lists what failed, and
@@ -243,6 +247,7 @@ def export_profiles(
     credentials: Credentials | None = None,
     quota: Quota | None = None,
     spool: Spool | None = None,
+    memory: int | str | None = None,
 ) -> ProfilesResult:
     """
     Fetch the profiles of a project into a DuckDB table, whole or not at all, and wait until it is done.
@@ -278,6 +283,7 @@ def export_profiles(
         quota: the limits of a project to which Mixpanel has granted more than 60 queries an hour and 5 at once. The
             first page takes a place in the hour; further ones do not, until Mixpanel says that they do.
         spool: the folder and the size limit for downloads that wait to be written.
+        memory: how much the whole process may use, as for ``export``.
 
     Returns:
         The result, with the profiles.

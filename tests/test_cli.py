@@ -62,7 +62,7 @@ def test_every_argument_of_export_has_an_option_of_its_name() -> None:
     """All but a callback, which no shell can carry, and a secret, which none should."""
     words = ["2026-01-01", "2026-01-06", "-e", "A", "--events", "B", "--where", "w", "--database", "d", "--table", "t"]
     words += ["--workers", "3", "--chunk-days", "auto", "--mode", "new", "--late-days", "0", "--per-hour", "1"]
-    words += ["--per-second", "2", "--concurrent", "4", "--spool-folder", "s", "--spool-bytes", "9"]
+    words += ["--per-second", "2", "--concurrent", "4", "--spool-folder", "s", "--spool-bytes", "9", "--memory", "2GB"]
     assert parsed(*words) == {
         "from_date": "2026-01-01",
         "to_date": "2026-01-06",
@@ -76,6 +76,7 @@ def test_every_argument_of_export_has_an_option_of_its_name() -> None:
         "late_days": 0,
         "quota": mpnb.Quota(per_hour=1, per_second=2, concurrent=4),
         "spool": mpnb.Spool("s", 9),
+        "memory": "2GB",
     }
     assert set(parsed(*words)) == set(_options.PARAMETERS) - {"on_batch", "credentials"}
 

@@ -23,6 +23,7 @@ from mpnb._fetching import spool as _spool
 from mpnb._fetching import verify as _verify
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import KINDS
+from mpnb._planning import options as _options
 from mpnb._storing import settings as _settings
 from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
@@ -233,8 +234,11 @@ FIGURES = {
     "fewer than 100 bytes a second for 10": (_client.LEAST_SPEED, 2 * _client.IDLE_SECONDS) == (100, 600),
     "A line longer than 15 MiB": _verify.MAX_LINE == 15 << 20,
     "half of what is free, at most 10 GB": _spool.MAX_BYTES == 10 * 10**9,
-    "two threads and 420 MB": (_settings.SETTINGS["threads"], _settings.MEMORY_LIMIT) == ("2", 420 * 10**6),
-    "with 210 MB for each": _settings.BYTES_A_THREAD == 210 * 10**6,
+    "with 210 MB for each": _settings.LIMIT_A_THREAD == 210 * 10**6,
+    "under 600 MB, or what `memory=` says, on a machine of up to 4 GB": (
+        (_settings.USUAL_MEMORY, _settings.LARGE_MACHINE) == (600 * 10**6, 4 * 10**9)
+    ),
+    "at least 300 MB": _options.LEAST_MEMORY == 300 * 10**6,
 }
 
 

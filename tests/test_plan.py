@@ -100,7 +100,7 @@ def test_numbers_and_days_of_a_frame_are_taken_wherever_python_s_are(sandbox, tm
     asked: dict[str, Any] = {
         "from_date": t("2026-01-01"), "to_date": numpy.datetime64("2026-01-03"), "workers": n(2), "chunk_days": n(1),
         "late_days": n(4), "quota": mpnb.Quota(n(10**6), n(1000), n(9)), "spool": mpnb.Spool(tmp_path, n(10**8)),
-        "credentials": replace(mp.credentials, project_id=n(77)), "database": tmp_path / "a.duckdb",
+        "credentials": replace(mp.credentials, project_id=n(77)), "database": tmp_path / "a.duckdb", "memory": n(10**9),
     }  # fmt: skip
     assert mpnb.plan(**asked).requests == 3
     with mpnb.export(**asked) as first, first.retry(workers=n(1)) as result:

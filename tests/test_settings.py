@@ -12,8 +12,9 @@ import pytest
 
 import mpnb
 import mpnb._storing.settings
+from mpnb._base import machine
 from mpnb._storing.database import Store
-from mpnb._storing.settings import SHOWN
+from mpnb._storing.settings import LIMIT_A_THREAD, NAMES, SHOWN, Share
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, day, until
 
@@ -23,7 +24,13 @@ LIMIT = "238.4 MiB" if duckdb.__version__.startswith("1.") else "400.5 MiB"
 
 def shown(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Read the settings that an export makes."""
-    return dict(con.execute(SHOWN, [list(mpnb._storing.settings.SETTINGS)]).fetchall())
+    return dict(con.execute(SHOWN, [NAMES]).fetchall())
+
+
+@pytest.fixture(autouse=True)
+def machine_of_4_gb(monkeypatch) -> None:
+    """As large as one may be on which an export takes 600 MB."""
+    monkeypatch.setattr(machine, "memory", lambda: 4 * 10**9)
 
 
 def begun(job: mpnb.ExportJob) -> mpnb.ExportJob:
@@ -122,7 +129,7 @@ def test_they_hold_until_the_last_of_two_exports_ends(sandbox, start, database) 
 
 def test_one_that_duckdb_refuses_is_left_as_it_is(sandbox, export, start, monkeypatch) -> None:
     """As a limit below what a query holds would be: the export goes on, and the others hold and are set back."""
-    monkeypatch.setitem(mpnb._storing.settings.SETTINGS, "memory_limit", "'nothing at all'")
+    monkeypatch.setattr(Share, "settings", {"memory_limit": "'nothing at all'", "threads": "2"})
     mp = sandbox(latency=0.2)
     con = export(mp).con
     default = shown(con)
@@ -136,7 +143,7 @@ def test_one_that_duckdb_refuses_is_left_as_it_is(sandbox, export, start, monkey
 
 def test_the_number_of_threads_is_left_where_others_are_connected(store, monkeypatch) -> None:
     """DuckDB would wait for their queries; as many threads get as much memory as they need."""
-    monkeypatch.setitem(mpnb._storing.settings.SETTINGS, "threads", "7")
+    monkeypatch.setattr(mpnb._storing.settings, "share_of", lambda memory, cores: Share(7, 200 * 10**6))
     with store.reading() as cursor:
         before = shown(cursor)
         with store.settings():
@@ -144,7 +151,7 @@ def test_the_number_of_threads_is_left_where_others_are_connected(store, monkeyp
         assert shown(cursor) == before
         with contextlib.closing(store.share()), store.settings():
             assert shown(cursor)["threads"] == before["threads"]
-            most = max(2, int(before["threads"])) * mpnb._storing.settings.BYTES_A_THREAD
+            most = max(2, int(before["threads"])) * LIMIT_A_THREAD
             assert shown(cursor)["memory_limit"] == f"{int(most / 2**20 * 10) / 10} MiB"
         assert shown(cursor) == before
 

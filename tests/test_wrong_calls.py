@@ -61,6 +61,7 @@ TAKEN: dict[str, set[str]] = {
     "credentials": {"None"},
     "quota": {"None", "a quota"},
     "spool": {"None", "a spool"},
+    "memory": {"None"},
 }  # fmt: skip
 NO_ERRORS_OF_ITS_OWN = {"database": mpnb.DatabaseError, "table": mpnb.TableError, "credentials": mpnb.CredentialsError}
 
@@ -92,7 +93,7 @@ def test_each_argument_of_open_is_taken_or_refused_in_one_line(name: str, mp: Sa
         assert set(ODD) - try_all(lambda value: mpnb.open(**{"database": con, name: value})).keys() == taken
 
 
-@pytest.mark.parametrize("name", ["workers", "on_batch", "credentials", "quota", "spool"])
+@pytest.mark.parametrize("name", ["workers", "on_batch", "credentials", "quota", "spool", "memory"])
 def test_each_option_of_a_retry_is_taken_or_refused_in_one_line(name: str, mp: Sandbox) -> None:
     """Where nothing failed, too: what is wrong today is wrong on the day on which it is needed."""
     options = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
@@ -365,7 +366,7 @@ WORDS = [
 ]  # fmt: skip
 OPTIONS = [
     "--events", "--database", "--table", "--workers", "--chunk-days", "--mode", "--late-days", "--per-hour",
-    "--per-second", "--concurrent", "--spool-folder", "--spool-bytes",
+    "--per-second", "--concurrent", "--spool-folder", "--spool-bytes", "--memory",
 ]  # fmt: skip
 DAYS = [
     [], ["2026-01-01"], ["a", "b", "c"], ["last"], ["last", "0", "days"], ["last", "9999999999", "days"],

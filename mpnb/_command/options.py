@@ -34,6 +34,7 @@ OPTIONS = {
     "from_date": "FROM",
     "to_date": "TO",
 }
+MEMORY_HELP = "memory to use in all, such as 2GB (default: 600 MB, or a quarter of more than 4 GB)"
 PHRASES = {
     "the same call": "the same command",
     "this call": "this command",
@@ -113,6 +114,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     add("--concurrent", type=int, metavar="N", help="requests at once that it was granted (usual: 100)")
     add("--spool-folder", metavar="FOLDER", help="where downloads wait to be written (default: beside the database)")
     add("--spool-bytes", type=int, metavar="N", help="how many bytes of them (default: half the free disk, to 10 GB)")
+    add("--memory", metavar="SIZE", help=MEMORY_HELP)
 
 
 def export_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mpnb import _api as api
 from mpnb._base.scalars import brief
-from mpnb._command.options import PARTS, in_shell
+from mpnb._command.options import MEMORY_HELP, PARTS, in_shell
 from mpnb._command.text import text_table
 from mpnb._errors import PlanError
 from mpnb._exporting.profiles import ProfilesError, ProfilesResult, facts_of
@@ -65,6 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--concurrent", "queries at once that it was granted (usual: 5)", type=int, metavar="N")
     add("--spool-folder", "where downloads wait to be written (default: beside the database)", metavar="FOLDER")
     add("--spool-bytes", "how many bytes of them (default: half the free disk, to 10 GB)", type=int, metavar="N")
+    add("--memory", MEMORY_HELP, metavar="SIZE")
     parser.add_argument("--plan", action="store_true", help="show what it would do, without a request")
 
 

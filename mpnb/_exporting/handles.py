@@ -84,6 +84,7 @@ class RetryOptions:
     credentials: Credentials | None = None
     quota: Quota | None = None
     spool: Spool | None = None
+    memory: int | str | None = None
     days: tuple[date, date] | None = None
 
     def given(self) -> dict[str, Any]:
@@ -160,13 +161,14 @@ class ExportResult(Answers):
         credentials: Credentials | None = None,
         quota: Quota | None = None,
         spool: Spool | None = None,
+        memory: int | str | None = None,
     ) -> ExportResult:
         """
         Fetch the batches in ``failures`` again, and only those. Blocks like ``mpnb.export()``.
 
         Args:
-            workers, on_batch, credentials, quota, spool: override those of the call that made this result; for a
-                result of ``mpnb.open()``, the defaults are those of ``mpnb.export()``.
+            workers, on_batch, credentials, quota, spool, memory: override those of the call that made this result; for
+                a result of ``mpnb.open()``, the defaults are those of ``mpnb.export()``.
 
         Returns:
             A result over the same days. If nothing had failed, no request is sent.
@@ -176,7 +178,8 @@ class ExportResult(Answers):
             PlanError: an option is invalid, or credentials are missing.
             ClosedError: this result was closed.
         """
-        result: ExportResult = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), False)
+        options = RetryOptions(workers, on_batch, credentials, quota, spool, memory)
+        result: ExportResult = self._retry(self, options, False)
         return result
 
     def start_retry(
@@ -187,6 +190,7 @@ class ExportResult(Answers):
         credentials: Credentials | None = None,
         quota: Quota | None = None,
         spool: Spool | None = None,
+        memory: int | str | None = None,
     ) -> ExportJob:
         """
         Start ``retry()`` in the background and return at once, like ``mpnb.start()``.
@@ -194,7 +198,8 @@ class ExportResult(Answers):
         It takes the options of ``retry()`` and raises the same errors, except ``ExportError``, which ``job.result()``
         raises.
         """
-        job: ExportJob = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), True)
+        options = RetryOptions(workers, on_batch, credentials, quota, spool, memory)
+        job: ExportJob = self._retry(self, options, True)
         return job
 
     def raise_for_failures(self) -> None:

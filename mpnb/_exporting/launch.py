@@ -48,7 +48,7 @@ from mpnb._mixpanel.failures import SPOOL_ELSEWHERE
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
 from mpnb._planning.batches import Batch, HeldBatch, Lateness, losses, overlapping, ranges_of
-from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool
+from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool, memory_of
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import MAX_WORKERS, Asked, OnBatch, Source, check_helpers
 from mpnb._planning.resource import Events, Resource
@@ -199,6 +199,7 @@ class Order:
     limiter: RateLimiter
     spool: Spool
     workers: int
+    memory: int | None
     resource: Resource
 
 
@@ -253,6 +254,7 @@ def launched(
                 board=board,
                 callbacks=callbacks,
                 store=store,
+                memory=order.memory,
                 make_result=partial(landing.result, store, board),
                 on_end=partial(_over, table),
                 in_background=in_background,
@@ -331,7 +333,9 @@ def _launch(
     assert asked.source is not None
     limiter = limiter_of(asked)
     resource = Events(asked.source)
-    order = Order(asked.credentials, asked.credentials.host, limiter, asked.spool, asked.workers, resource)
+    order = Order(
+        asked.credentials, asked.credentials.host, limiter, asked.spool, asked.workers, asked.memory, resource
+    )
     landing = _EventsLanding(asked, resource, limiter, choose, whole=whole)
     return make_job(launched(order, open_store, callbacks, landing, in_background=in_background))
 
@@ -483,7 +487,7 @@ def retry_export(
         asked: what the call asked for that made the result; ``None`` for one of ``mpnb.open()``.
     """
     given = options.given()
-    check_helpers(**{name: value for name, value in given.items() if name != "workers"})
+    check_helpers(**{name: value for name, value in given.items() if name not in ("workers", "memory")})
     reader = reader_of(result)
     store = reader.store.share()
     try:
@@ -513,7 +517,7 @@ def _asked_of_all(store: Store, reader: Reader) -> Asked:
     last = max((last for _, last in unmet), default=first)
     return Asked(
         first, last, source, store.name, reader.table, WORKERS, CHUNK_DAYS, "resume", LATE_DAYS,
-        None, None, None, Spool(), source.events, source.where,
+        None, None, None, Spool(), None, source.events, source.where,
     )  # fmt: skip
 
 
@@ -526,4 +530,5 @@ def _asked_again(asked: Asked, given: dict[str, Any]) -> Asked:
         credentials=credentials,
         source=Source(credentials.project_id, asked.events, asked.where),
         workers=whole_number("workers", asked.workers, 1, MAX_WORKERS),
+        memory=memory_of(asked.memory),
     )

@@ -22,6 +22,7 @@ from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for
 from mpnb._message import Argument
 from mpnb._mixpanel.engage_api import COLUMNS, FAMILY, PAGE_SIZE
+from mpnb._planning.options import memory_of
 from mpnb._planning.people import USUAL, ProfilesAsked, ProfilesPlan
 from mpnb._planning.profiles import Profiles, first_page
 from mpnb._planning.request import check_helpers
@@ -175,8 +176,8 @@ def _launch(
     assert asked.credentials is not None
     assert asked.source is not None
     resource = Profiles(asked.source, may_resize=asked.page_size == "auto")
-    limiter = profiles_limiter(asked)
-    order = Order(asked.credentials, asked.credentials.query_host, limiter, asked.spool, asked.workers, resource)
+    host, limiter = asked.credentials.query_host, profiles_limiter(asked)
+    order = Order(asked.credentials, host, limiter, asked.spool, asked.workers, asked.memory, resource)
     landing = _ProfilesLanding(asked, resource, limiter)
     run = launched(order, open_store, callbacks, landing, in_background=in_background)
     return make_profiles_job(run)
@@ -198,8 +199,9 @@ def _retry(
 ) -> ProfilesResult | ProfilesJob:
     """Fetch the profiles of a result again, into the same database."""
     given: Mapping[str, Any] = options.given()
-    check_helpers(**{name: value for name, value in given.items() if name != "workers"})
+    check_helpers(**{name: value for name, value in given.items() if name not in ("workers", "memory")})
     store = result._store.share()
     asked = replace(asked, mode="resume", max_age=timedelta(0), **given)
+    asked = replace(asked, memory=memory_of(asked.memory))
     way = start_profiles_export if background else run_profiles_export
     return way(asked, lambda: store)

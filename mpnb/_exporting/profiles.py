@@ -289,6 +289,7 @@ class ProfilesResult(Connected):
         credentials: Credentials | None = None,
         quota: Quota | None = None,
         spool: Spool | None = None,
+        memory: int | str | None = None,
     ) -> ProfilesResult:
         """
         Fetch what is missing of the profiles, or all of them if nothing is. Blocks like ``mpnb.export_profiles()``.
@@ -296,14 +297,14 @@ class ProfilesResult(Connected):
         Pages that are there are not fetched again as long as Mixpanel takes their session.
 
         Args:
-            workers, on_batch, credentials, quota, spool: override those of the call that made this result.
+            workers, on_batch, credentials, quota, spool, memory: override those of the call that made this result.
 
         Raises:
             ProfilesError: it failed again.
             PlanError: an option is invalid, or credentials are missing.
             ClosedError: this result was closed.
         """
-        options = RetryOptions(workers, on_batch, credentials, quota, spool)
+        options = RetryOptions(workers, on_batch, credentials, quota, spool, memory)
         result: ProfilesResult = self._retry(self, options, False)
         return result
 

@@ -26,6 +26,7 @@ class Run(Generic[R]):
 
     Args:
         store: the database, open while the engine runs, and closed where no result comes of it.
+        memory: that the process may use meanwhile, in bytes, ``None`` for what suits the machine.
         make_result: called at the end, in the coordinator's thread.
         on_end: called once the engine has ended, well or not, before the result is made.
         in_background: whether a thread calls ``on_batch``; else the caller does, by ``callbacks.dispatch``.
@@ -38,6 +39,7 @@ class Run(Generic[R]):
         board: BatchBoard,
         callbacks: Callbacks,
         store: Store,
+        memory: int | None,
         make_result: Callable[[], R],
         on_end: Callable[[], object],
         in_background: bool,
@@ -46,6 +48,7 @@ class Run(Generic[R]):
         self.board = board
         self._callbacks = callbacks
         self._store = store
+        self._memory = memory
         self._make_result = make_result
         self._on_end = on_end
         self._in_background = in_background
@@ -86,7 +89,7 @@ class Run(Generic[R]):
             return
         try:
             try:
-                with self._store.settings():
+                with self._store.settings(self._memory):
                     self.engine.run()
             finally:
                 try:

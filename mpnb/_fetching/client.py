@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import httpcore
 from isal import isal_zlib
 
 from mpnb._base.clock import Cancelled, epoch_seconds
+from mpnb._base.machine import cores
 from mpnb._fetching.belongs import is_for_other_days
 from mpnb._fetching.reach import unreached
 from mpnb._fetching.route import Route
@@ -55,7 +55,7 @@ MAX_ERROR_BODY = 64 << 10
 BLOCK = 512 << 10
 # More threads than cores would only push each other out of the caches, and end all at the same time: with two cores
 # and ten workers a twentieth more CPU, and the writer begins later.
-_unpacking = threading.Semaphore(os.cpu_count() or 1)
+_unpacking = threading.Semaphore(cores())
 
 
 UNFRAMED = "the answer has neither a length nor chunks: it is unknown whether it is whole"

@@ -51,6 +51,7 @@ class EventsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int | msgspec.UnsetType = msgspec.UNSET
     chunk_days: int | str | msgspec.UnsetType = msgspec.UNSET
     late_days: int | msgspec.UnsetType = msgspec.UNSET
+    memory: int | str | None = None
 
 
 class ProfilesEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +67,7 @@ class ProfilesEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workspace: str | int | None = None
     workers: int | msgspec.UnsetType = msgspec.UNSET
     max_age_hours: float | msgspec.UnsetType = msgspec.UNSET
+    memory: int | str | None = None
 
 
 class Agenda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.engage_api import PAGE_SIZE
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode
-from mpnb._planning.options import Spool
+from mpnb._planning.options import Spool, memory_of
 from mpnb._planning.profiles import ProfileSource
 from mpnb._planning.request import MAX_WORKERS, Database, OnBatch, check_helpers, check_mode, check_table_name
 
@@ -45,6 +45,7 @@ class ProfilesAsked:
     credentials: Credentials | None
     quota: Quota | None
     spool: Spool
+    memory: int | None
     filters: ProfileSource
 
     @property
@@ -71,6 +72,7 @@ def check_profiles(
     credentials: Credentials | None,
     quota: Quota | None,
     spool: Spool | None,
+    memory: int | str | None,
     needs_credentials: bool = True,
 ) -> ProfilesAsked:
     """
@@ -103,7 +105,7 @@ def check_profiles(
     source = ProfileSource(credentials.project_id, *given[1:]) if credentials else None
     return ProfilesAsked(
         source, database, name, workers, page_size, mode, max_age, bool(history), on_batch, credentials, quota,
-        spool or Spool(), filters,
+        spool or Spool(), memory_of(memory), filters,
     )  # fmt: skip
 
 

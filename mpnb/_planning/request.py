@@ -22,7 +22,7 @@ from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.batches import Mode, check_chunk_days
 from mpnb._planning.dates import FIRST_DAY, parse_date
-from mpnb._planning.options import MAX_LATE_DAYS, Spool
+from mpnb._planning.options import MAX_LATE_DAYS, Spool, memory_of
 from mpnb._planning.states import BatchProgress
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
@@ -48,6 +48,7 @@ class Asked:
     credentials: Credentials | None
     quota: Quota | None
     spool: Spool
+    memory: int | None
     events: tuple[str, ...] | None
     where: str | None
     notes: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ def check(
     credentials: Credentials | None,
     quota: Quota | None,
     spool: Spool | None,
+    memory: int | str | None,
     needs_credentials: bool = True,
 ) -> Asked:
     """
@@ -97,7 +99,7 @@ def check(
     source = Source(credentials.project_id, names, where) if credentials else None
     return Asked(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
-        spool or Spool(), names, where, notes,
+        spool or Spool(), memory_of(memory), names, where, notes,
     )  # fmt: skip
 
 

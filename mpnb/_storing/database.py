@@ -29,7 +29,7 @@ from mpnb._base.text import safe_text
 from mpnb._errors import ClosedError, DatabaseBusyError, DatabaseError
 from mpnb._message import SAME_CALL, WAIT, Argument, Message
 from mpnb._planning.address import Address
-from mpnb._storing.settings import SETTINGS, SHOWN, Instance, connected, with_defaults
+from mpnb._storing.settings import NAMES, SHOWN, Instance, connected, with_defaults
 
 META = "mpnb_meta"
 LEDGER = "mpnb_batches"
@@ -336,9 +336,14 @@ class Store:
         with self._lock:
             self._root, self._instance, self.broken = root, instance, False
 
-    def settings(self) -> AbstractContextManager[None]:
-        """Apply the settings of an export if the instance is mpnb's, and restore those that nobody else changed."""
-        return self._instance.settings(self.reading, self._is_alone)
+    def settings(self, memory: int | None = None) -> AbstractContextManager[None]:
+        """
+        Apply the settings of an export if the instance is mpnb's, and restore those that nobody else changed.
+
+        Args:
+            memory: that the process may use, in bytes, ``None`` for what suits the machine.
+        """
+        return self._instance.settings(self.reading, self._is_alone, memory)
 
     def _is_alone(self, cursor: DuckDBPyConnection) -> bool:
         """Whether nothing else in this process has the database open."""
@@ -476,7 +481,7 @@ def _connect(path: Path | None) -> tuple[DuckDBPyConnection, dict[str, str] | No
             if path and run(cursor, query) == [(None,)]:
                 raise DatabaseError(f"{name} cannot be opened: DuckDB reads it as data, not a database: ", _OTHERWISE)
             alone = _connections(cursor) <= 2  # this one and its cursor
-            return connection, dict(run(cursor, SHOWN, [list(SETTINGS)])) if alone else None
+            return connection, dict(run(cursor, SHOWN, [NAMES])) if alone else None
     except BaseException as error:
         # The error's frames keep it, and with it an instance that may be dead.
         if connection is not None:

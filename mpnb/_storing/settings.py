@@ -7,28 +7,82 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from mpnb._base import machine
 from mpnb._base.fork import free_in_child
 from mpnb._errors import ClosedError
 
-# Bytes. Leaves room for Python and ten workers under 600 MB, and has some for a row group of events of 1 kB a thread:
-# with 320 MB DuckDB moved some of them to its temporary file and back, for a tenth more CPU.
-MEMORY_LIMIT = 420 * 10**6
-if duckdb.__version__.startswith("1."):
-    # It takes up to twice its limit for events of 4 kB: with 420 MB the process grew to 850 MB, with 320 to 680, with
-    # 250 to 520.
-    MEMORY_LIMIT = 250 * 10**6
-# Settings of the whole instance during an export, if mpnb opened it and the user has not changed them; those that this
-# DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and with 1,000,000 in 100.
+# The memory of the whole process during an export, in bytes: without a word of the caller's, so much on a machine of up
+# to 4 GB, and a quarter of a larger one's.
+USUAL_MEMORY = 600 * 10**6
+LARGE_MACHINE = 4 * 10**9
+# Of which Python, ten workers and their buffers take this, and this for each thread of DuckDB's beyond what DuckDB
+# counts.
+OVERHEAD = 100 * 10**6
+THREAD_OVERHEAD = 40 * 10**6
+# What a thread of DuckDB's needs in all. A row group of events of 1 kB fits: with 320 MB for two threads DuckDB moved
+# some of them to its temporary file and back, for a tenth more CPU, and with eight threads in 420 MB batches of 600
+# bytes an event had no room.
+THREAD_MEMORY = 250 * 10**6
+# DuckDB 1.x takes up to twice its limit for events of 4 kB: with 420 MB the process grew to 850 MB, with 320 to 680,
+# with 250 to 520.
+TAKES_TWICE = duckdb.__version__.startswith("1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """
+    What DuckDB may use during an export.
+
+    Attributes:
+        threads: its threads.
+        memory_limit: its ``memory_limit``, in bytes.
+    """
+
+    threads: int
+    memory_limit: int
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return it as settings of DuckDB's."""
+        return {"memory_limit": f"'{self.memory_limit}B'", "threads": str(self.threads)}
+
+
+def usual_memory(available: int | None) -> int:
+    """Return the memory of the process, in bytes, where the caller leaves it to mpnb; ``None`` for an unknown size."""
+    if available is None or available <= LARGE_MACHINE:
+        return USUAL_MEMORY
+    return available // 4
+
+
+def share_of(memory: int, cores: int, *, takes_twice: bool = TAKES_TWICE) -> Share:
+    """
+    Return what DuckDB may use of the memory of the process.
+
+    Two threads also on one core, since one may wait for the disk.
+
+    Args:
+        memory: of the whole process, in bytes, ``LEAST_MEMORY`` or more.
+        cores: that the process may use.
+        takes_twice: whether this DuckDB takes up to twice its limit.
+    """
+    room = memory - OVERHEAD
+    threads = max(1, min(max(2, cores), room // THREAD_MEMORY))
+    return Share(threads, room // 2 if takes_twice else room - threads * THREAD_OVERHEAD)
+
+
+# What a thread needs of DuckDB's limit, where their number is not ours to set.
+LIMIT_A_THREAD = share_of(USUAL_MEMORY, 2).memory_limit // 2
+
+# Settings of the whole instance during an export, besides those of its ``Share``, if mpnb opened it and the user has
+# not changed them; those that this DuckDB does not know are left out. Measured with 2,000,000 events in 13 batches and
+# with 1,000,000 in 100.
 SETTINGS = {
-    "memory_limit": f"'{MEMORY_LIMIT}B'",
-    # Each thread holds some dozens of megabytes, more with larger events: with eight, batches of 600 bytes an event had
-    # no room in that limit. Two read 200,000 events a second, which is more than arrive.
-    "threads": "2",
     # Row groups go to the file as they fill, not by fives: the memory of a large batch stays flat.
     "write_buffer_row_group_count": "1",
     # A checkpoint would merge the row groups of neighbouring batches by writing them again: 1.7 times the CPU and
@@ -71,9 +125,8 @@ DEFAULTS = {
     "python_enable_replacements": "false",
 }
 
-# What a thread needs of it, where their number is not ours to set.
-BYTES_A_THREAD = MEMORY_LIMIT // 2
 # As DuckDB shows them; the parameter is the list of names.
+NAMES = [*SETTINGS, "memory_limit", "threads"]
 SHOWN = "SELECT name, value FROM duckdb_settings() WHERE list_contains(?, name)"
 
 Reading = Callable[[], AbstractContextManager[DuckDBPyConnection]]
@@ -96,13 +149,15 @@ class Instance:
         self.key = object()  # to be told from others by what must not keep it
         self._lock = threading.Lock()
         self._exports = 0  # that run on it
-        self._wanted = SETTINGS
+        self._wanted: dict[str, str] = {}
         self._made: dict[str, str] = {}  # what was changed, as DuckDB shows it
         self._unlimited = 0  # exports that need all the memory there is
         self._lifted = ""  # the memory limit that they have, as DuckDB shows it
 
     @contextlib.contextmanager
-    def settings(self, reading: Reading, is_alone: Callable[[DuckDBPyConnection], bool]) -> Iterator[None]:
+    def settings(
+        self, reading: Reading, is_alone: Callable[[DuckDBPyConnection], bool], memory: int | None
+    ) -> Iterator[None]:
         """
         Apply what an export needs; when the last export ends, restore what nobody else has changed.
 
@@ -110,6 +165,8 @@ class Instance:
 
         Args:
             is_alone: says by a cursor whether the store's are the only connections.
+            memory: that the process may use, in bytes, ``None`` for what suits the machine. Of exports that run at the
+                same time, the first decides.
         """
         if not self.ours:
             yield
@@ -117,7 +174,7 @@ class Instance:
         with self._lock:
             if not self._exports:
                 with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
-                    self._make(cursor, is_alone(cursor))
+                    self._make(cursor, is_alone(cursor), memory)
             self._exports += 1
         try:
             yield
@@ -128,13 +185,14 @@ class Instance:
                     with contextlib.suppress(duckdb.Error, ClosedError), reading() as cursor:
                         self._set_back(cursor)
 
-    def _make(self, cursor: DuckDBPyConnection, alone: bool) -> None:
+    def _make(self, cursor: DuckDBPyConnection, alone: bool, memory: int | None) -> None:
         before = _shown(cursor)
-        self._wanted = SETTINGS
-        if not alone and before["threads"] != SETTINGS["threads"]:
+        share = share_of(memory or usual_memory(machine.memory()), machine.cores())
+        if not alone and before["threads"] != str(share.threads):
             # DuckDB would wait for every query that runs. As many threads as it has need more memory.
-            limit = max(MEMORY_LIMIT, int(before["threads"]) * BYTES_A_THREAD)
-            self._wanted = {**SETTINGS, "memory_limit": f"'{limit}B'", "threads": before["threads"]}
+            threads = int(before["threads"])
+            share = Share(threads, max(share.memory_limit, threads * LIMIT_A_THREAD))
+        self._wanted = {**SETTINGS, **share.settings}
         for name, value in before.items():
             if value == self._defaults[name] and value != self._wanted[name]:
                 with contextlib.suppress(duckdb.Error):
@@ -213,7 +271,7 @@ def connected(
 
 
 def _shown(cursor: DuckDBPyConnection) -> dict[str, str]:
-    return dict(cursor.execute(SHOWN, [list(SETTINGS)]).fetchall())
+    return dict(cursor.execute(SHOWN, [NAMES]).fetchall())
 
 
 def _set(cursor: DuckDBPyConnection, name: str, value: str) -> None:

@@ -3,7 +3,8 @@ Measure an export side by side with other ways: ``python -m tests.benchmarks``.
 
 The sandbox serves the same events to all that are compared, from a process of its own. They run in turn, A B C A B C …,
 each in a fresh process with a fresh database; figures are medians, and ratios are taken round by round against another
-of them, since a shared machine changes its speed. The scenarios, all of them unless some are named:
+of them, since a shared machine changes its speed. mpnb has 600 MB where a case does not say otherwise, so that
+machines of different sizes can be compared. The scenarios, all of them unless some are named:
 
     floor    mpnb, DuckDB's own load of the same files from the disk, and a row-by-row executemany
     peers    mpnb and other exporters, with --peers; 20 properties, and a distinct_id in each event; fewer events
@@ -12,6 +13,7 @@ of them, since a shared machine changes its speed. The scenarios, all of them un
     batches  the same events in a single batch
     many     13, 500 and 5,000 batches of 100 events
     shapes   mpnb and the floor, with 20 properties and with 2,000 distinct ones
+    large    events of 4 kB, a quarter of --events: mpnb with its usual memory, mpnb with 600 MB, and the floor
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
     profiles mpnb and DuckDB's own load of as many profiles, of 1 kB, 1,000, 10,000 and 45,000 (50 MB) a page
     instant  what a cell shows of --events events, in milliseconds
@@ -38,7 +40,19 @@ import duckdb
 
 from tests.benchmarks._peers import PEERS, measured, versions_of
 
-SCENARIOS = ("floor", "peers", "workers", "sizes", "batches", "many", "shapes", "latency", "profiles", "instant")
+SCENARIOS = (
+    "floor",
+    "peers",
+    "workers",
+    "sizes",
+    "batches",
+    "many",
+    "shapes",
+    "large",
+    "latency",
+    "profiles",
+    "instant",
+)
 SLOW_NETWORK = ("--latency", "0.5", "--bytes-per-second", "1000000")
 LATENCY_EVENTS = 18_000  # a batch: about 2 MB
 
@@ -54,6 +68,7 @@ class Case:
     workers: int = 10
     chunk_days: int = 7
     shape: str = "made-up"  # of the events
+    memory: str = "600MB"  # of mpnb's process; empty for what suits the machine
     server: tuple[str, ...] = ()  # options of the sandbox
     against: str = ""  # the name of the case that ratios are taken to; empty for the first
 
@@ -98,6 +113,13 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
                 Case(f"{way}, {shape}", way, events, shape=shape, against=f"floor, {shape}")
                 for shape in ("narrow", "wide")
                 for way in ("floor", "mpnb")
+            ]
+        case "large":
+            few = max(1, events // 4)
+            return [
+                Case("floor, 4 kB", "floor", few, shape="large"),
+                Case("mpnb, 4 kB", "mpnb", few, shape="large", memory=""),
+                Case("mpnb, 4 kB, 600 MB", "mpnb", few, shape="large"),
             ]
         case "latency":
             return [
@@ -147,7 +169,7 @@ def run(case: Case, environment: dict[str, str], peers: str | None = None) -> di
             assert peers
             return measured(peers, case.way, environment, Path(folder), case.days)
         command = [sys.executable, "-m", "tests.benchmarks._ways", case.way, folder]
-        command += [str(case.days), str(case.workers), str(case.chunk_days)]
+        command += [str(case.days), str(case.workers), str(case.chunk_days), case.memory]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures

@@ -2,12 +2,13 @@
 Serve events to those that are measured: ``python -m tests.benchmarks._server SHAPE …``, and options of the sandbox.
 
 The shape is ``made-up`` for the sandbox's own events, ``wide`` for 66 events with 2,000 distinct properties among them,
-or ``narrow`` for one with 20; ``profiles`` for as many profiles as there are events a day. Each day is made and
+``narrow`` for one with 20, or ``large`` for events of 4 kB; ``profiles`` for as many profiles as there are events a day. Each day is made and
 compressed once: what the server does meanwhile would take the cores from those that are measured.
 """
 
 from __future__ import annotations
 
+import calendar
 import functools
 import json
 import random
@@ -56,6 +57,17 @@ def serve_each_page_as_it_was() -> None:
     _server.spoiled, _server.part = functools.partial(functools.partial, spoiled), page  # type: ignore[assignment]
 
 
+def large(self: MadeUp, day: date, milliseconds: bool = False) -> Iterator[bytes]:
+    """Make events of 4 kB, most of it a text of words drawn from 3,000."""
+    drawn = random.Random(day.toordinal())
+    words = [f"{drawn.getrandbits(40):x}" for _ in range(3000)]
+    begin = calendar.timegm(day.timetuple())
+    for n in range(self.events_per_day):
+        properties = {"time": begin + n % 86_400, "distinct_id": f"p{n % 997}", "$insert_id": f"{day}-{n}"}
+        text = " ".join(drawn.choices(words, k=363))
+        yield json.dumps({"event": "Long", "properties": {**properties, "text": text}}).encode() + b"\n"
+
+
 def main() -> int:
     """Serve until SIGTERM."""
     _, shape, *options = sys.argv
@@ -69,6 +81,8 @@ def main() -> int:
             return (line + b"\n" for line in lines(day, events, properties, self.events_per_day))
 
         MadeUp.blocks = blocks  # type: ignore[method-assign]
+    if shape == "large":
+        MadeUp.blocks = large  # type: ignore[method-assign]
     return serve(options)
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from tests._memory import peak_memory
 
@@ -25,6 +26,8 @@ FAST = {"per_hour": 10**6, "per_second": 1000}
 
 # When the first rows could be queried, where a way has such a moment.
 _first: list[float] = []
+# What mpnb is asked for in every case.
+_asked: dict[str, Any] = {}
 # What took how long, where a way asks more than one thing.
 _milliseconds: dict[str, float] = {}
 
@@ -45,6 +48,7 @@ def export(folder: Path, first: date, workers: int, chunk_days: int) -> int:
         quota=mpnb.Quota(**FAST),
         chunk_days=chunk_days,
         on_batch=on_batch,
+        **_asked,
     ) as result:
         assert not result.has_failures, result
         return result.total_rows
@@ -183,6 +187,7 @@ def profiles(folder: Path, first: date, workers: int, page_size: int) -> int:
         quota=mpnb.Quota(**FAST),
         page_size=page_size,
         on_batch=on_batch,
+        **_asked,
     ) as result:
         return result.total_rows
 
@@ -242,8 +247,10 @@ def main() -> None:
     parser.add_argument("days", type=int)
     parser.add_argument("workers", type=int)
     parser.add_argument("chunk_days", type=int)
+    parser.add_argument("memory", nargs="?", default="", help="of mpnb's process; none for what suits the machine")
     args = parser.parse_args()
     first = LAST_DAY - timedelta(days=args.days - 1)
+    _asked["memory"] = args.memory or None
     import duckdb  # noqa: F401 (imports are not what is measured)
     import httpx  # noqa: F401
 

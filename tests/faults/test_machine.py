@@ -298,6 +298,7 @@ def test_too_little_memory_fails_and_resumes(server: Sandbox, path: Path) -> Non
 
 
 PEAK = 700 * 10**6
+SMALL = "600MB"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_a_bomb_is_one_failed_batch(
 ) -> None:
     """What decompresses to gigabytes fails alone, and the process stays small."""
     server.add_fault(Fault(kind, day="2026-01-03", times=None, size=size))
-    answer = answer_of(asked(server, path, FIRST, LAST))
+    answer = answer_of(asked(server, path, FIRST, LAST, memory=SMALL))
     assert (answer["done"], answer["failed"]) == (7, 1)
     assert answer["failures"][0][0] == "decode"
     assert answer["peak"] < PEAK
@@ -320,19 +321,19 @@ def test_memory_stays_small_however_large_a_batch_is(
 ) -> None:
     """Hundreds of megabytes of JSON in one batch take no more than README promises."""
     with serve(events_per_day=100_000) as server:
-        answer = answer_of(asked(server, path, "2026-01-01", "2026-01-04", chunk_days=4))
+        answer = answer_of(asked(server, path, "2026-01-01", "2026-01-04", chunk_days=4, memory=SMALL))
     assert (answer["done"], answer["rows"] > 350_000) == (1, True)
     assert answer["peak"] < 600 * 10**6
     tell(f"{answer['rows']:,} events in one batch: peak memory {answer['peak'] / 1e6:.0f} MB")
 
 
 def test_memory_of_an_ordinary_export_is_what_readme_promises(path: Path, tell: Callable[[str], None]) -> None:
-    """A quarter of a year of events of 4 kB, with the defaults; without its limit DuckDB would take 900 MB."""
+    """A quarter of a year of events of 4 kB; without its limit DuckDB would take 900 MB."""
     drawn = random.Random(0)
     words = [f"{drawn.getrandbits(40):x}" for _ in range(3000)]
     lines = [event("E", **{"$insert_id": f"{n}", "text": " ".join(drawn.choices(words, k=363))}) for n in range(2000)]
     with serve(lines=lambda d: [moved(line, d) for line in lines]) as server:
-        answer = answer_of(asked(server, path, "2026-01-01", "2026-04-01", chunk_days=7))
+        answer = answer_of(asked(server, path, "2026-01-01", "2026-04-01", chunk_days=7, memory=SMALL))
     assert (answer["done"], answer["rows"]) == (13, 91 * len(lines))
     assert answer["peak"] < 600 * 10**6
     tell(f"{answer['rows']:,} events of 4 kB in 13 batches: peak memory {answer['peak'] / 1e6:.0f} MB")

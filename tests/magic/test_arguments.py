@@ -29,7 +29,7 @@ OWN = {"name", "bg", "strict", "plan", "status", "cancel", "retry", "help"}
 ALL = """
     2026-01-01 2026-01-31 -e "Sign Up" --events Purchase --where 'properties["$os"] == "iOS"' --database x.duckdb
     --table t --workers 3 --chunk-days auto --mode refresh --late-days 2 --per-hour 100 --per-second 7 --concurrent 50
-    --spool-folder s --spool-bytes 1000000
+    --spool-folder s --spool-bytes 1000000 --memory 2GB
 """
 ARGUMENTS = {
     "from_date": "2026-01-01",
@@ -44,6 +44,7 @@ ARGUMENTS = {
     "late_days": 2,
     "quota": mpnb.Quota(per_hour=100, per_second=7, concurrent=50),
     "spool": mpnb.Spool(folder="s", max_bytes=1000000),
+    "memory": "2GB",
 }
 
 

@@ -27,7 +27,7 @@ def calls(mine: DuckDBPyConnection) -> None:
     result = mpnb.export(
         "2026-01-01", date(2026, 1, 31), events=["Sign Up", "Purchase"], where="true", database=mine, table="events",
         workers=3, chunk_days=7, mode="refresh", late_days=5, on_batch=heard, credentials=credentials, quota=quota,
-        spool=spool,
+        spool=spool, memory="2GB",
     )  # fmt: skip
     assert_type(result, mpnb.ExportResult)
     assert_type(mpnb.start("2026-01-01", "2026-01-31", database=Path("x.duckdb")), mpnb.ExportJob)

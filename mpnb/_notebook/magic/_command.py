@@ -51,7 +51,10 @@ TAKES = {
     "status": set[str](),
     "cancel": set[str](),
     "plan": _FETCHING | {"days"},
-    "retry": {"workers", *(part for _, parts in _options.PARTS.values() for part in parts), "bg", "strict", "name"},
+    "retry": {
+        *("workers", "memory", "bg", "strict", "name"),
+        *(part for _, parts in _options.PARTS.values() for part in parts),
+    },
 }
 AGAIN = f"%{NAME} --retry"
 AFTER = f". %{NAME} --status shows what failed, --retry fetches it again"

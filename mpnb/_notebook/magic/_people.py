@@ -55,7 +55,7 @@ Examples:
 AGAIN = f"%{NAME} --retry"
 IN_MAGIC = magical(in_people_shell)
 # What goes together with --retry, and with none of the options of a call.
-TAKES = {"workers", "name", *(part for _, parts in PARTS.values() for part in parts)}
+TAKES = {"workers", "memory", "name", *(part for _, parts in PARTS.values() for part in parts)}
 
 
 def make_parser() -> Parser:

@@ -28,7 +28,7 @@ from mpnb._notebook.panel._labels import in_labels, place_of
 from mpnb._notebook.panel._live import KEEP
 from mpnb._notebook.panel._pump import pump
 from mpnb._notebook.panel._screen import Screen, weakly
-from mpnb._planning.options import MAX_LATE_DAYS
+from mpnb._planning.options import MAX_LATE_DAYS, memory_of
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_helpers
 from mpnb._planning.states import BatchProgress
@@ -58,6 +58,7 @@ class Panel:
         # What a field can hold stands there, right or wrong, for a person to change it.
         check_helpers(**{name: given.get(name) for name in ("on_batch", "credentials", "quota", "spool")})
         whole_number("late_days", given.get("late_days", 0), 0, MAX_LATE_DAYS)
+        memory_of(given.get("memory"))
         self._credentials, info = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
         # While the form is open: what the fields say, and what that would take.
