@@ -23,7 +23,7 @@ from mpnb._fetching import spool as _spool
 from mpnb._fetching import verify as _verify
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.failures import KINDS
-from mpnb._planning import options as _options
+from mpnb._planning.options import LEAST_MEMORY
 from mpnb._storing import settings as _settings
 from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
@@ -238,7 +238,7 @@ FIGURES = {
     "under 600 MB, or what `memory=` says, on a machine of up to 4 GB": (
         (_settings.USUAL_MEMORY, _settings.LARGE_MACHINE) == (600 * 10**6, 4 * 10**9)
     ),
-    "at least 300 MB": _options.LEAST_MEMORY == 300 * 10**6,
+    "at least 300 MB": LEAST_MEMORY == 300 * 10**6,
 }
 
 

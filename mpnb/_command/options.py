@@ -34,7 +34,7 @@ OPTIONS = {
     "from_date": "FROM",
     "to_date": "TO",
 }
-MEMORY_HELP = "memory to use in all, such as 2GB (default: 600 MB, or a quarter of more than 4 GB)"
+MEMORY_HELP = "memory to use, as 2GB (default: 600 MB, or a quarter if above 4 GB)"
 PHRASES = {
     "the same call": "the same command",
     "this call": "this command",

@@ -2,8 +2,9 @@
 Serve events to those that are measured: ``python -m tests.benchmarks._server SHAPE …``, and options of the sandbox.
 
 The shape is ``made-up`` for the sandbox's own events, ``wide`` for 66 events with 2,000 distinct properties among them,
-``narrow`` for one with 20, or ``large`` for events of 4 kB; ``profiles`` for as many profiles as there are events a day. Each day is made and
-compressed once: what the server does meanwhile would take the cores from those that are measured.
+``narrow`` for one with 20, or ``large`` for events of 4 kB; ``profiles`` for as many profiles as there are events a
+day. Each day is made and compressed once: what the server does meanwhile would take the cores from those that are
+measured.
 """
 
 from __future__ import annotations
