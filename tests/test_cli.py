@@ -380,7 +380,7 @@ def test_a_reader_may_leave(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mpnb", "plan", *DAYS]
     process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60)
     os.close(write)
-    assert (process.returncode, process.stderr) == (1, "")
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 def test_a_terminal_gets_one_line_and_folded_messages(tmp_path: Path, sandbox: Callable[..., Sandbox]) -> None:

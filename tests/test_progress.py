@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -310,6 +311,25 @@ def test_the_screen_follows_ten_times_a_second(sandbox, export, monkeypatch) -> 
     assert len(seen.calls) >= 4 * 200
     assert len(ticks) <= 10 * result.duration_seconds + 3
     assert (ticks[-1].ended, ticks[-1].finished) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("faults", "quota", "why"),
+    [
+        ([], mpnb.Quota(per_hour=1), "for the quota"),
+        ([Fault("status", status=503, retry_after=600, times=None)], None, "HTTP 503: .+"),
+    ],
+    ids=["the quota", "another attempt"],
+)
+def test_a_long_wait_says_until_when_and_why(sandbox, start, faults: list[Fault], quota: Any, why: str) -> None:
+    """On a terminal, whose one line is all there is to read."""
+    job = start(sandbox(faults=faults), **({"quota": quota} if quota else {}))
+    try:
+        until(lambda: job.progress().waiting_until and not job.progress().in_flight)
+        assert re.search(rf", waiting until \d\d:\d\d:\d\d: {why}$", _progress.summary_line(job.progress()))
+    finally:
+        job.cancel()
+        job.outcome(10).close()
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------

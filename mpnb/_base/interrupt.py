@@ -1,4 +1,4 @@
-"""Ctrl-C: heard while DuckDB works, and held back while an export starts or ends."""
+"""Ctrl-C and its like: heard while DuckDB works, and held back while an export starts or ends."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ Value = TypeVar("Value")
 _TURN = 0.2
 
 
+# What people and other programs stop a process by, where it has handlers for that.
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def interrupts_later() -> Iterator[None]:
     """
-    Delay a Ctrl-C until the end of the block, or drop it if the block raises anyway.
+    Delay a Ctrl-C, or another signal that stops and is handled, to the end of the block; drop it if the block raises.
 
     Half a start would leave threads that nobody ends, and half an end a file that stays locked. Python runs the
     handlers of signals in the main thread alone: elsewhere there is nothing to do.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: handler for number in _STOPS if callable(handler := signal.getsignal(number))}
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if came:
-        before(*came[-1])
+        number, frame = came[-1]
+        handlers[number](number, frame)
 
 
 def interruptible(connection: DuckDBPyConnection, call: Callable[[], Value]) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -20,6 +21,8 @@ from mpnb._command import people as _people
 from mpnb._command import state as _state
 from mpnb._command import sync as _sync
 from mpnb._command.options import in_shell
+from mpnb._command.stopping import Stop, stopping
+from mpnb._command.streams import fill_streams, is_reader_gone, let_go, streams
 from mpnb._command.text import result_text
 from mpnb._command.waiting import add_wait
 from mpnb._errors import DatabaseBusyError, PlanError
@@ -31,7 +34,10 @@ from mpnb._reading.drop import counted, drop
 from mpnb._version import __version__
 from mpnb.sandbox.__main__ import main as serve_sandbox
 
-DONE, SOME_FAILED, NOTHING, BUSY, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, SOME_FAILED, NOTHING, BUSY = 0, 1, 2, 75
+# By a signal, whose number is added: 130 is Ctrl-C, 143 SIGTERM, and 141 the end of tools that nobody reads any more.
+STOPPED = 128
+UNREAD = STOPPED + 13
 
 # Commands that open a database, which another process may have open.
 OPENING = ("export", "plan", "profiles", "sync", "check", "status", "sql", "drop")
@@ -49,7 +55,7 @@ environment, and if set MP_REGION (us, eu, in) and MP_API_BASE_URL.
 The same command again fetches what is missing, and the days of which late
 events may still have arrived. Exit status: 0 all is there, 1 some batches
 failed, 2 wrong arguments or nothing exported, 75 another process has the
-database open, 130 interrupted."""
+database open, 130 interrupted, 143 terminated."""
 
 PLAN_EXAMPLES = """\
 examples:
@@ -79,32 +85,12 @@ class Parser(_options.Parser):
 
 def run() -> NoReturn:
     """Run the console script, and exit with its status."""
-    _fill_streams()
+    fill_streams()
     status = main()
-    if status == INTERRUPTED:
+    if status > STOPPED:
         # A connect that is still pending takes ten seconds to give up and writes nothing: nobody waits for it.
-        for stream in _streams():
-            stream.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _fill_streams() -> None:
-    """
-    Open closed standard streams, as after ``2>&-``, on the null device.
-
-    Else the database would get such a number, and what a library prints would be written into it.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
-
-
-def _streams() -> list[TextIO]:
-    """Return standard output and error, where they exist: a process without a terminal may have neither."""
-    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,24 +102,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 all is there, 1 some batches failed or days are missing, 2 wrong arguments or nothing
-        exported, 75 another process has the database open, 130 interrupted.
+        exported, 75 another process has the database open, 130 interrupted, 143 terminated, 141 the reader of standard
+        output has left.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    for stream in _streams():
+    for stream in streams():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a Windows pipe has no dashes and boxes
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.simplefilter("always", UserWarning)
+        try:
             status = _run(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # The reader has left, as head does. What is still buffered must not be flushed into nowhere at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SOME_FAILED
+        except OSError as error:
+            if not is_reader_gone(error):
+                raise
+            status = UNREAD
+        except SystemExit:  # after --help, or words that cannot be meant
+            if let_go():
+                raise
+            return UNREAD
+    return status if let_go() or status > STOPPED else UNREAD
 
 
 def _run(words: list[str]) -> int:
@@ -144,6 +133,12 @@ def _run(words: list[str]) -> int:
         parser.print_help(sys.stderr)
         return NOTHING
     options = parser.parse_args(words)
+    with stopping() as stop:
+        return _ended(options, words, stop)
+
+
+def _ended(options: argparse.Namespace, words: list[str], stop: Stop) -> int:
+    """Run a command, say what it raised, and return its exit status."""
     command: Callable[[argparse.Namespace, list[str]], int] = options.command
     try:
         patience = NONE if options.command is _sync_all else getattr(options, "wait", NONE)  # which waits by itself
@@ -154,9 +149,9 @@ def _run(words: list[str]) -> int:
     except PlanError as error:
         _say(options.name, said(error, options.face))
         return NOTHING
-    except KeyboardInterrupt as stop:
-        _say(options.name, said(stop, options.face) or "interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        _say(options.name, said(error, options.face) or stop.word)
+        return stop.status
 
 
 def _export(options: argparse.Namespace, words: list[str]) -> int:
@@ -304,7 +299,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _say(name: str, text: str) -> None:
     if sys.stderr is not None:  # print() would take standard output for none
-        print(f"{name}: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it; the status says it as well
+            print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def _show_warning(

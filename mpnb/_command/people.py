@@ -31,7 +31,7 @@ environment, and if set MP_REGION (us, eu, in) and MP_API_BASE_URL.
 The table has all profiles of one time, or stays as it was: then the same
 command again goes on. Exit status: 0 all is there, 2 wrong arguments or the
 profiles could not be fetched whole, 75 another process has the database open,
-130 interrupted."""
+130 interrupted, 143 terminated."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

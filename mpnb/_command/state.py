@@ -37,7 +37,7 @@ examples:
 
 Days that are provisional, and duplicates, are notes. Exit status: 0 every day
 is held and nothing is wrong, 1 not so, 2 wrong arguments or no such database
-or table, 75 another process has it open, 130 interrupted."""
+or table, 75 another process has it open, 130 interrupted, 143 terminated."""
 
 STATUS_EXAMPLES = """\
 examples:
@@ -56,7 +56,7 @@ examples:
   echo "FROM events LIMIT 3" | mpnb sql -
 
 It only reads. Exit status: 0, 2 invalid SQL or no such database, 75 another
-process has it open, 130 interrupted."""
+process has it open, 130 interrupted, 143 terminated."""
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:

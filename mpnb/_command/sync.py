@@ -32,7 +32,7 @@ The file, for cron and the like:
 
 Exit status: 0 every table is up to date, 1 some are not, 2 wrong arguments or
 the file says what cannot be, 75 another process has a database open or runs
-the same sync, 130 interrupted."""
+the same sync, 130 interrupted, 143 terminated."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mpnb._planning.batches import Batch
-from mpnb._planning.states import ENDED, BatchProgress, JobProgress
+from mpnb._planning.states import ENDED, FOR_THE_QUOTA, BatchProgress, JobProgress
 
 
 class BatchBoard:
@@ -110,7 +110,8 @@ class BatchBoard:
         """Return the totals of all batches as they are now."""
         with self._lock:
             under_way = (self._cells[index] for index in self._began)
-            untils = (cell.until for cell in under_way if cell.status == "waiting" and cell.until)
+            waits = ((c.until, c.error or FOR_THE_QUOTA) for c in under_way if c.status == "waiting" and c.until)
+            until, why = min(waits, default=(None, ""))
             return JobProgress(
                 total=len(self._cells),
                 counts=dict(+self._counts),
@@ -118,6 +119,7 @@ class BatchBoard:
                 bytes=self._received,
                 elapsed=(self._finished or time.monotonic()) - self._started,
                 in_flight=self._counts["fetching"],
-                waiting_until=min(untils, default=None),
+                waiting_until=until,
                 finished=self._finished is not None,
+                waiting_for=why,
             )

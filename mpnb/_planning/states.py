@@ -8,6 +8,8 @@ from datetime import date
 # In the order in which the panel's bytes count them: a byte a batch is its place here.
 STATUSES = ("queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled")
 ENDED = frozenset(STATUSES[4:])
+# What a batch waits for if nothing failed before.
+FOR_THE_QUOTA = "for the quota"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class JobProgress:
         in_flight: batches whose request is being sent or answered.
         waiting_until: when the first waiting batch will continue, in seconds since the epoch, or ``None``.
         finished: whether every batch has ended.
+        waiting_for: why that batch waits: ``"for the quota"``, or what failed before; empty if none waits.
     """
 
     total: int
@@ -76,6 +79,7 @@ class JobProgress:
     in_flight: int
     waiting_until: float | None
     finished: bool
+    waiting_for: str = ""
 
     @property
     def ended(self) -> int:

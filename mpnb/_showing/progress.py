@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import clock, days, duration, size
-from mpnb._planning.states import ENDED, BatchProgress, JobProgress
+from mpnb._planning.states import ENDED, FOR_THE_QUOTA, BatchProgress, JobProgress
 from mpnb._showing.live import Progress, in_notebook, notebook_progress
 
 # Shorter waits come and go; a line in a log for each would be noise.
@@ -45,14 +46,16 @@ class TerminalLine:
         """Do nothing: ``tick`` redraws."""
 
     def tick(self, progress: JobProgress) -> None:
-        """Redraw the line."""
+        """Redraw the line, if the terminal is still there: an export does not stop for want of one."""
         self._bar.total = progress.total
         self._bar.n = progress.ended
-        self._bar.set_postfix_str(summary_line(progress, self._records), refresh=True)
+        with contextlib.suppress(OSError):
+            self._bar.set_postfix_str(summary_line(progress, self._records), refresh=True)
 
     def close(self) -> None:
         """Leave the last line on the terminal."""
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()
 
 
 class PipeLines:
@@ -73,7 +76,7 @@ class PipeLines:
         if progress.status == "waiting" and progress.until:
             if progress.until - max(epoch_seconds(), self._waits_until) > WORTH_A_LINE:
                 self._waits_until = progress.until
-                why = progress.error or "for the quota"
+                why = progress.error or FOR_THE_QUOTA
                 self._print(f"{dates} waiting until {clock(progress.until)}: {why}")
         elif progress.status in ENDED and progress.status != "skipped":
             self._ended += 1
@@ -161,8 +164,12 @@ class Silent:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal. GUI programs may replace it with an object that has no ``isatty``."""
-    return bool(getattr(stream, "isatty", bool)())
+    """
+    Whether a stream is a terminal on which a line can be redrawn, which those that say they are dumb cannot.
+
+    GUI programs may replace it with an object that has no ``isatty``.
+    """
+    return bool(getattr(stream, "isatty", bool)()) and os.environ.get("TERM") != "dumb"
 
 
 def _has_size(stream: TextIO) -> bool:
@@ -180,7 +187,7 @@ def summary_line(progress: JobProgress, records: str = "events") -> str:
     if failed := progress.counts.get("failed"):
         parts.append(f"{failed} failed")
     if progress.waiting_until and not progress.in_flight and progress.waiting_until > epoch_seconds():
-        parts.append(f"waiting until {clock(progress.waiting_until)}")
+        parts.append(f"waiting until {clock(progress.waiting_until)}: {progress.waiting_for}")
     elif progress.seconds_left is not None:
         parts.append(f"about {duration(progress.seconds_left)} left")
     return ", ".join(parts)

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
         prog: the name of the command, for ``--help``.
 
     Returns:
-        The exit status: 0 after Ctrl-C or SIGTERM.
+        The exit status: 0 after Ctrl-C, SIGTERM, or the end of its terminal.
     """
     parser = _parser(prog)
     options = parser.parse_args(argv)
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
         parser.error(f"port {options.port} cannot be had: {error.strerror}")
     with mp:
         stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: stop.set())
         print(_json(mp) if options.json else _greeting(mp), flush=True)
         stop.wait()
     return 0

@@ -118,6 +118,7 @@ async def waited(job: mpnb.ExportJob) -> mpnb.ExportResult:
     assert_type(progress.counts, dict[str, int])
     assert_type(progress.elapsed, float)
     assert_type((progress.waiting_until, progress.seconds_left), tuple[float | None, float | None])
+    assert_type(progress.waiting_for, str)
     assert_type((progress.finished, progress.ended), tuple[bool, int])
     assert_type(job.batches(clock=False), list[mpnb.BatchProgress])
     assert_type((job.version, job.quota_left), tuple[int, int])
