@@ -218,6 +218,16 @@ class _Funnel:
         return again and self.reentry is False
 
     @property
+    def most_recent_wins(self) -> bool:
+        """
+        Whether of entries with the same second step, the most recent gets as far as any of them.
+
+        It has more time, and less before it; but a later step of the first one's event is bound by the entry.
+        """
+        first, *others = (name for name, _ in self.steps)
+        return self.reentry is True and self.counting != "totals" and self.groups[0] == (1,) and first not in others
+
+    @property
     def enters_once(self) -> bool:
         """Whether the first event of the first step is the only entry."""
         return self.reentry is False and not self.is_chain
@@ -277,9 +287,27 @@ def _entries(f: _Funnel) -> str:
         held = "".join(f", {each} ASC NULLS LAST" for each in f.keys[len(f.who) :])
         first_one = f"row_number() OVER (PARTITION BY {', '.join(f.who)} ORDER BY t1 ASC{held}) = 1"
         entries = f"SELECT * FROM ({entries}) QUALIFY {first_one}"
+    if not f.is_chain or not f.grace:
+        return f"SELECT *, false AS is_late FROM ({entries})"
     # Twice where attempts follow each other: the second one does not look back to what the attempt before has used.
-    late = "(VALUES (false), (true))" if f.is_chain and f.grace else "(VALUES (false))"
-    return f"SELECT e.*, l.is_late FROM ({entries}) AS e, {late} AS l(is_late)"
+    # That differs only where there may be something to look back to.
+    return (
+        f"SELECT e.*, l.is_late FROM ({entries}) AS e, (VALUES (false), (true)) AS l(is_late)"
+        f" WHERE NOT l.is_late OR {_moment_of(f, 't1')} IN ({_looked_back_to(f)})"
+    )
+
+
+def _looked_back_to(f: _Funnel) -> str:
+    """Return the query for the moments, as ``_moment_of()``, that have an event within the grace before them."""
+    later = [f"step_{number}" for number in range(1, len(f.steps) + 1) if number not in f.groups[0]]
+    later += [f"out_{number}" for number in range(1, len(f.excluded) + 1)]
+    moments = f"unnest([{_moment_of(f, 'time')}, {_moment_of(f, 'time', 1)}])"
+    return f"SELECT {moments} FROM mpnb_seen WHERE {' OR '.join(later)}"
+
+
+def _moment_of(f: _Funnel, time: str, after: int = 0) -> str:
+    """Return a number for who does something, and when, in spans of the grace; that of others may be the same."""
+    return f"hash({', '.join(f.who)}, epoch_us({time}) // {f.grace} + {after})"
 
 
 def _reached(f: _Funnel, number: int) -> str:
@@ -312,9 +340,14 @@ def _reached(f: _Funnel, number: int) -> str:
             )
     found = ", ".join(f"s{each}" for each in group)
     missing = " OR ".join(f"s{each} IS NULL" for each in group)
-    return (
+    reached = (
         f"SELECT * EXCLUDE (from_here), CASE WHEN NOT ({missing}) THEN greatest({found}) END AS d{number} FROM ({ways})"
     )
+    if number == 2 and f.most_recent_wins:
+        return (
+            f"SELECT * EXCLUDE (t1, s1, d1), max(t1) AS t1, max(s1) AS s1, max(d1) AS d1 FROM ({reached}) GROUP BY ALL"
+        )
+    return reached
 
 
 def _joined(

@@ -337,6 +337,12 @@ def test_specific_order(con: Any, done: str, reached: int) -> None:
     assert counts(funnel(mine.union(others), list("ABCDE"))) == [1] * reached + [0] * (5 - reached)
 
 
+def test_an_earlier_entry_may_get_further_where_a_later_step_is_its_event_again(con: Any) -> None:
+    """A, A², B: with A → B → A², the first A goes on to A², which comes within two seconds before B."""
+    mine = events(con, ("A", "13:00:00"), ("A", "13:00:09"), ("B", "13:00:10"))
+    assert counts(funnel(mine, ["A", "B", "A"], reentry=True)) == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("seconds", "reached"), [(0, 1), (2, 1), (3, 0)])
 def test_steps_within_two_seconds_are_interchangeable(con: Any, seconds: int, reached: int) -> None:
     """B, then A within two seconds, counts as A, then B."""

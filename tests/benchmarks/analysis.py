@@ -33,8 +33,8 @@ def reports(events: Any) -> dict[str, tuple[float, Callable[[], Any]]]:
     """Return what is measured, each with the most that it may cost."""
     return {
         "funnel, uniques": (SMALL, lambda: analysis.funnel(events, FUNNEL).fetchall()),
-        "funnel, re-entry": (LARGE, lambda: analysis.funnel(events, FUNNEL, reentry=True).fetchall()),
-        "funnel, totals": (2 * LARGE, lambda: analysis.funnel(events, FUNNEL, counting="totals").fetchall()),
+        "funnel, re-entry": (0.8 * LARGE, lambda: analysis.funnel(events, FUNNEL, reentry=True).fetchall()),
+        "funnel, totals": (1.5 * LARGE, lambda: analysis.funnel(events, FUNNEL, counting="totals").fetchall()),
         "retention, on or after": (SMALL, lambda: analysis.retention(events, VIEW, PURCHASE).fetchall()),
         "retention, on": (SMALL, lambda: analysis.retention(events, VIEW, PURCHASE, mode="on").fetchall()),
         "segmentation": (SMALL, lambda: analysis.segmentation(events, PURCHASE).fetchall()),
