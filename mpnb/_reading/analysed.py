@@ -40,6 +40,7 @@ from mpnb._reading.profiles import people_query
 from mpnb._reading.properties import BATCH_ID, FIXED, MISFITS, TIMESTAMP_FORMAT
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
+from mpnb._reading.typed import MOST_COLUMNS
 from mpnb._reading.zone import check_zone, zone_of
 from mpnb._storing import ledger, snapshot
 from mpnb._storing.database import LEDGER
@@ -104,6 +105,8 @@ def for_analysis(
     names = None if events is None else event_names(events, EVENTS)
     given = [properties] if isinstance(properties, str) else properties
     asked = [] if given is None else list(dict.fromkeys(listed("properties", given)))
+    if len(asked) > MOST_COLUMNS:
+        raise PlanError(f"{len(asked):,} properties, and a table has at most {MOST_COLUMNS:,}", argument="properties")
     ids.chosen(identities, False)
     with reader.needing_table(), reader.store.reading() as cursor:
         profiles, asked = _of_profiles(cursor, reader.table, asked)

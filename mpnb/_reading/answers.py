@@ -261,7 +261,8 @@ class Answers(Connected):
                 are for this relation alone.
 
         Raises:
-            PlanError: there is no such event, column, property or type.
+            PlanError: there is no such event, column, property or type, or more than 2,000 columns are asked for: a
+                table of so many, most of them empty, takes minutes to fill. Name those that you need.
             ClosedError: the result was closed.
         """
         return events.event(
@@ -292,7 +293,8 @@ class Answers(Connected):
         has. It is kept up with the typed tables. Batches that were exported since are read from JSON, more slowly;
         their new events and properties, and types that widen, come with the next call, until which a value that does
         not fit raises. Names that differ only in case, or are taken in the schema, get a number appended, and stay.
-        ``forget_typed()``, ``mpnb.forget_person()`` and ``mpnb.drop()`` drop the views.
+        The view of an event with more than 2,000 properties has those that ``event(columns=…)`` asked for, which a
+        warning says. ``forget_typed()``, ``mpnb.forget_person()`` and ``mpnb.drop()`` drop the views.
 
         Args:
             schema: where the views are; it is created if it is not there.

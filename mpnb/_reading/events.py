@@ -29,7 +29,7 @@ from mpnb._reading.properties import (
     merged,
 )
 from mpnb._reading.reader import Reader
-from mpnb._reading.typed import PROCESSED, Typed, typed
+from mpnb._reading.typed import MOST_COLUMNS, PROCESSED, Typed, too_wide, typed
 from mpnb._storing.database import LEDGER
 from mpnb._storing.ledger import HELD, of_table
 
@@ -80,6 +80,8 @@ def event_query(
         wanted = [quoted(c.name) for c in mine]
         return f"SELECT {', '.join([*FIXED.values(), *wanted])} FROM {_rows(one, condition, deduplicated)}"
     chosen = [c for c in _wanted(shared_columns(events), columns) if not c.fixed]
+    if len(chosen) > MOST_COLUMNS:
+        raise PlanError(too_wide(f"these events have {len(chosen):,} properties"), argument="columns")
     notice(reader, names, events, chosen, condition, new or {})
     parts = []
     for each in events:

@@ -303,9 +303,9 @@ def column_names(since: Mapping[str, int], given: Mapping[str, str], taken: Sequ
     fresh = sorted((batch, name) for name, batch in since.items() if name not in given)
     for _, together in itertools.groupby(fresh, key=lambda each: each[0]):
         some = [name for _, name in together]
-        own.update(_identifier(name).casefold() for name in some)
+        own.update(column_name(name).casefold() for name in some)
         for name in some:
-            first, number = _identifier(name), 2
+            first, number = column_name(name), 2
             column = first
             while column.casefold() in used or (column != first and column.casefold() in own):
                 column, number = f"{first}_{number}", number + 1
@@ -319,8 +319,8 @@ def _is_fixed(kinds: Kinds, name: str) -> bool:
     return found <= (SECONDS if name == "time" else TEXT)
 
 
-def _identifier(name: str) -> str:
-    """Return a valid column name: not empty and without NUL."""
+def column_name(name: str) -> str:
+    """Return the column of a property whose name is free: not empty and without NUL."""
     return name.replace("\0", "_") or "_"
 
 
@@ -380,8 +380,8 @@ def typed_query(
     """
     own = [column for column in columns if not column.fixed]
     # Text is cheaper to cast than JSON, but has lost the difference between "1" and 1.
-    texts = [c for c in own if isinstance(c.type, str) and c.type != "JSON"]
-    jsons = [c for c in own if c not in texts]
+    texts = [c for c in own if _has_text(c)]
+    jsons = [c for c in own if not _has_text(c)]
     parts = [f"batch_id AS {BATCH_ID}", *fixed]
     misfits: dict[str, str] = {}
     for number, column in enumerate(texts, 1):
@@ -407,6 +407,11 @@ def typed_query(
         if some
     )
     return f"SELECT {', '.join(parts)} FROM (SELECT *{lists} FROM ({rows}))"
+
+
+def _has_text(column: Column) -> bool:
+    """Whether the text of a value says all of it."""
+    return isinstance(column.type, str) and column.type != "JSON"
 
 
 def converted(column: Column, to: Type, *, empty: bool) -> str:

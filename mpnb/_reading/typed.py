@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from mpnb._base.names import closest
 from mpnb._base.scalars import brief
 from mpnb._base.sql import exact, in_batches, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
+from mpnb._base.warn import warn
 from mpnb._errors import PlanError
 from mpnb._reading.declared import Types, declared_types
 from mpnb._reading.given import Given, give, given_names
@@ -35,6 +37,7 @@ from mpnb._reading.properties import (
     NAMED,
     Column,
     Seen,
+    column_name,
     columns_of,
     merged,
     typed_query,
@@ -51,6 +54,8 @@ SCHEMA = "mpnb_typed"
 ROWS = "temp.mpnb_rows"
 # A table by its name, and by its schema where that is not the database's own: schemas share these tables.
 KEY = "CASE current_schema() WHEN 'main' THEN '' ELSE current_schema() || chr(31) END || ?"
+# A table with more takes minutes to fill, most of it with nulls.
+MOST_COLUMNS = 2_000
 # Of duplicates, the one with the most of it stays.
 PROCESSED = "mp_processing_time_ms"
 
@@ -130,20 +135,33 @@ def check_names(cursor: DuckDBPyConnection, store: Store, table: str, there: The
             raise PlanError(f"there is no event {brief(name)} in {store.label}{closest(name, every)}")
 
 
+def too_wide(what: str) -> str:
+    """Return what to do where there are too many columns."""
+    return (
+        f"{what}, and a table has at most {MOST_COLUMNS:,} columns: name those that you need, as in"
+        " columns=['amount', '$os']. catalog() lists all"
+    )
+
+
 def everything(name: str) -> bool:
     """Ask for every property."""
     return True
+
+
+def nothing(name: str) -> bool:
+    """Ask for no property."""
+    return False
 
 
 def _asked(only: Sequence[str] | None) -> Asked:
     """Return a function that says whether a property is asked for; a column's name may have a number appended."""
     if only is None:
         return everything
-    exactly, folded = set(only), tuple(each.casefold() for each in only)
+    folded = {column_name(each).casefold() for each in only}
+    names = folded | {re.sub(r"_\d+$", "", each) for each in folded}
 
     def asked(name: str) -> bool:
-        same = name.replace("\0", "_").casefold()
-        return name in exactly or any(each.startswith(same) for each in folded)
+        return column_name(name).casefold() in names
 
     return asked
 
@@ -186,12 +204,17 @@ def materialized(
             events = [known(cursor, table, name, declared) for name in names]
         _look(cursor, table, there, events, asked)
         targets, missing = {}, {}
+        wide: list[Event] = []
         with transaction(cursor):
             for event in events:
                 current = _current(cursor, event, there)
                 before = event.stored
                 event.settle()
-                event.store(asked)
+                if schema is not None and event.is_too_wide(asked):
+                    wide.append(event)
+                    event.store(nothing)
+                else:
+                    event.store(asked)
                 targets[event.name] = _table(event.number)
                 if before == event.stored and current:
                     run(cursor, f"DELETE FROM {_table(event.number)} WHERE NOT {in_batches(current, BATCH_ID)}")
@@ -213,7 +236,12 @@ def materialized(
                     run(cursor, f"ALTER TABLE {targets[event.name]} RENAME TO {mine.partition('.')[2]}")
                 enter(cursor, table, event, there)
                 renew(cursor, table, event.name, mine, event.covers, event.stored, views)
-        return [event.typed(_placed(store, event.number)) for event in events]
+    for event in wide:
+        warn(
+            f"{brief(event.name)} has {len(event.every):,} properties, more than a table has columns:"
+            f" its view has those that event({event.name!r}, columns=[…]) asked for"
+        )
+    return [event.typed(_placed(store, event.number)) for event in events]
 
 
 def _insert(
@@ -342,11 +370,18 @@ class Event:
             if before is None or (before.column is None and name is not None):
                 self.named[column.property] = Given(name, since[column.property])
 
+    def is_too_wide(self, asked: Asked) -> bool:
+        """Whether more columns are asked for than a table has at most."""
+        return sum(map(asked, (c.property for c in self.every))) > MOST_COLUMNS
+
     def store(self, asked: Asked) -> None:
-        """Let the table have what is asked for besides what it has."""
+        """Let the table have what is asked for besides what it has. Raises ``PlanError`` if that is too much."""
+        if self.is_too_wide(asked):
+            raise PlanError(too_wide(f"{brief(self.name)} has {len(self.every):,} properties"), argument="columns")
         before = _names(self.stored)
         self.stored = tuple(c for c in self.every if asked(c.property) or c.property in before)
-        self.others = {c.property: c.name for c in self.every if c not in self.stored}
+        stored = _names(self.stored)
+        self.others = {c.property: c.name for c in self.every if c.property not in stored}
 
     def properties(self) -> set[str]:
         """Return the properties that occur."""

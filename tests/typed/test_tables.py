@@ -16,6 +16,7 @@ import mpnb
 import mpnb._base.sql
 import mpnb._reading.look
 import mpnb._reading.typed
+from mpnb._reading.typed import MOST_COLUMNS
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import day, event, until
 from tests.typed import _values as values
@@ -238,6 +239,27 @@ def test_columns_are_asked_for_by_property_or_by_name(exported: values.Exporter)
         assert result.event(["E"], columns=["x"]).columns == [
             "event_name", "time", "distinct_id", "device_id", "user_id", "insert_id", "x",
         ]  # fmt: skip
+
+
+def test_an_event_of_thousands_of_properties_is_typed_by_the_columns_that_are_named(exported: values.Exporter) -> None:
+    """All would take minutes, so that it is refused, and says what to type; some are as quick as ever."""
+    wide = {f"p{n}": n for n in range(MOST_COLUMNS + 1)}
+    with exported([wide], [{"n": 1}], names=["Wide", "E"]) as result:
+        for materialize in (True, False):
+            with pytest.raises(mpnb.PlanError, match=r"has 2,001 properties.*columns=\["):
+                result.event("Wide", materialize=materialize)
+        assert result.event(["Wide", "E"], columns=["p7", "n"]).columns[6:] == ["p7", "n"]
+        with pytest.raises(mpnb.PlanError, match=r"2,001 properties.* at most 2,000"):
+            result.for_analysis("Wide", list(wide))
+
+
+def test_events_that_are_wide_together_are_refused(exported: values.Exporter) -> None:
+    """Of several events, the columns of all count."""
+    halves = [{f"{letter}{n}": n for n in range(MOST_COLUMNS // 2 + 1)} for letter in "ab"]
+    with exported(halves[:1], halves[1:], names=["A", "B"]) as result:
+        with pytest.raises(mpnb.PlanError, match=r"these events have 2,002 properties.*columns=\["):
+            result.event(["A", "B"])
+        assert result.event(["A", "B"], columns=["a1", "b1"]).columns[6:] == ["a1", "b1"]
 
 
 def test_an_event_that_is_not_there_is_named(exported: values.Exporter) -> None:

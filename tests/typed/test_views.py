@@ -10,6 +10,7 @@ import pytest
 
 import mpnb
 import mpnb._reading.look
+from mpnb._reading.typed import MOST_COLUMNS
 from tests.typed import _values as values
 
 
@@ -65,6 +66,17 @@ def test_a_view_is_kept_up_with_its_table(exported: values.Exporter, database: P
         assert (list(map(str, relation.types)), relation.fetchall()) == (["DOUBLE", "BIGINT"], [(1.0, None), (2.5, 1)])
         result.event("E", types={"n": "VARCHAR"})
         assert str(result.sql('SELECT n FROM typed."E"').types[0]) == "VARCHAR"
+
+
+def test_a_view_of_thousands_of_properties_has_those_that_were_asked_for(exported: values.Exporter) -> None:
+    """The other views are made as ever, and a warning says of which event it is."""
+    wide = {f"p{n}": n for n in range(MOST_COLUMNS + 1)}
+    with exported([wide], [{"n": 1}], names=["Wide", "E"]) as result:
+        result.event("Wide", columns=["p7"])
+        with pytest.warns(UserWarning, match=r"'Wide' has 2,001 properties.*event\('Wide', columns=\[…\]\)"):
+            views(result)
+        assert result.sql('SELECT * FROM typed."Wide"').columns[5:] == ["p7"]
+        assert result.sql('SELECT n FROM typed."E"').fetchall() == [(1,)]
 
 
 def test_names_that_differ_in_case_or_are_taken_get_a_number_and_stay(exported: values.Exporter) -> None:
