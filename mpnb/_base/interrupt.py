@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -45,6 +47,21 @@ def interrupts_later() -> Iterator[None]:
     if came:
         number, frame = came[-1]
         handlers[number](number, frame)
+
+
+def wait_in_turns(wait: Callable[[float], object], is_over: Callable[[], bool], seconds: float | None = None) -> None:
+    """
+    Wait until something is over, or the time is, so that Ctrl-C ends it on Windows, too.
+
+    There a wait goes on until its own end, whatever signal comes, and then the signal is heard.
+
+    Args:
+        wait: waits for it, so many seconds at most.
+        seconds: how long in all, ``None`` for as long as it takes.
+    """
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not is_over() and (left := end - time.monotonic()) > 0:
+        wait(min(_TURN, left))
 
 
 def interruptible(connection: DuckDBPyConnection, call: Callable[[], Value]) -> Value:

@@ -6,16 +6,21 @@ import errno
 import os
 import re
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mpnb._base.scalars import brief, is_text
 from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
 from mpnb._message import Argument
 
+Value = TypeVar("Value")
+
 # Prefixes that DuckDB, or another library, would open as a URL. A single letter is a drive.
 _ELSEWHERE = re.compile(r":memory:|[a-z][a-z0-9+.-]+://|[a-z0-9_]{2,}:", re.IGNORECASE)
-_FILE = re.compile(r"file:(?://(?:localhost)?(?=/))?", re.IGNORECASE)
+_FILE = re.compile(r"file:(?://(?:localhost)?(?=/))?(?:/(?=[a-z]:))?", re.IGNORECASE)
 
 # How the files begin that people mix up with DuckDB's own.
 _SIGNATURES = {
@@ -60,6 +65,40 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
     except RuntimeError:
         raise error(named, f" {brief(text)}: there is no such home folder, pass the whole path") from None
     return path
+
+
+# How long, and how often, in seconds.
+IN_USE_SECONDS = 0.5
+TRY_EVERY = 0.005
+# ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION of Windows: somebody has the file open.
+_IN_USE = (5, 32)
+
+
+def replace(fresh: Path, path: Path) -> None:
+    """
+    Give a file the name of another, which is gone then. Whoever reads it meanwhile reads one or the other.
+
+    Raises:
+        OSError: it cannot be done. The file keeps the name it had.
+    """
+    _once_free(lambda: os.replace(fresh, path))
+
+
+def read(path: Path) -> bytes:
+    """Return what a file holds that others may be replacing. Raises ``OSError``."""
+    return _once_free(path.read_bytes)
+
+
+def _once_free(call: Callable[[], Value]) -> Value:
+    """Do something with a file, and again if Windows refuses, since others have it open for a millisecond."""
+    end = time.monotonic() + IN_USE_SECONDS
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            if getattr(error, "winerror", None) not in _IN_USE or time.monotonic() > end:
+                raise
+        time.sleep(TRY_EVERY)
 
 
 def what_is_no_database(path: Path) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import shutil
 import sys
 import warnings
@@ -14,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 from mpnb import _api as api
 from mpnb._base.patience import NONE, waiting
+from mpnb._base.shell import command_line
 from mpnb._base.text import printable, safe_text
 from mpnb._command import demo as _demo
 from mpnb._command import options as _options
@@ -185,7 +185,7 @@ def _again(result: ExportResult, options: argparse.Namespace, words: list[str]) 
     more: list[str] = []
     if getattr(options, "mode", None) in ("new", "refresh"):
         more = ["--mode", "resume"]  # which fetches what failed, and nothing else
-    return shlex.join(["mpnb"] if shutil.which("mpnb") else program) + " " + printable(shlex.join([*words, *more]))
+    return command_line(["mpnb"] if shutil.which("mpnb") else program) + " " + printable(command_line([*words, *more]))
 
 
 def _plan(options: argparse.Namespace, words: list[str]) -> int:

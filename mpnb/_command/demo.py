@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 
 from mpnb import _api as api
 from mpnb._base.clock import today
+from mpnb._base.interrupt import wait_in_turns
+from mpnb._base.shell import assignment, command_line, users_shell
 from mpnb._command.text import failure_table
 from mpnb._errors import DatabaseError, MissingPackageError, PlanError
 from mpnb._mixpanel.quota import Quota
@@ -64,10 +65,17 @@ def run(database: str | None = None) -> None:
     _say(
         f"The made-up events are in {database}." if database else "The made-up events are deleted again.",
         "With a project of your own (MP_REGION=eu or in, if its data lives there):",
-        "  export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…     # of a service account",
+        *_to_set(),
         "  mpnb export last 30 days",
         "The same in a notebook, with charts: mpnb demo --lab",
     )
+
+
+def _to_set() -> list[str]:
+    """Return the lines that set the credentials in the user's shell."""
+    if users_shell() == "posix":
+        return ["  export MP_USERNAME=… MP_SECRET=… MP_PROJECT_ID=…     # of a service account"]
+    return [f"  {assignment(name, '…')}" for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")]
 
 
 def open_lab() -> int:
@@ -81,7 +89,7 @@ def open_lab() -> int:
         PlanError: JupyterLab or matplotlib is missing; the message says what to type.
     """
     if missing := [name for name in LAB_NEEDS if importlib.util.find_spec(name) is None]:
-        install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
+        install = command_line([sys.executable, "-m", "pip", "install", *missing])
         raise PlanError(f"the notebooks need {' and '.join(missing)}, which this Python lacks: {install}")
     with tempfile.TemporaryDirectory(prefix="mpnb-lab-") as folder:
         for path in notebooks().glob("*.ipynb"):
@@ -99,9 +107,15 @@ def open_lab() -> int:
         with subprocess.Popen(command) as process, _ended_with_us(process):  # noqa: S603 (our own interpreter and file)
             while True:
                 try:
-                    return process.wait()
+                    wait_in_turns(lambda seconds: _wait_for(process, seconds), lambda: process.poll() is not None)
+                    return process.returncode
                 except KeyboardInterrupt:
                     continue  # JupyterLab got it too, and asks whether it is meant
+
+
+def _wait_for(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from typing import Generic, TypeVar
 
+from mpnb._base.interrupt import wait_in_turns
 from mpnb._base.scalars import real_number
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
@@ -121,12 +123,10 @@ class Run(Generic[R]):
         """
         seconds = None if timeout is None else real_number("timeout", timeout, 0, math.inf)
         self._check_process()
-        try:
-            return self._future.result(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
-        except TimeoutError:
-            if self._future.done():
-                raise
-            raise TimeoutError(f"the export has not ended within {seconds:,g} s: it goes on") from None
+        wait_in_turns(lambda turn: wait_for([self._future], turn), self._future.done, seconds)
+        if not self._future.done():
+            raise TimeoutError(f"the export has not ended within {seconds:,g} s: it goes on")
+        return self._future.result()
 
     def so_far(self) -> R:
         """Return the result of what has landed by now, at the end the same as ``outcome``."""

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import platformdirs
 from filelock import FileLock
 
-from mpnb._base.paths import local_path
+from mpnb._base.paths import local_path, read, replace
 from mpnb._base.text import safe_text
 
 # Where the files are, in place of the user's state folder.
@@ -79,7 +79,7 @@ class History:
     def read(self) -> Times:
         """Return what the file holds, or nothing if it cannot be read. Takes no lock: files are replaced atomically."""
         try:
-            return _parse((state_folder() / self._name).read_bytes())
+            return _parse(read(state_folder() / self._name))
         except FileNotFoundError:
             return Times()
         except (OSError, ValueError, RuntimeError, RecursionError) as error:
@@ -109,9 +109,14 @@ class History:
             if not path.exists():
                 _remove_old(path.parent)
             fresh = path.with_suffix(f".{os.getpid()}")
-            with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-                json.dump({"host": self._host, **asdict(times)}, file)
-            fresh.replace(path)
+            try:
+                with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+                    json.dump({"host": self._host, **asdict(times)}, file)
+                replace(fresh, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    fresh.unlink()
+                raise
         except (OSError, RuntimeError, ValueError) as error:
             self._give_up(error)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from duckdb import DuckDBPyConnection
 from filelock import FileLock, Timeout
 
-from mpnb._base.paths import shown
+from mpnb._base.paths import replace, shown
 from mpnb._base.text import safe_text
 from mpnb._message import SAME_CALL
 from mpnb._mixpanel.failures import hint_of
@@ -78,7 +78,7 @@ class Folder:
             fresh.chmod(0o600)
             with fresh.open("rb") as file:
                 os.fsync(file.fileno())
-            fresh.replace(path)
+            replace(fresh, path)
             _sync_folder(path.parent)
             made = self._found(path)
         assert made is not None

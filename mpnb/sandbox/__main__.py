@@ -6,7 +6,6 @@ import argparse
 import functools
 import json
 import re
-import shlex
 import signal
 import sys
 import textwrap
@@ -16,6 +15,8 @@ from datetime import date
 from typing import NoReturn
 
 import mpnb.sandbox
+from mpnb._base.interrupt import wait_in_turns
+from mpnb._base.shell import assignment
 from mpnb._base.text import safe_text
 from mpnb._errors import PlanError
 from mpnb._message import Argument, Word, said
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m mpnb.sandb
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: stop.set())
         print(_json(mp) if options.json else _greeting(mp), flush=True)
-        stop.wait()
+        wait_in_turns(stop.wait, stop.is_set)
     return 0
 
 
@@ -91,7 +92,7 @@ def _json(mp: Sandbox) -> str:
 
 
 def _greeting(mp: Sandbox) -> str:
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment(mp).items()]
+    exports = [assignment(name, value) for name, value in environment(mp).items()]
     return "\n".join(
         [
             f"mpnb sandbox: made-up Mixpanel data at {mp.url}, for project {mp.project_id}, until Ctrl-C.",
