@@ -76,7 +76,7 @@ _IN_USE = (5, 32)
 
 def replace(fresh: Path, path: Path) -> None:
     """
-    Give a file the name of another, which is gone then. Whoever reads it meanwhile reads one or the other.
+    Rename a file to another, which is gone then. Whoever reads that meanwhile reads one or the other.
 
     Raises:
         OSError: it cannot be done. The file keeps the name it had.
