@@ -43,12 +43,13 @@ from mpnb._fetching.route import route_to
 from mpnb._message import Argument
 from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
+from mpnb._planning import plan as planning
 from mpnb._planning.batches import Mode
 from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, MAX_LATE_DAYS, TABLE, WORKERS, Spool
 from mpnb._planning.people import MAX_AGE, PROFILES, ProfilesPlan, check_profiles
 from mpnb._planning.people import WORKERS as PROFILES_WORKERS
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.request import Database, OnBatch, asked_days, check_helpers, check_table_name
+from mpnb._planning.request import Asked, Database, OnBatch, asked_days, check_helpers, check_table_name
 from mpnb._planning.request import check as checked
 from mpnb._planning.states import Outcome
 from mpnb._reading import status as state
@@ -100,7 +101,7 @@ def export(
     mode: Mode = "resume",
     late_days: int = LATE_DAYS,
     on_batch: OnBatch | None = None,
-    credentials: Credentials | None = None,
+    credentials: Credentials | Iterable[Credentials] | None = None,
     quota: Quota | None = None,
     spool: Spool | None = None,
     memory: int | str | None = None,
@@ -116,7 +117,7 @@ def export(
         database: a path on this machine (``~`` is the home folder), ``":memory:"``, or an open DuckDB connection, which
             may be used during the export. Its tables go into its current database and schema at the time of the call.
         table: the events table, created if missing. A table belongs to one project, ``events`` and ``where``.
-        workers: requests at once, 1–100.
+        workers: requests at once, 1–100. With several projects, they are divided among them, and each has one at least.
         chunk_days: days per batch, 1–100. A batch is one request and one row of the ledger, and is stored as a whole
             or not at all. ``"auto"`` picks the smallest number whose requests fit the rest of the hour's quota.
         mode: ``"resume"`` fetches the days that the table does not hold, those asked for before they had ended, and,
@@ -129,8 +130,11 @@ def export(
             at a time. Its exceptions are reported once, as a warning. Without it, progress is shown as a live grid in
             a notebook, else on standard error.
         credentials: the service account to use; default: ``MP_USERNAME``, ``MP_SECRET``, ``MP_PROJECT_ID``, and
-            optionally ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment.
-        quota: the limits of a project to which Mixpanel has granted more than the usual ones.
+            optionally ``MP_REGION`` and ``MP_API_BASE_URL``, from the environment. Several, as a list or any other
+            iterable of up to 100, one a project, export all of these projects side by side, each within its own quota
+            and into a table of its own, whose name is ``table``, ``_`` and the project's number.
+        quota: the limits of a project, of each if there are several, to which Mixpanel has granted more than the usual
+            ones.
         spool: the folder and the size limit for downloads that wait to be written.
         memory: how much the whole process may use, in bytes or as ``"2GB"``, at least 300 MB. Default: 600 MB on a
             machine, or in a container, of up to 4 GB, and a quarter of a larger one's. With more, DuckDB gets more
@@ -173,21 +177,29 @@ def plan(**arguments: Any) -> ExportPlan:
         PlanError: as for ``export``.
     """
     asked = checked(**arguments, needs_credentials=False)
+    with _existing(asked.database) as store:
+        plans = [_plan_of_one(one, store) for one in asked.each]
+    if not asked.projects:
+        return plans[0]
+    return planning.combined({each.project_id: plan for each, plan in zip(asked.projects, plans, strict=True)})
+
+
+def _plan_of_one(asked: Asked, store: Store | None) -> ExportPlan:
+    """Return the plan for one project, given the database if there is one."""
     if asked.credentials is not None:
         route_to(asked.credentials.host)
     limiter = limiter_of(asked)
-    with _existing(asked.database) as store:
-        if store is None:
-            return plan_of(asked, Known(), limiter)
-        with store.reading() as cursor:
-            layout.check(cursor, store.label)
-            tell_limiter(limiter, cursor, asked)
-            known = known_of(cursor, asked)
-            check_table(cursor, asked, store, known)
-            plan = plan_of(asked, known, limiter)
-            if ledger.exists(cursor) and ledger.running_exports(cursor, asked.table):
-                plan = replace(plan, notes=(*plan.notes, f"An export into table {asked.table!r} is running."))
-            return plan
+    if store is None:
+        return plan_of(asked, Known(), limiter)
+    with store.reading() as cursor:
+        layout.check(cursor, store.label)
+        tell_limiter(limiter, cursor, asked)
+        known = known_of(cursor, asked)
+        check_table(cursor, asked, store, known)
+        plan = plan_of(asked, known, limiter)
+        if ledger.exists(cursor) and ledger.running_exports(cursor, asked.table):
+            plan = replace(plan, notes=(*plan.notes, f"An export into table {asked.table!r} is running."))
+        return plan
 
 
 def open(

@@ -150,8 +150,9 @@ def test_the_python_of_the_readme_runs(
     """Block after block in one session, as in a notebook."""
     mp = sandbox()
     monkeypatch.chdir(tmp_path)
-    for name, value in environment(mp).items():
-        monkeypatch.setenv(name, value)
+    for prefix, server in {"MP_": mp, "MP_EU_": sandbox(), "MP_US_": sandbox()}.items():
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name.replace("MP_", prefix, 1), value)
     names: dict[str, object] = {}
     for number, block in enumerate(blocks(README, "python")):
         exec(compile(block, f"README.md, Python block {number}", "exec"), names)
@@ -162,7 +163,7 @@ def test_the_python_of_the_readme_runs(
     assert len(frame) == result.total_rows > 0  # type: ignore[arg-type]
     assert older.total_rows > 0
     assert len(plan.days_held) + sum(batch.days for batch in plan.batches) >= 90
-    for each in (result, older):
+    for each in (result, older, names["both"]):
         each.close()
 
 
@@ -205,7 +206,7 @@ def test_the_readme_lists_every_option() -> None:
     told = {name.split()[0].rstrip(",") for row in rows for name in ticked(row[0]) if name.startswith("-")}
     assert told == real
     arguments = {name.partition("=")[0] for row in rows for name in ticked(row[1])}
-    assert arguments == set(_options.PARAMETERS) - {"on_batch", "credentials"}
+    assert arguments == set(_options.PARAMETERS) - {"on_batch"}
     for row in rows:
         default = _options.PARAMETERS[ticked(row[1])[0].partition("=")[0]].default
         if default is not None and row[1] != "`from_date`, `to_date`":

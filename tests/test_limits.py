@@ -104,7 +104,7 @@ def test_a_new_machine_learns_of_the_hour_from_the_ledger(sandbox, export, start
     job = start(mp, day(1), day(9), quota=quota)
     until(lambda: job.progress().waiting_until and job.progress().counts.get("done", 0) == 3)
     job.cancel()
-    job.outcome().close()
+    job.outcome(PATIENCE).close()
     assert [request.status for request in mp.requests] == [200] * 8
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from mpnb._api import export
 from mpnb._base.scalars import brief
 from mpnb._message import Phrase, Word
+from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.dates import parse_range
 from mpnb._planning.options import Spool
@@ -33,6 +34,7 @@ OPTIONS = {
     **{part: f"--{name.replace('_', '-')}" for _, parts in PARTS.values() for name, part in parts.items()},
     "from_date": "FROM",
     "to_date": "TO",
+    "credentials": "--project",
 }
 MEMORY_HELP = "memory to use, as 2GB (default: 600 MB, or a quarter if above 4 GB)"
 PHRASES = {
@@ -100,6 +102,13 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     add("--where", metavar="EXPRESSION", help='Mixpanel\'s filter expression, such as \'properties["$os"] == "iOS"\'')
     add("--database", metavar="FILE", help="the DuckDB file")
     add("--table", metavar="NAME", help="the table of events in it")
+    add(
+        "--project",
+        action="append",
+        metavar="NAME",
+        help="the service account of that name in the environment, such as EU for MP_EU_USERNAME; repeat it for several"
+        " projects at once, each into a table of its own: the name of the table, _ and the project's number",
+    )
     add("--workers", type=int, metavar="N", help="requests at once, 1 to 100")
     add(
         "--chunk-days",
@@ -122,7 +131,7 @@ def export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Convert parsed options to arguments of ``export``.
 
     Raises:
-        PlanError: the days cannot be read, or a number is out of its range.
+        PlanError: the days cannot be read, a number is out of its range, or a service account is not there.
     """
     first, last = parse_range(options.days)
     return option_arguments(options) | {"from_date": first, "to_date": last}
@@ -133,7 +142,7 @@ def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
     Convert parsed options to arguments of ``export``, without the days.
 
     Raises:
-        PlanError: a number is out of its range.
+        PlanError: a number is out of its range, or a service account is not there.
     """
     typed = vars(options)
     arguments = {name: value for name, value in typed.items() if name in PARAMETERS}
@@ -141,6 +150,8 @@ def option_arguments(options: argparse.Namespace) -> dict[str, Any]:
         given = {parts[option]: typed[option] for option in parts if option in typed}
         if given:
             arguments[name] = kind(**given)
+    if projects := [Credentials.from_environment(name) for name in typed.get("project", [])]:
+        arguments["credentials"] = projects if len(projects) > 1 else projects[0]
     return arguments
 
 

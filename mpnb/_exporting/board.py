@@ -23,10 +23,12 @@ class BatchBoard:
     Args:
         listener: gets a ``BatchProgress`` for every change of status, in order, while the board's lock is held: it
             must only put it somewhere.
+        names_projects: whether labels name the project, where there are several.
     """
 
-    def __init__(self, listener: Callable[[BatchProgress], object]) -> None:
+    def __init__(self, listener: Callable[[BatchProgress], object], *, names_projects: bool = False) -> None:
         self._lock = threading.Lock()
+        self._names_projects = names_projects
         self._listener = listener
         self._cells: list[BatchProgress] = []
         # Kept up at each change, not counted anew at each look: the cost of a look must not grow with the batches.
@@ -35,10 +37,10 @@ class BatchBoard:
         self._began: dict[int, float] = {}  # of those under way, which are few
         self._started = time.monotonic()
         self._finished: float | None = None
-        self._received = 0
+        self._received: Counter[str] = Counter()  # by project
         self.version = 0
 
-    def add(self, batches: Sequence[tuple[Batch, str, int]]) -> range:
+    def add(self, batches: Sequence[tuple[Batch, str, int]], project_id: str = "") -> range:
         """
         Add batches with their first status and rows, and return their indexes.
 
@@ -48,7 +50,9 @@ class BatchBoard:
             first, total = len(self._cells), len(self._cells) + len(batches)
             self._cells = [replace(cell, total=total) for cell in self._cells]
             for index, (batch, status, rows) in enumerate(batches, first):
-                cell = BatchProgress(index, total, batch.from_date, batch.to_date, status, rows, label=batch.label)
+                label = self._label(batch, project_id)
+                days = (batch.from_date, batch.to_date)
+                cell = BatchProgress(index, total, *days, status, rows, label=label, project_id=project_id)
                 self._cells.append(cell)
                 self._count(cell, 1)
                 self._listener(cell)
@@ -75,15 +79,19 @@ class BatchBoard:
     def become(self, index: int, batch: Batch, error: str) -> None:
         """Replace a batch by another that waits for its first request; ``error`` says why."""
         days = {"from_date": batch.from_date, "to_date": batch.to_date}
-        self.set(index, "queued", **days, label=batch.label, attempt=0, bytes=0, error=error)
+        label = self._label(batch, self._cells[index].project_id)
+        self.set(index, "queued", **days, label=label, attempt=0, bytes=0, error=error)
 
     def received(self, index: int, size: int) -> None:
         """Record how many bytes of a batch have arrived in this attempt."""
         with self._lock:
             cell = self._cells[index]
-            self._received += size - cell.bytes if size >= cell.bytes else size
+            self._received[cell.project_id] += size - cell.bytes if size >= cell.bytes else size
             self._cells[index] = replace(cell, bytes=size)
             self.version += 1
+
+    def _label(self, batch: Batch, project_id: str) -> str:
+        return f"{project_id} {batch.label}" if self._names_projects else batch.label
 
     def finish(self) -> None:
         """Stop the clock."""
@@ -106,6 +114,11 @@ class BatchBoard:
                 cells[index] = replace(cells[index], seconds=self._seconds(index))
             return cells
 
+    def received_of(self, project_id: str) -> int:
+        """Return how many bytes of a project have arrived, over all attempts."""
+        with self._lock:
+            return self._received[project_id]
+
     def progress(self) -> JobProgress:
         """Return the totals of all batches as they are now."""
         with self._lock:
@@ -116,7 +129,7 @@ class BatchBoard:
                 total=len(self._cells),
                 counts=dict(+self._counts),
                 rows=self._rows,
-                bytes=self._received,
+                bytes=self._received.total(),
                 elapsed=(self._finished or time.monotonic()) - self._started,
                 in_flight=self._counts["fetching"],
                 waiting_until=until,

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -56,6 +56,8 @@ class Engine:
         resource: what is asked for.
         destination: where it lands; the batches of ``tasks`` are admitted there.
         route: the way to Mixpanel.
+        may_close: returns when the destination may be closed out, with the writer at its end.
+        folds: whether to fold the destination at the end, see ``Destination.finish``.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Engine:
         board: BatchBoard,
         workers: int,
         tasks: Sequence[Task],
+        may_close: Callable[[], object] = lambda: None,
+        folds: bool = True,
     ) -> None:
         self._destination = destination
         self._credentials = credentials
@@ -79,6 +83,8 @@ class Engine:
         self._spool = spool
         self._board = board
         self._workers = workers
+        self._may_close = may_close
+        self._folds = folds
         self._changed = threading.Condition()
         self._tasks = {task.index: task for task in tasks}
         self._ready = deque(tasks)  # those that no worker has taken yet
@@ -132,7 +138,6 @@ class Engine:
         self._writer.finish()
         if self._writer.ident is not None:
             self._writer.join()
-        self._spool.close()
 
     def run(self) -> None:
         """
@@ -149,10 +154,9 @@ class Engine:
             self._stop_all,
             self._wait_for_workers,
             self._end_writer,
+            self._may_close,
             self._close_out,
             self._finish,
-            self._spool.close,
-            self._board.finish,
         ):
             try:
                 step()
@@ -180,7 +184,7 @@ class Engine:
         self._wake()
 
     def _finish(self) -> None:
-        self._destination.finish(fold=not self.cancelled)
+        self._destination.finish(fold=self._folds and not self.cancelled)
 
     def cancel(self) -> None:
         """Stop as soon as possible: keep finished batches, drop the rest. Any thread may call it; returns at once."""
@@ -493,7 +497,7 @@ class Engine:
             return
         (first, first_id), *others = parts
         self._board.become(task.index, first, str(why))
-        indexes = self._board.add([(batch, "queued", 0) for batch, _ in others])
+        indexes = self._add([batch for batch, _ in others])
         tasks = [Task(task.index, first_id, first, group)]
         tasks += [Task(i, batch_id, batch, group) for i, (batch, batch_id) in zip(indexes, others, strict=True)]
         with self._changed:
@@ -501,11 +505,14 @@ class Engine:
             self._ready.extend(tasks)
             self._changed.notify_all()
 
+    def _add(self, batches: Sequence[Batch]) -> range:
+        return self._board.add([(batch, "queued", 0) for batch in batches], self._credentials.project_id)
+
     def _go_on_with(self, further: Sequence[tuple[Batch, int]]) -> None:
         """Continue with batches that an answer calls for. Those that there were before have their place still."""
         places = [self._cells.pop(batch.key, None) for batch, _ in further]
-        added = [(batch, "queued", 0) for (batch, _), place in zip(further, places, strict=True) if place is None]
-        new = iter(self._board.add(added) if added else ())
+        added = [batch for (batch, _), place in zip(further, places, strict=True) if place is None]
+        new = iter(self._add(added) if added else ())
         tasks = []
         for (batch, batch_id), place in zip(further, places, strict=True):
             tasks.append(Task(next(new) if place is None else place, batch_id, batch))

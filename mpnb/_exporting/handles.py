@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from mpnb._base.warn import warn
@@ -76,20 +76,24 @@ class RetryOptions:
     """
     The options of ``retry()``, which override those of the original call; ``None`` keeps the original.
 
-    ``days`` are the first and the last day to fetch again, where that is not all that failed.
+    ``days`` are the first and the last day to fetch again, and ``project_id`` the project of which, where that is not
+    all that failed.
     """
 
     workers: int | None = None
     on_batch: OnBatch | None = None
-    credentials: Credentials | None = None
+    credentials: Credentials | Iterable[Credentials] | None = None
     quota: Quota | None = None
     spool: Spool | None = None
     memory: int | str | None = None
     days: tuple[date, date] | None = None
+    project_id: str | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "days"}
+        named = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("days", "project_id")
+        }
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -111,8 +115,14 @@ class ExportResult(Answers):
     reading one does not affect another. Any thread may call any method and read any relation, except those that
     ``sql()`` made in a thread that uses ``con``.
 
+    The result of a call with several ``credentials`` has the events of all their projects. Its relations have one more
+    column, ``project_id``, before the others; ``deduplicated()``, ``duplicates()``, ``event_names()``,
+    ``local_time()``, counts, ``calendar()``, ``df()`` and the other frames are of all projects as well, and SQL finds
+    the table of each by its name. What belongs to one project is asked of ``result.projects["12345"]``: ``check()``,
+    ``event()`` and everything else with typed columns, ``for_analysis()``, ``identities()``.
+
     Attributes:
-        table: name of the events table.
+        table: name of the events table; with several projects, what the names of their tables begin with.
         from_date, to_date: the days that were asked for, both inclusive; ``None`` for the whole ledger.
         successful_batches, failed_batches, cancelled_batches, skipped_batches: number of batches of this call, by how
             they ended; empty ones are successful.
@@ -128,6 +138,9 @@ class ExportResult(Answers):
 
     def _hold(self, reader: Reader, outcome: Outcome, retry: Retry, *, call: str, late_days: int) -> ExportResult:
         self._read_by(reader, late_days=late_days, unmet=outcome.failed_batches + outcome.cancelled_batches)
+        return self._did(outcome, retry, call)
+
+    def _did(self, outcome: Outcome, retry: Retry, call: str) -> ExportResult:
         self._outcome = outcome
         self._retry = retry
         self._call = call
@@ -153,12 +166,24 @@ class ExportResult(Answers):
             return retry
         return export_call(self._reader, days[0], days[-1])
 
+    @property
+    def projects(self) -> Mapping[str, ExportResult]:
+        """
+        Return the result of each project by its number: with one, this result itself.
+
+        Raises:
+            ClosedError: the result was closed.
+        """
+        self._check_open()
+        source = self._reader.source()
+        return MappingProxyType({source.project_id: self} if source else {})
+
     def retry(
         self,
         *,
         workers: int | None = None,
         on_batch: OnBatch | None = None,
-        credentials: Credentials | None = None,
+        credentials: Credentials | Iterable[Credentials] | None = None,
         quota: Quota | None = None,
         spool: Spool | None = None,
         memory: int | str | None = None,
@@ -168,7 +193,8 @@ class ExportResult(Answers):
 
         Args:
             workers, on_batch, credentials, quota, spool, memory: override those of the call that made this result; for
-                a result of ``mpnb.open()``, the defaults are those of ``mpnb.export()``.
+                a result of ``mpnb.open()``, the defaults are those of ``mpnb.export()``. Where it has several projects,
+                ``credentials`` are of the same ones.
 
         Returns:
             A result over the same days. If nothing had failed, no request is sent.
@@ -187,7 +213,7 @@ class ExportResult(Answers):
         *,
         workers: int | None = None,
         on_batch: OnBatch | None = None,
-        credentials: Credentials | None = None,
+        credentials: Credentials | Iterable[Credentials] | None = None,
         quota: Quota | None = None,
         spool: Spool | None = None,
         memory: int | str | None = None,
@@ -221,6 +247,26 @@ class ExportResult(Answers):
         """Return a few lines of text: the days, the counts, and what is missing."""
         return summary.text(summary_of(self))
 
+    # --- for the faces and jobs, within the package -------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._store.closed:
+            raise ClosedError(f"this result was closed: {self._store.afterwards}")
+
+    def _readers(self) -> Sequence[Reader]:
+        return (self._reader,)
+
+    def _summary(self) -> summary.Summary:
+        name = self._name or variable_of(self)
+        return summary.gather(
+            self._reader,
+            self._outcome,
+            name or self._call,
+            retry=f"{name} = {name}.retry()" if name else self._retry_by,
+            total_rows=self.total_rows,
+            rows_outside=self.rows_outside,
+        )
+
     def _ipython_display_(self) -> None:
         # The grid of a call that blocks its cell ends as a picture of its result: one is enough.
         show_result_once(self)
@@ -250,20 +296,12 @@ def make_job(run: Run[ExportResult]) -> ExportJob:
 
 def summary_of(result: ExportResult) -> summary.Summary:
     """Return the contents of a result's display. After ``close()``, it lacks what only the database knows."""
-    name = result._name or variable_of(result)
-    return summary.gather(
-        result._reader,
-        result._outcome,
-        name or result._call,
-        retry=f"{name} = {name}.retry()" if name else result._retry_by,
-        total_rows=result.total_rows,
-        rows_outside=result.rows_outside,
-    )
+    return result._summary()
 
 
 def failed_line(result: ExportResult, halted_by: Failure | None = None) -> str:
     """Return a sentence on the batches that failed, and what to do."""
-    return sentences.failed(result._reader, result._outcome, result._call, halted_by)
+    return sentences.failed(result._readers(), result._outcome, result._call, halted_by)
 
 
 def stopped_line(result: ExportResult, *, closing: bool = False) -> str:
@@ -273,7 +311,7 @@ def stopped_line(result: ExportResult, *, closing: bool = False) -> str:
     Args:
         closing: whether the database is about to be closed.
     """
-    return sentences.stopped(result._reader, result._outcome, closing=closing)
+    return sentences.stopped(result._store, result._outcome, closing=closing)
 
 
 def call_it(result: ExportResult, name: str) -> None:
@@ -286,9 +324,12 @@ def retry_it(result: ExportResult, code: str) -> None:
     result._retry_by = code
 
 
-def retry_days(result: ExportResult, days: tuple[date, date], credentials: Credentials | None) -> ExportJob:
-    """Start to fetch again what failed of some days of a result, and no other."""
-    job: ExportJob = result._retry(result, RetryOptions(credentials=credentials, days=days), True)
+def retry_days(
+    result: ExportResult, days: tuple[date, date], credentials: Credentials | None, project_id: str | None = None
+) -> ExportJob:
+    """Start to fetch again what failed of some days of a result, or of one of its projects, and no other."""
+    options = RetryOptions(credentials=credentials, days=days, project_id=project_id)
+    job: ExportJob = result._retry(result, options, True)
     return job
 
 
@@ -322,8 +363,13 @@ def _quoted(value: object) -> str:
 
 
 def reader_of(result: ExportResult) -> Reader:
-    """Return the reader of a result."""
+    """Return the reader of a result. Raises ``PlanError`` if it has several projects."""
     return result._reader
+
+
+def readers_of(result: ExportResult) -> Sequence[Reader]:
+    """Return the reader of each project of a result."""
+    return result._readers()
 
 
 class Job(Generic[R]):
@@ -495,6 +541,7 @@ class ExportJob(Job[ExportResult]):
             raise ExportError(failed_line(result, engine.halted_by), result)
         if not self._heard:
             self._heard = True
-            for sentence in result._reader.unheard():
-                warn(sentence)
+            for reader in result._readers():
+                for sentence in reader.unheard():
+                    warn(sentence)
         return result

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -21,7 +22,8 @@ from mpnb._base.scalars import whole_number
 from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
-from mpnb._errors import PlanError, TableError, in_one_line
+from mpnb._errors import CredentialsError, PlanError, TableError, in_one_line
+from mpnb._exporting.beside import SideBySide, Together
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.engine import Engine
@@ -33,9 +35,10 @@ from mpnb._exporting.handles import (
     RetryOptions,
     make_job,
     make_result,
-    reader_of,
+    readers_of,
     stopped_line,
 )
+from mpnb._exporting.projects import Part, make_projects_result
 from mpnb._exporting.run import Run
 from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for
@@ -50,7 +53,7 @@ from mpnb._planning import plan as planning
 from mpnb._planning.batches import Batch, HeldBatch, Lateness, losses, overlapping, ranges_of
 from mpnb._planning.options import CHUNK_DAYS, LATE_DAYS, WORKERS, Spool, memory_of
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.request import MAX_WORKERS, Asked, OnBatch, Source, check_helpers
+from mpnb._planning.request import MAX_WORKERS, Asked, OnBatch, Source, check_helpers, several_projects
 from mpnb._planning.resource import Events, Resource
 from mpnb._planning.states import outcome_of
 from mpnb._reading.offset import day_lag
@@ -69,7 +72,6 @@ from mpnb._storing.table import Table
 TICK_SECONDS = 0.1
 log = logging.getLogger("mpnb")
 R = TypeVar("R", bound=Closable)
-R_co = TypeVar("R_co", bound=Closable, covariant=True)
 J = TypeVar("J", bound=Job[Any])
 
 
@@ -188,23 +190,22 @@ def plan_of(asked: Asked, known: Known, limiter: RateLimiter) -> ExportPlan:
 @dataclass(frozen=True, slots=True)
 class Order:
     """
-    What it takes to fetch records, whatever they are.
+    What it takes to fetch records of one project, whatever they are.
 
     Attributes:
         host: scheme and host of their API.
+        landing: where they land.
     """
 
     credentials: Credentials
     host: str
     limiter: RateLimiter
-    spool: Spool
-    workers: int
-    memory: int | None
     resource: Resource
+    landing: Landing
 
 
-class Landing(Protocol[R_co]):
-    """Where records land, and what comes of them: three steps in the caller's thread."""
+class Landing(Protocol):
+    """Where records land: two steps in the caller's thread."""
 
     def table(self, store: Store, export_id: str) -> Table:
         """Return the place where they land."""
@@ -212,51 +213,69 @@ class Landing(Protocol[R_co]):
     def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
         """Decide on what to fetch, admit it and put it on the board; within ``table.admission``."""
 
-    def result(self, store: Store, board: BatchBoard) -> R_co:
-        """Return the result of what was fetched; called at the end, in the coordinator's thread."""
-
 
 def launched(
-    order: Order, open_store: Callable[[], Store], callbacks: Callbacks, landing: Landing[R], *, in_background: bool
+    orders: Sequence[Order],
+    open_store: Callable[[], Store],
+    callbacks: Callbacks,
+    make_result: Callable[[Store, BatchBoard], R],
+    *,
+    spool: Spool,
+    workers: int,
+    memory: int | None,
+    in_background: bool,
 ) -> Run[R]:
     """
     Enter an export into the ledger and start it. If that fails, everything is undone.
 
     Args:
+        orders: one for each project.
         open_store: opens the database, which is closed where that fails.
+        make_result: returns the result of what was fetched; called at the end, in the coordinator's thread.
+        workers: requests at once, of all projects.
     """
-    export_id = uuid.uuid4().hex[:12]
-    route = route_to(order.host)
+    ids = [uuid.uuid4().hex[:12] for _ in orders]
+    routes = [route_to(order.host) for order in orders]
     with contextlib.ExitStack() as undo:
         store = open_store()
         undo.callback(store.close)
-        spool = _spool_folder(order.spool, store, export_id)
-        undo.callback(spool.close)
-        table = landing.table(store, export_id)
-        undo.callback(table.leave)
-        with table.admission():
-            board = BatchBoard(callbacks.put)
-            tasks = landing.admitted(store, table, board)
-            engine = Engine(
-                name=export_id,
-                resource=order.resource,
-                destination=table,
-                credentials=order.credentials,
-                route=route,
-                limiter=order.limiter,
-                spool=spool,
-                board=board,
-                workers=order.workers,
-                tasks=tasks,
-            )
+        folder = _spool_folder(spool, store, ids[0])
+        undo.callback(folder.close)
+        tables = []
+        for order, export_id in zip(orders, ids, strict=True):
+            tables.append(order.landing.table(store, export_id))
+            undo.callback(tables[-1].leave)
+        with tables[0].admission(tables[1:]):
+            board = BatchBoard(callbacks.put, names_projects=len(orders) > 1)
+            tasks = [order.landing.admitted(store, table, board) for order, table in zip(orders, tables, strict=True)]
+            may_close = Together(len(orders), lambda: store.broken)
+            engines = [
+                Engine(
+                    name=export_id,
+                    resource=order.resource,
+                    destination=table,
+                    credentials=order.credentials,
+                    route=route,
+                    limiter=order.limiter,
+                    spool=folder,
+                    board=board,
+                    workers=share,
+                    tasks=to_fetch,
+                    may_close=may_close,
+                    folds=len(orders) == 1,
+                )
+                for order, export_id, table, route, share, to_fetch in zip(
+                    orders, ids, tables, routes, _shares(workers, tasks), tasks, strict=True
+                )
+            ]
             run: Run[R] = Run(
-                engine=engine,
+                engine=engines[0] if len(orders) == 1 else SideBySide(engines, partial(tables[0].finish, fold=True)),
                 board=board,
                 callbacks=callbacks,
                 store=store,
-                memory=order.memory,
-                make_result=partial(landing.result, store, board),
-                on_end=partial(_over, table),
+                memory=memory,
+                make_result=partial(make_result, store, board),
+                on_end=partial(_over, tables, folder),
                 in_background=in_background,
             )
             # Its threads are there, and wait, before anybody can see the batches: the system may have none left.
@@ -271,8 +290,18 @@ def launched(
     return run
 
 
-def _over(table: Table) -> None:
-    table.leave()
+def _shares(workers: int, tasks: Sequence[Sequence[Task]]) -> list[int]:
+    """Divide workers among the projects that have something to fetch. Each gets one at least: its quota is its own."""
+    busy = sum(1 for each in tasks if each) or 1
+    places = iter(range(busy))
+    share, more = divmod(max(workers, busy), busy)
+    return [share + (next(places) < more) if each else 1 for each in tasks]
+
+
+def _over(tables: Sequence[Table], folder: SpoolFolder) -> None:
+    folder.close()
+    for table in tables:
+        table.leave()
     exports_changed()
 
 
@@ -306,10 +335,11 @@ class _EventsLanding:
         if not self._whole:
             days = (asked.from_date, asked.to_date)
             self._selection = Selection(asked.table, days, ranges_of(batches), since=min(ids, default=0))
-        return _tasks(board, zip(batches, ids, strict=True), kept)
+        assert asked.source is not None
+        return _tasks(board, asked.source.project_id, zip(batches, ids, strict=True), kept)
 
-    def result(self, store: Store, board: BatchBoard) -> ExportResult:
-        return _result(self._asked, Reader(store, self._selection), board)
+    def reader(self, store: Store) -> Reader:
+        return Reader(store, self._selection)
 
 
 def _launch(
@@ -318,7 +348,7 @@ def _launch(
     callbacks: Callbacks,
     *,
     in_background: bool,
-    choose: Choose | None = None,
+    choose: Callable[[Asked], Choose] | None = None,
     whole: bool = False,
 ) -> ExportJob:
     """
@@ -326,18 +356,31 @@ def _launch(
 
     Args:
         open_store: opens the database, which is closed where that fails.
-        choose: decides on the batches to fetch and to leave; without it, the plan of what was asked.
+        choose: decides on the batches of a project to fetch and to leave; without it, the plan of what was asked.
         whole: whether the result covers the whole ledger, not the days that were asked for.
     """
-    assert asked.credentials is not None
-    assert asked.source is not None
-    limiter = limiter_of(asked)
-    resource = Events(asked.source)
-    order = Order(
-        asked.credentials, asked.credentials.host, limiter, asked.spool, asked.workers, asked.memory, resource
+    orders, landings = [], []
+    for one in asked.each:
+        assert one.credentials is not None
+        assert one.source is not None
+        limiter, resource = limiter_of(one), Events(one.source)
+        landings.append(_EventsLanding(one, resource, limiter, choose and choose(one), whole=whole))
+        orders.append(Order(one.credentials, one.credentials.host, limiter, resource, landings[-1]))
+
+    def result(store: Store, board: BatchBoard) -> ExportResult:
+        return _result(asked, [landing.reader(store) for landing in landings], board)
+
+    run = launched(
+        orders,
+        open_store,
+        callbacks,
+        result,
+        spool=asked.spool,
+        workers=asked.workers,
+        memory=asked.memory,
+        in_background=in_background,
     )
-    landing = _EventsLanding(asked, resource, limiter, choose, whole=whole)
-    return make_job(launched(order, open_store, callbacks, landing, in_background=in_background))
+    return make_job(run)
 
 
 def _spool_folder(spool: Spool, store: Store, export_id: str) -> SpoolFolder:
@@ -374,14 +417,16 @@ def _admitted(
     return batches, kept, table.admit(batches, [h.batch_id for h in gone])
 
 
-def _tasks(board: BatchBoard, to_fetch: Iterable[tuple[Batch, int]], kept: Sequence[HeldBatch]) -> list[Task]:
+def _tasks(
+    board: BatchBoard, project_id: str, to_fetch: Iterable[tuple[Batch, int]], kept: Sequence[HeldBatch]
+) -> list[Task]:
     """Put all batches on the board, in date order, and return those to be fetched."""
     cells = sorted(
         [(batch, batch_id, "queued", 0) for batch, batch_id in to_fetch]
         + [(Batch(h.from_date, h.to_date), h.batch_id, "skipped", h.rows) for h in kept],
         key=lambda cell: cell[0].from_date,
     )
-    indexes = board.add([(batch, status, rows) for batch, _, status, rows in cells])
+    indexes = board.add([(batch, status, rows) for batch, _, status, rows in cells], project_id)
     return [
         Task(index, batch_id, batch)
         for index, (batch, batch_id, status, _) in zip(indexes, cells, strict=True)
@@ -389,17 +434,28 @@ def _tasks(board: BatchBoard, to_fetch: Iterable[tuple[Batch, int]], kept: Seque
     ]
 
 
-def _result(asked: Asked, reader: Reader, board: BatchBoard) -> ExportResult:
+def _result(asked: Asked, readers: Sequence[Reader], board: BatchBoard) -> ExportResult:
     """Return the result of a finished export."""
-    p = board.progress()
-    rejected = sum(cell.rejected for cell in board.cells())
-    return make_result(
-        reader,
-        outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed),
-        partial(retry_export, asked),
-        call="result" if reader.selection.days else "db",
-        late_days=asked.late_days,
-    )
+    p, cells = board.progress(), board.cells()
+    rejected = sum(cell.rejected for cell in cells)
+    outcome = outcome_of(p.counts, rows=p.rows, rejected=rejected, size=p.bytes, seconds=p.elapsed)
+    call = "result" if readers[0].selection.days else "db"
+    if not asked.projects:
+        return make_result(readers[0], outcome, partial(retry_export, asked), call=call, late_days=asked.late_days)
+    parts = {}
+    for one, reader in zip(asked.each, readers, strict=True):
+        assert one.source is not None
+        project_id = one.source.project_id
+        mine = [cell for cell in cells if cell.project_id == project_id]
+        did = outcome_of(
+            Counter(cell.status for cell in mine),
+            rows=sum(cell.rows for cell in mine if cell.status == "done"),
+            rejected=sum(cell.rejected for cell in mine),
+            size=board.received_of(project_id),
+            seconds=p.elapsed,
+        )
+        parts[project_id] = Part(reader, did, partial(retry_export, one), call, asked.late_days)
+    return make_projects_result(asked.table, parts, outcome, partial(retry_export, asked))
 
 
 def start_export(asked: Asked, open_store: Callable[[], Store], **more: Any) -> ExportJob:
@@ -487,23 +543,29 @@ def retry_export(
         asked: what the call asked for that made the result; ``None`` for one of ``mpnb.open()``.
     """
     given = options.given()
-    check_helpers(**{name: value for name, value in given.items() if name not in ("workers", "memory")})
-    reader = reader_of(result)
-    store = reader.store.share()
+    check_helpers(**{name: value for name, value in given.items() if name not in ("workers", "memory", "credentials")})
+    readers = readers_of(result)
+    store = readers[0].store.share()
     try:
-        asked = _asked_again(asked or _asked_of_all(store, reader), given)
+        asked = _asked_again(asked or _asked_of_all(store, readers[0]), given)
     except BaseException:
         store.close()
         raise
+    selections = {reader.table: reader.selection for reader in readers}
 
-    def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[list[Batch], list[HeldBatch]]:
-        # Once more, now that nobody else can begin to fetch them.
-        first, last = options.days or (date.min, date.max)
-        unmet = [each for each in reader.selection.unmet_ranges(cursor) if first <= each[1] and each[0] <= last]
-        return planning.plan_again(unmet, known.held)
+    def choose_for(one: Asked) -> Choose:
+        def choose(cursor: DuckDBPyConnection, known: Known) -> tuple[list[Batch], list[HeldBatch]]:
+            # Once more, now that nobody else can begin to fetch them.
+            first, last = options.days or (date.min, date.max)
+            is_asked = not asked.projects or options.project_id in (None, one.source and one.source.project_id)
+            unmet = selections[one.table].unmet_ranges(cursor) if is_asked else []
+            again = [each for each in unmet if first <= each[1] and each[0] <= last]
+            return planning.plan_again(again, known.held)
+
+        return choose
 
     way = start_export if background else run_export
-    return way(asked, lambda: store, choose=choose, whole=result.from_date is None)
+    return way(asked, lambda: store, choose=choose_for, whole=result.from_date is None)
 
 
 def _asked_of_all(store: Store, reader: Reader) -> Asked:
@@ -523,12 +585,15 @@ def _asked_of_all(store: Store, reader: Reader) -> Asked:
 
 def _asked_again(asked: Asked, given: dict[str, Any]) -> Asked:
     """Return the arguments of the original call, overridden by those of ``retry()``."""
-    asked = replace(asked, **{"mode": "resume", **given})
-    credentials = asked.credentials or Credentials.from_environment()
-    return replace(
-        asked,
-        credentials=credentials,
-        source=Source(credentials.project_id, asked.events, asked.where),
-        workers=whole_number("workers", asked.workers, 1, MAX_WORKERS),
-        memory=memory_of(asked.memory),
-    )
+    again = replace(asked, **{"mode": "resume", **given})
+    workers = whole_number("workers", again.workers, 1, MAX_WORKERS)
+    again = replace(again, workers=workers, memory=memory_of(again.memory))
+    if asked.projects:
+        projects = several_projects(given.get("credentials")) or asked.projects
+        ids = [each.project_id for each in asked.projects]
+        if sorted(each.project_id for each in projects) != sorted(ids):
+            raise CredentialsError(Argument("credentials"), f" must be of the same projects: {', '.join(ids)}")
+        return replace(again, credentials=None, projects=tuple(sorted(projects, key=lambda p: ids.index(p.project_id))))
+    check_helpers(credentials=given.get("credentials"))
+    credentials = again.credentials or Credentials.from_environment()
+    return replace(again, credentials=credentials, source=Source(credentials.project_id, asked.events, asked.where))

@@ -155,7 +155,7 @@ class _ProfilesLanding:
                     snapshots.drop_staged(cursor, asked.table)
         ids = table.admit(batches, [])
         to_fetch = list(zip(batches, ids, strict=True))
-        indexes = board.add([(batch, "queued", 0) for batch in batches])
+        indexes = board.add([(batch, "queued", 0) for batch in batches], self._resource.source.project_id)
         return [Task(index, batch_id, batch) for index, (batch, batch_id) in zip(indexes, to_fetch, strict=True)]
 
     def result(self, store: Store, board: BatchBoard) -> ProfilesResult:
@@ -177,9 +177,18 @@ def _launch(
     assert asked.source is not None
     resource = Profiles(asked.source, may_resize=asked.page_size == "auto")
     host, limiter = asked.credentials.query_host, profiles_limiter(asked)
-    order = Order(asked.credentials, host, limiter, asked.spool, asked.workers, asked.memory, resource)
     landing = _ProfilesLanding(asked, resource, limiter)
-    run = launched(order, open_store, callbacks, landing, in_background=in_background)
+    order = Order(asked.credentials, host, limiter, resource, landing)
+    run = launched(
+        [order],
+        open_store,
+        callbacks,
+        landing.result,
+        spool=asked.spool,
+        workers=asked.workers,
+        memory=asked.memory,
+        in_background=in_background,
+    )
     return make_profiles_job(run)
 
 

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 
 from mpnb._base.interrupt import wait_in_turns
 from mpnb._base.scalars import real_number
+from mpnb._exporting.beside import Works
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
-from mpnb._exporting.engine import Engine
 from mpnb._storing.database import Store
 
 R = TypeVar("R")
@@ -27,6 +27,7 @@ class Run(Generic[R]):
     An engine in a thread of its own. Any thread may call any method, unless it says otherwise.
 
     Args:
+        engine: or several, which work side by side.
         store: the database, open while the engine runs, and closed where no result comes of it.
         memory: that the process may use meanwhile, in bytes, ``None`` for what suits the machine.
         make_result: called at the end, in the coordinator's thread.
@@ -37,7 +38,7 @@ class Run(Generic[R]):
     def __init__(
         self,
         *,
-        engine: Engine,
+        engine: Works,
         board: BatchBoard,
         callbacks: Callbacks,
         store: Store,
@@ -97,6 +98,7 @@ class Run(Generic[R]):
                 try:
                     self._on_end()
                 finally:
+                    self.board.finish()
                     self._callbacks.end()
             self._future.set_result(self._make_result())
         except BaseException as error:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ FOLDER_VARIABLE = "MPNB_STATE_DIR"
 # lock: requests do not wait for it again each time.
 LOCK_SECONDS = 0.5
 RETRY_SECONDS = 30.0
+# Projects that are exported side by side rarely share a lock, and those of a lifetime leave so few files behind.
+LOCKS = 64
 # Older times are never needed.
 OLD_SECONDS = 7200.0
 
@@ -72,6 +75,7 @@ class History:
         # The same project behind another address, such as a sandbox, is another one.
         of = "quota" if family == "export" else f"quota-{family}"
         self._name = f"{of}-{project_id}-{hashlib.sha256(host.encode()).hexdigest()[:8]}.json"
+        self._lock = f"quota.{zlib.crc32(self._name.encode()) % LOCKS}.lock"
         self._host = urlsplit(host).hostname or host
         self._skip_until = -math.inf
         self._told = False
@@ -94,7 +98,7 @@ class History:
                 if time.monotonic() >= self._skip_until:
                     folder = state_folder()
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    lock = FileLock(folder / "quota.lock", mode=0o600)
+                    lock = FileLock(folder / self._lock, mode=0o600)
                     stack.enter_context(lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.005))
             except (OSError, RuntimeError, ValueError) as error:
                 self._give_up(error)

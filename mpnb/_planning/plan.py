@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import Literal
 
 from mpnb._message import Argument, Face, Message, said
@@ -28,6 +29,9 @@ class ExportPlan:
             replaced as a whole.
         quota_left: requests that are left in the rolling hour.
         per_hour: requests that the quota allows per hour.
+        notes: what else there is to say.
+        projects: the plan of each project by its number, where there are several. Then the plan has the batches of all,
+            ``days_held`` are those that each project has, and other days are those of any.
     """
 
     from_date: date
@@ -40,6 +44,7 @@ class ExportPlan:
     quota_left: int
     per_hour: int
     notes: tuple[str, ...] = ()
+    projects: Mapping[str, ExportPlan] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def requests(self) -> int:
@@ -48,7 +53,13 @@ class ExportPlan:
 
     @property
     def hours_waiting(self) -> int:
-        """Return the full hours of waiting for the quota; 0 if the requests fit the rest of this hour."""
+        """
+        Return the full hours of waiting for the quota; 0 if the requests fit the rest of this hour.
+
+        Of several projects, it is the longest wait of any, since each has a quota of its own.
+        """
+        if self.projects:
+            return max(plan.hours_waiting for plan in self.projects.values())
         over = self.requests - self.quota_left
         return 0 if over <= 0 else -(-over // self.per_hour)
 
@@ -69,6 +80,25 @@ def text(plan: ExportPlan, face: Face) -> str:
     return "\n".join(f"{name:<9} {said(line, face)}" for name, line in _lines(plan))
 
 
+def combined(plans: Mapping[str, ExportPlan]) -> ExportPlan:
+    """Return the plan for several projects, given those of each."""
+    each = list(plans.values())
+    held_by_all = set(each[0].days_held).intersection(*(plan.days_held for plan in each))
+    return ExportPlan(
+        from_date=each[0].from_date,
+        to_date=each[0].to_date,
+        batches=tuple(batch for plan in each for batch in plan.batches),
+        held=tuple(batch for plan in each for batch in plan.held),
+        days_held=tuple(sorted(held_by_all)),
+        days_provisional=tuple(sorted({day for plan in each for day in plan.days_provisional})),
+        widened=tuple(sorted({day for plan in each for day in plan.widened})),
+        quota_left=sum(plan.quota_left for plan in each),
+        per_hour=sum(plan.per_hour for plan in each),
+        notes=tuple(dict.fromkeys(note for plan in each for note in plan.notes)),
+        projects=MappingProxyType(dict(plans)),
+    )
+
+
 def _lines(plan: ExportPlan) -> list[tuple[str, str]]:
     sizes = sorted({batch.days for batch in plan.batches}, reverse=True)
     shape = f" of {sizes[0]} days" if sizes and sizes[0] > 1 else " of 1 day" if sizes else ""
@@ -87,6 +117,9 @@ def _lines(plan: ExportPlan) -> list[tuple[str, str]]:
         if sizes[0] < MAX_CHUNK_DAYS:
             larger, auto = Argument("chunk_days"), Argument("chunk_days", "auto")
             lines[-1] = ("requests", Message(lines[-1][1], "; a larger ", larger, ", or ", auto, ", takes fewer"))
+    for project_id, one in plan.projects.items():
+        waits = f", about {one.hours_waiting} hour{'s'[: one.hours_waiting != 1]}" if one.hours_waiting else ""
+        lines.append((project_id, f"{one.requests:,} requests of {one.quota_left:,} left this hour{waits}"))
     if plan.days_held:
         lines.append(("held", f"{len(plan.days_held):,} of these days are in the table and are not fetched again"))
     if plan.days_provisional:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
@@ -33,7 +33,11 @@ MODES = ("resume", "refresh", "new")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The checked arguments of a call."""
+    """
+    The checked arguments of a call.
+
+    ``projects`` are the service accounts where there may be several, in place of ``credentials`` and ``source``.
+    """
 
     from_date: date
     to_date: date
@@ -52,6 +56,23 @@ class Asked:
     events: tuple[str, ...] | None
     where: str | None
     notes: tuple[str, ...] = ()
+    projects: tuple[Credentials, ...] = ()
+
+    @property
+    def each(self) -> tuple[Asked, ...]:
+        """Return what is asked of each project, where there are several, each with a table of its own; else itself."""
+        if not self.projects:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                projects=(),
+                credentials=project,
+                source=Source(project.project_id, self.events, self.where),
+                table=f"{self.table}_{project.project_id}",
+            )
+            for project in self.projects
+        )
 
 
 def check(
@@ -67,7 +88,7 @@ def check(
     mode: Mode,
     late_days: int,
     on_batch: OnBatch | None,
-    credentials: Credentials | None,
+    credentials: Credentials | Iterable[Credentials] | None,
     quota: Quota | None,
     spool: Spool | None,
     memory: int | str | None,
@@ -87,7 +108,9 @@ def check(
         chunk_days = check_chunk_days(chunk_days, otherwise=", or 'auto'")
     late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
     check_mode(mode)
-    check_helpers(on_batch=on_batch, credentials=credentials, quota=quota, spool=spool)
+    projects = several_projects(credentials)
+    account = None if projects or not isinstance(credentials, Credentials) else credentials
+    check_helpers(on_batch=on_batch, quota=quota, spool=spool)
     if where is not None and (not isinstance(where, str) or not where.strip() or not is_text(where)):
         raise PlanError(Argument("where"), f" must be a filter expression of Mixpanel's, not {brief(where)}")
     names = None if events is None else tuple(event_names(events, EVENTS))
@@ -95,12 +118,40 @@ def check(
         raise PlanError(EVENTS, ", and '' is not a name")
     name = check_table_name(table)
     if credentials is None and (needs_credentials or not missing_variables()):
-        credentials = Credentials.from_environment()
-    source = Source(credentials.project_id, names, where) if credentials else None
+        account = Credentials.from_environment()
+    source = Source(account.project_id, names, where) if account else None
     return Asked(
-        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, credentials, quota,
-        spool or Spool(), memory_of(memory), names, where, notes,
+        first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, account, quota,
+        spool or Spool(), memory_of(memory), names, where, notes, projects,
     )  # fmt: skip
+
+
+def several_projects(credentials: object) -> tuple[Credentials, ...]:
+    """
+    Return the service accounts, one a project, where several may be passed; none for one by itself, or ``None``.
+
+    Raises:
+        CredentialsError: it is something else, or two of them are of the same project.
+    """
+    if credentials is None or isinstance(credentials, Credentials):
+        return ()
+    if isinstance(credentials, str | bytes | Mapping) or not isinstance(credentials, Iterable):
+        kind = type(credentials).__name__
+        raise CredentialsError(Argument("credentials"), f" must be an mpnb.Credentials, or several, not a {kind}")
+    projects: list[Credentials] = []
+    for each in credentials:
+        check_helpers(credentials=each)
+        if any(each.project_id == other.project_id for other in projects):
+            raise CredentialsError(Argument("credentials"), f" has project {each.project_id} twice: pass each once")
+        projects.append(each)
+        if len(projects) > MAX_WORKERS:
+            # Each has a thread of its own at least.
+            raise CredentialsError(
+                Argument("credentials"), f" has more than {MAX_WORKERS} projects: make several calls"
+            )
+    if not projects:
+        raise CredentialsError(Argument("credentials"), " is empty: pass one for each project")
+    return tuple(projects)
 
 
 def asked_days(from_date: date | str, to_date: date | str) -> tuple[date, date, tuple[str, ...]]:

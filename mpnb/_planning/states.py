@@ -18,7 +18,7 @@ class BatchProgress:
     One batch at one moment. ``on_batch`` is called with one at every change of state.
 
     Attributes:
-        index: position of the batch, from 0, in date order (parts of a split batch come last).
+        index: position of the batch, from 0, by project and in date order (parts of a split batch come last).
         total: number of batches of the export, skipped ones included.
         from_date, to_date: first and last day, both inclusive.
         status: ``queued``, ``waiting`` (for the quota or after a fault), ``fetching``, ``writing``, ``done``,
@@ -33,7 +33,8 @@ class BatchProgress:
         hint: what to do about the failure, one sentence, else empty.
         rejected: number of lines that are not events.
         seconds: from the batch's first request to its end, or to now.
-        label: its name in displays: its days, or its page.
+        label: its name in displays: its days, or its page; where a call exports several projects, its project before.
+        project_id: number of its project.
     """
 
     index: int
@@ -52,6 +53,7 @@ class BatchProgress:
     kind: str | None = None
     hint: str = ""
     label: str = ""
+    project_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from mpnb._reading.connected import Connected
 from mpnb._reading.declared import misfits
 from mpnb._reading.drop import drop_made
 from mpnb._reading.reader import Reader
+from mpnb._reading.selection import Selection
 from mpnb._reading.views import create_views
 from mpnb._storing.ledger import ended_exports
 
@@ -46,9 +47,8 @@ class Answers(Connected):
     """
 
     def _read_by(self, reader: Reader, *, late_days: int, unmet: int) -> None:
-        self._reader = reader
+        self._only = reader
         self._connect(reader.store)
-        self._selection = reader.selection
         self._late_days = late_days
         self.table: str = reader.table
         self.from_date: date | None
@@ -57,6 +57,14 @@ class Answers(Connected):
         # What is said where there never was a database to ask.
         self._last = {"total": 0, "outside": 0, "unmet": unmet}
         _ = self.total_rows, self.rows_outside, self.has_failures
+
+    @property
+    def _reader(self) -> Reader:
+        return self._only
+
+    @property
+    def _selection(self) -> Selection:
+        return self._reader.selection
 
     # --- counts that follow the database ----------------------------------------------------------------------------
 
@@ -435,7 +443,7 @@ class Answers(Connected):
             TypeError: an option is given with a relation.
             ClosedError: the result was closed.
         """
-        return frames.df(self._reader, events, frames.Options(columns, deduplicated, materialize))
+        return frames.df(*self._framed(events, frames.Options(columns, deduplicated, materialize)))
 
     def pl(
         self,
@@ -461,7 +469,7 @@ class Answers(Connected):
             TypeError: an option is given with a relation.
             ClosedError: the result was closed.
         """
-        return frames.pl(self._reader, events, frames.Options(columns, deduplicated, materialize))
+        return frames.pl(*self._framed(events, frames.Options(columns, deduplicated, materialize)))
 
     def arrow(
         self,
@@ -490,7 +498,7 @@ class Answers(Connected):
             TypeError: an option is given with a relation.
             ClosedError: the result was closed.
         """
-        return frames.arrow(self._reader, events, frames.Options(columns, deduplicated, materialize))
+        return frames.arrow(*self._framed(events, frames.Options(columns, deduplicated, materialize)))
 
     def to_parquet(
         self,
@@ -523,8 +531,8 @@ class Answers(Connected):
             PlanError: there is no such event or column, or the folder is not empty.
             ClosedError: the result was closed.
         """
-        options = frames.Options(columns, deduplicated, materialize)
-        return frames.to_parquet(self._reader, folder, events, partition_by=partition_by, options=options)
+        reader, what, options = self._framed(events, frames.Options(columns, deduplicated, materialize))
+        return frames.to_parquet(reader, folder, what, partition_by=partition_by, options=options)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Stream the events to any reader of Arrow's C interface: ``polars.DataFrame(…)``, ``pyarrow.table(…)``."""
@@ -580,6 +588,10 @@ class Answers(Connected):
             )
 
     # --- within ----------------------------------------------------------------------------------------------------
+
+    def _framed(self, events: frames.Events, options: frames.Options) -> tuple[Reader, frames.Events, frames.Options]:
+        """Return what the functions of ``frames`` take for the arguments of a method."""
+        return self._reader, events, options
 
     def _late(self, given: int | None) -> int:
         return whole_number("late_days", self._late_days if given is None else given, 0, MAX_LATE_DAYS)

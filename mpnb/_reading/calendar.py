@@ -166,13 +166,34 @@ def calendar(
         return "provisional" if lateness.is_provisional(there[day], day) else "there"
 
     states = {day: state(day) for day in asked}
-    usual = _usual({day: counts.get(day, 0) for day in asked if states[day] == "there"})
-    days = tuple(_day(day, states[day], counts.get(day, 0), usual) for day in asked)
+    days = _days(states, counts)
     lacking = [day for day in asked if states[day] in ("failed", "missing")]
     due = [day for day in asked if states[day] == "provisional" and lateness.is_due(there[day])]
     wanted = lacking or due
     call = mend(wanted, all(states[day] == "failed" for day in wanted)) if wanted else ""
     return Calendar.__new__(Calendar)._hold(days, every - sum(each.events for each in days), call, relate)
+
+
+# From the best to the worst.
+STATES = ("there", "provisional", "coming", "missing", "failed")
+
+
+def combined(calendars: Sequence[Calendar], call: str) -> Calendar:
+    """
+    Return the calendar of several tables: a day has their events, and the state of the one that is worst off.
+
+    Args:
+        call: code that fetches what is missing.
+    """
+    states: dict[date, str] = {}
+    counts: dict[date, int] = defaultdict(int)
+    for each in calendars:
+        for day in each.days:
+            states[day.day] = max(day.state, states.get(day.day, day.state), key=STATES.index)
+            counts[day.day] += day.events
+    elsewhere = sum(each.events_elsewhere for each in calendars)
+    days = _days(dict(sorted(states.items())), counts)
+    return Calendar.__new__(Calendar)._hold(days, elsewhere, call, calendars[0]._relate)
 
 
 # --- what the database knows of the days -----------------------------------------------------------------------------
@@ -229,6 +250,11 @@ def _usual(counts: Mapping[date, int]) -> dict[int, tuple[float, float]]:
         middle = float(median(each))
         found[weekday] = (middle, float(median(abs(count - middle) for count in each)))
     return found
+
+
+def _days(states: Mapping[date, str], counts: Mapping[date, int]) -> tuple[CalendarDay, ...]:
+    usual = _usual({day: counts.get(day, 0) for day, state in states.items() if state == "there"})
+    return tuple(_day(day, state, counts.get(day, 0), usual) for day, state in states.items())
 
 
 def _day(day: date, state: str, events: int, usual: Mapping[int, tuple[float, float]]) -> CalendarDay:

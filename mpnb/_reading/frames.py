@@ -43,7 +43,15 @@ class Options:
 
 NO_OPTIONS = Options()
 
-Events = str | Iterable[str] | DuckDBPyRelation | None
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """SQL in place of events, of all their columns."""
+
+    sql: str
+
+
+Events = str | Iterable[str] | DuckDBPyRelation | Query | None
 
 
 def arrow(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> pyarrow.Table:
@@ -81,7 +89,7 @@ def pl(reader: Reader, events: Events = None, options: Options = NO_OPTIONS) -> 
 def to_parquet(
     reader: Reader,
     folder: str | os.PathLike[str],
-    events: str | Iterable[str] | None = None,
+    events: Events = None,
     *,
     partition_by: str | Sequence[str] | None = None,
     options: Options = NO_OPTIONS,
@@ -143,8 +151,11 @@ def _relation(reader: Reader, events: Events, options: Options) -> DuckDBPyRelat
     return reader.relation(_query(reader, events, options), reader.store.own_database)
 
 
-def _query(reader: Reader, events: str | Iterable[str] | None, options: Options) -> str:
+def _query(reader: Reader, events: Events, options: Options) -> str:
     """Return the query for typed events, or for all events as exported; a choice of their columns is typed too."""
+    if isinstance(events, Query):
+        return events.sql
+    assert not isinstance(events, DuckDBPyRelation)
     given: dict[str, Any] = {
         "columns": options.columns,
         "deduplicated": options.deduplicated,

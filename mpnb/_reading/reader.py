@@ -55,18 +55,7 @@ class Reader:
             database: where it runs; by default on connections with the user's settings.
             variables: tables that the query names.
         """
-        database = database or self.store.database
-        # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
-        ours = ", ".join(
-            f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {self.store.place}.{quoted(name)})"
-            for name in (LEDGER, REJECTED, self.table)
-        )
-
-        def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
-            with self.needing_table():
-                return related(connection, database, f"WITH {ours} {query}", variables or {})
-
-        return relation(database, make)
+        return relation_over([self], query, database, variables)
 
     def events(self, query: str, names: Sequence[str] | None = None) -> DuckDBPyRelation:
         """
@@ -181,3 +170,27 @@ class Reader:
         with self.needing_table(), self.store.reading() as cursor:
             rows = run(cursor, f"SELECT DISTINCT {exact('event_name')} FROM {quoted(self.table)} ORDER BY 1 ASC")
         return [name for (name,) in rows], self.store.label
+
+
+def relation_over(
+    readers: Sequence[Reader],
+    query: str,
+    database: Database | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> DuckDBPyRelation:
+    """Return a relation as ``Reader.relation`` does, of a query over the tables of readers of one database."""
+    store = readers[0].store
+    on = database or store.database
+    # Combined with a relation of sql(), it is on a connection that may be elsewhere, or have tables of these names.
+    ours = ", ".join(
+        f"{quoted(name)} AS NOT MATERIALIZED (SELECT * FROM {store.place}.{quoted(name)})"
+        for name in (LEDGER, REJECTED, *(reader.table for reader in readers))
+    )
+
+    def make(connection: DuckDBPyConnection) -> DuckDBPyRelation:
+        with contextlib.ExitStack() as stack:
+            for reader in readers:
+                stack.enter_context(reader.needing_table())
+            return related(connection, on, f"WITH {ours} {query}", variables or {})
+
+    return relation(on, make)

@@ -48,7 +48,12 @@ def deduplicated_query(reader: Reader) -> str:
 
 def duplicates(reader: Reader) -> DuckDBPyRelation:
     """Return the number of rows that ``deduplicated()`` leaves out, by event name."""
-    return reader.relation(
+    return reader.relation(duplicates_query(reader))
+
+
+def duplicates_query(reader: Reader) -> str:
+    """Return the query for ``duplicates()``."""
+    return (
         'SELECT any_value(event_name) AS "event_name", sum(events)::BIGINT AS "events",'
         ' sum(CASE WHEN insert_id IS NULL THEN 0 ELSE events - 1 END)::BIGINT AS "duplicates"'
         " FROM (SELECT any_value(event_name) AS event_name, any_value(insert_id) AS insert_id, count(*) AS events"
@@ -60,7 +65,12 @@ def duplicates(reader: Reader) -> DuckDBPyRelation:
 
 def event_names(reader: Reader) -> DuckDBPyRelation:
     """Return one row per event name, most frequent first."""
-    return reader.relation(
+    return reader.relation(event_names_query(reader))
+
+
+def event_names_query(reader: Reader) -> str:
+    """Return the query for ``event_names()``."""
+    return (
         'SELECT any_value(event_name) AS "event_name", count(*) AS "events",'
         f" count(DISTINCT nullif({exact('distinct_id')}, '')) AS \"users\","
         f' min(time) AS "first", max(time) AS "last" FROM ({reader.selection.events})'
@@ -70,6 +80,11 @@ def event_names(reader: Reader) -> DuckDBPyRelation:
 
 def local_time(reader: Reader, zone: str, *, project_timezone: str | None = None) -> DuckDBPyRelation:
     """Return the events with ``utc_time`` and ``local_time``, as ``ExportResult.local_time()`` describes."""
+    return reader.events(local_time_query(reader, zone, project_timezone))
+
+
+def local_time_query(reader: Reader, zone: str, project_timezone: str | None) -> str:
+    """Return the query for ``local_time()``. Raises ``PlanError`` as that does."""
     events = reader.selection.events
     with reader.needing_table(), reader.store.reading() as cursor:
         for each in (zone, "UTC" if project_timezone is None else project_timezone):
@@ -81,7 +96,7 @@ def local_time(reader: Reader, zone: str, *, project_timezone: str | None = None
     # Near the ends of what a TIMESTAMP can be, some zone's time cannot, and DuckDB raises.
     meant = "time BETWEEN TIMESTAMP '0001-01-02' AND TIMESTAMP '9999-12-30'"
     utc = f"CASE WHEN {meant} THEN time END AT TIME ZONE {literal(project_timezone or 'UTC')}"
-    return reader.events(
+    return (
         f"SELECT *, ({utc}) AT TIME ZONE 'UTC' AS \"utc_time\","
         f' ({utc}) AT TIME ZONE {literal(zone)} AS "local_time"'
         f" FROM ({events})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from html import escape
 
 from mpnb._base.sql import run
@@ -73,16 +75,10 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_row
                 f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}",
             ):
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
-    batches = [
-        (outcome.successful_batches, "fetched"),
-        (outcome.skipped_batches, "there already"),
-        (outcome.failed_batches, "failed"),
-        (outcome.cancelled_batches, "cancelled"),
-    ]
     facts: list[tuple[str, str]] = [("events", f"{total_rows:,} in table {reader.table!r} of {store.label}")]
     if selection.days:
         facts[0] = ("events", f"{facts[0][1]}, {outcome.fetched_rows:,} of them new")
-        facts.append(("batches", ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"))
+        facts.append(("batches", _batches(outcome)))
         facts.append(("took", f"{duration(outcome.duration_seconds)}, {size(outcome.bytes)} received"))
     source = reader.source()
     if source is not None and (source.events is not None or source.where is not None):
@@ -108,6 +104,49 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_row
         unmet=count,
         retry=retry,
     )
+
+
+def combined(summaries: Mapping[str, Summary], outcome: Outcome, *, retry: str, total_rows: int, where: str) -> Summary:
+    """
+    Return the display of a result that has several projects, from those of each.
+
+    Args:
+        summaries: by project.
+        outcome, retry, total_rows: of all.
+        where: where the events are.
+    """
+    first = next(iter(summaries.values()))
+    facts = [("events", f"{total_rows:,} {where}, {outcome.fetched_rows:,} of them new")]
+    facts.append(("batches", _batches(outcome)))
+    facts.append(("took", f"{duration(outcome.duration_seconds)}, {size(outcome.bytes)} received"))
+    kinds: Counter[tuple[str, str]] = Counter()
+    failures: list[FailedRow] = []
+    for project_id, summary in summaries.items():
+        own = dict(summary.facts)
+        facts.append((project_id, "; ".join(own[name] for name in ("events", "batches") if name in own)))
+        others = [fact for fact in summary.facts if fact[0] in ("note", "not there", "outside", "rejected")]
+        facts += [(project_id, Message(f"{name}: ", value)) for name, value in others]
+        kinds.update({(kind, hint): count for kind, count, hint in summary.kinds})
+        failures += [replace(row, dates=f"{project_id} {row.dates}") for row in summary.failures]
+    facts += [fact for fact in first.facts if fact[0] in ("only", "closed")]
+    return Summary(
+        title=first.title.replace("Mixpanel events", f"Mixpanel events of {len(summaries):,} projects", 1),
+        facts=tuple(facts),
+        kinds=tuple((kind, count, hint) for (kind, hint), count in kinds.most_common()),
+        failures=tuple(failures[:SHOWN_FAILURES]),
+        unmet=sum(summary.unmet for summary in summaries.values()),
+        retry=retry,
+    )
+
+
+def _batches(outcome: Outcome) -> str:
+    batches = [
+        (outcome.successful_batches, "fetched"),
+        (outcome.skipped_batches, "there already"),
+        (outcome.failed_batches, "failed"),
+        (outcome.cancelled_batches, "cancelled"),
+    ]
+    return ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"
 
 
 def text(summary: Summary) -> str:

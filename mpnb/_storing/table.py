@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import duckdb
@@ -38,6 +38,14 @@ SPOOL_CHANGED = hint_of(
     " on another disk if it happens again.",
 )
 SMALLER_BATCHES = hint_of("Retry with a smaller ", FEWER_DAYS, ".")
+
+
+@dataclass(slots=True)
+class _Entering:
+    """A transaction in which batches are admitted, into one table or several."""
+
+    cursor: DuckDBPyConnection
+    admitted: list[Table] = field(default_factory=list)
 
 
 class Course(Protocol):
@@ -184,8 +192,8 @@ class Table:
         self._resource = resource
         self._export_id = export_id
         self._lost: str | None = None
-        self._entering: DuckDBPyConnection | None = None
-        self._has_admitted = False
+        self._entering: _Entering | None = None
+        self._turn = threading.Lock()
         self._writing: DuckDBPyConnection | None = None
         self._stopping = threading.Event()
         self._inserting = threading.Lock()  # held by interrupt() while it acts, and around the flag below
@@ -199,29 +207,38 @@ class Table:
             return [h for h in ledger.compared_batches(cursor, self._table) if not h.is_gone]
 
     @contextlib.contextmanager
-    def admission(self) -> Iterator[None]:
+    def admission(self, others: Sequence[Table] = ()) -> Iterator[None]:
         """
         Keep other exports of this process out, and commit at the end of the block what was admitted in it.
+
+        Args:
+            others: tables of the same store, which are entered with this one, all or none. They take turns to write:
+                DuckDB's memory limit has room for one at a time.
 
         Raises:
             TableError: another export into the same table is running, or a table was not made by mpnb.
             DatabaseError: the database cannot be written.
         """
+        everyone = (self, *others)
         with registration, self._store.committing(), self._store.reading() as cursor:
-            self._entering, self._has_admitted = cursor, False
+            within = _Entering(cursor)
+            for each in everyone:
+                each._entering, each._turn = within, self._turn
             try:
-                self._check_free(cursor)
+                for each in everyone:
+                    each._check_free(cursor)
                 yield
                 with entering:
-                    running.add(self._export_id)
-                    if self._has_admitted:
+                    running.update(each._export_id for each in everyone)
+                    if within.admitted:
                         run(cursor, "COMMIT")
-                if self._has_admitted:
-                    self._rows.admitted(cursor)
+                for each in within.admitted:
+                    each._rows.admitted(cursor)
             except duckdb.Error as error:
                 raise DatabaseError(f"{self._store.label} cannot be written: {safe_text(str(error))}") from None
             finally:
-                self._entering = None
+                for each in everyone:
+                    each._entering = None
 
     def _check_free(self, cursor: DuckDBPyConnection) -> None:
         tables.check(cursor, self._store.label)
@@ -233,10 +250,11 @@ class Table:
 
     def admit(self, batches: Sequence[Batch], forget: Sequence[int]) -> list[int]:
         """Enter batches into the ledger, create missing tables, and forget batches whose rows are gone."""
-        cursor = self._entering
-        assert cursor is not None
-        run(cursor, "BEGIN")
-        self._has_admitted = True
+        assert self._entering is not None
+        cursor = self._entering.cursor
+        if not self._entering.admitted:
+            run(cursor, "BEGIN")
+        self._entering.admitted.append(self)
         ids = ledger.admit(
             cursor, export_id=self._export_id, table=self._table, resource=self._resource, batches=batches, gone=forget
         )
@@ -302,6 +320,12 @@ class Table:
             return self._transaction(items, self._insert_line_by_line)
 
     def _transaction(
+        self, items: Sequence[Fetched], insert: Callable[[Sequence[Fetched]], list[tuple[int, int]]]
+    ) -> list[Landed]:
+        with self._turn:
+            return self._in_turn(items, insert)
+
+    def _in_turn(
         self, items: Sequence[Fetched], insert: Callable[[Sequence[Fetched]], list[tuple[int, int]]]
     ) -> list[Landed]:
         cursor = self._writer()

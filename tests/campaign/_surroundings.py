@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 import mpnb
+from mpnb._fetching.history import LOCKS
 from tests.campaign._case import KINDS, draw, generator, hand
 from tests.campaign._clients import Said, real
 from tests.campaign._figures import Figures
@@ -127,7 +128,7 @@ def _state_broken(folder: Path, rng: random.Random) -> Iterator[None]:
         state.write_text("no folder")
     else:
         state.mkdir()
-        for name in ("quota.lock", f"quota-{rng.randrange(10**6)}-0.json"):
+        for name in (*(f"quota.{n}.lock" for n in range(LOCKS)), f"quota-{rng.randrange(10**6)}-0.json"):
             (state / name).write_bytes(rng.choice((b"", b"[", rng.randbytes(100))))
     try:
         yield

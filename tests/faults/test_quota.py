@@ -15,7 +15,7 @@ from filelock import FileLock
 import mpnb
 import mpnb._fetching.history
 import mpnb._fetching.limiter
-from mpnb._fetching.history import History, Times
+from mpnb._fetching.history import LOCKS, History, Times
 from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb.sandbox import Fault, Sandbox, serve
 from tests._helpers import Clock, until
@@ -151,7 +151,8 @@ def _under_a_file(state: Path) -> None:
 
 def _a_folder_for_a_file(state: Path) -> None:
     """Put folders where the files would be."""
-    (state / "quota.lock").mkdir(parents=True)
+    for n in range(LOCKS):
+        (state / f"quota.{n}.lock").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("spoil", [_nothing, _under_a_file, _a_folder_for_a_file])
@@ -181,7 +182,7 @@ def test_a_state_folder_that_nobody_may_write_stops_no_start(monkeypatch: pytest
 def test_state_that_is_locked_is_not_waited_for(state: Path) -> None:
     """A lock that a stopped process holds costs half a second once, not at each request."""
     state.mkdir()
-    with FileLock(state / "quota.lock"):
+    with FileLock(state / History(HOST, "1")._lock):
         began = time.monotonic()
         assert len(start(limiter(Clock()), 10)) == 10
         assert time.monotonic() - began < 5 * mpnb._fetching.history.LOCK_SECONDS

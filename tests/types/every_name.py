@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import assert_type
@@ -32,6 +33,7 @@ def calls(mine: DuckDBPyConnection) -> None:
     assert_type(result, mpnb.ExportResult)
     assert_type(mpnb.start("2026-01-01", "2026-01-31", database=Path("x.duckdb")), mpnb.ExportJob)
     assert_type(mpnb.open("x.duckdb", table="events", credentials=credentials), mpnb.ExportResult)
+    assert_type(mpnb.export("yesterday", "today", credentials=[credentials]), mpnb.ExportResult)
     assert_type(mpnb.drop("events", database="x.duckdb"), int)
     assert_type(mpnb.forget_person(["id"], database="x.duckdb", identities="exported"), dict[str, int])
     assert_type(mpnb.check("2026-01-01", "yesterday", table="events", late_days=3).ok, bool)
@@ -86,7 +88,7 @@ def heard(batch: mpnb.BatchProgress) -> None:
     assert_type((batch.status, batch.hint), tuple[str, str])
     assert_type((batch.error, batch.kind), tuple[str | None, str | None])
     assert_type((batch.until, batch.http_status), tuple[float | None, int | None])
-    assert_type((batch.seconds, batch.label), tuple[float, str])
+    assert_type((batch.seconds, batch.label, batch.project_id), tuple[float, str, str])
 
 
 def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> None:
@@ -99,6 +101,7 @@ def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> N
     assert_type(plan.widened, tuple[date, ...])
     assert_type((plan.quota_left, plan.per_hour, plan.requests, plan.hours_waiting), tuple[int, int, int, int])
     assert_type(plan.notes, tuple[str, ...])
+    assert_type(plan.projects, Mapping[str, mpnb.ExportPlan])
     assert_type((batch.from_date, batch.to_date), tuple[date, date])
     assert_type((batch.days, batch.most_parts), tuple[int, int])
     assert_type((batch.key, batch.label), tuple[str, str])
@@ -141,6 +144,7 @@ def answers(result: mpnb.ExportResult) -> None:
     assert_type((result.rejected_lines, result.bytes, result.duration_seconds), tuple[int, int, float])
     assert_type(result.has_failures, bool)
     assert_type(result.failed_date_ranges, list[tuple[date, date]])
+    assert_type(result.projects, Mapping[str, mpnb.ExportResult])
     assert_type(result.events, DuckDBPyRelation)
     assert_type(result.failures, DuckDBPyRelation)
     assert_type(result.batches, DuckDBPyRelation)

@@ -79,20 +79,17 @@ class Track:
         return len(self.jobs), self.job.version
 
     def cells(self, *, clock: bool = False) -> list[BatchProgress]:
-        """Return every batch in date order; those of a retry replace the ones that they fetch again."""
+        """Return every batch by project and in date order; those of a retry replace the ones that they fetch again."""
         cells = self.jobs[0].batches(clock=clock)
         for job in self.jobs[1:]:
             there = _days_of(cell for cell in cells if cell.status not in UNMET)
             new = [
-                cell
-                for cell in job.batches(clock=clock)
-                if cell.status != "skipped" or cell.from_date.toordinal() not in there
+                cell for cell in job.batches(clock=clock) if cell.status != "skipped" or _first_day(cell) not in there
             ]
             again = _days_of(new)
-            cells = new + [
-                cell for cell in cells if cell.status not in UNMET or cell.from_date.toordinal() not in again
-            ]
-        return sorted(cells, key=attrgetter("from_date"))
+            cells = new + [cell for cell in cells if cell.status not in UNMET or _first_day(cell) not in again]
+        projects = {project_id: place for place, project_id in enumerate(dict.fromkeys(map(_project, cells)))}
+        return sorted(cells, key=lambda cell: (projects[cell.project_id], cell.from_date))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], face: Face = str, **more: Any) -> Frame:
         """
@@ -129,7 +126,7 @@ class Track:
             facts.append(("quota left", f"{self.job.quota_left:,} this hour"))
         return {
             "phase": phase(self.job, now, counts),
-            "title": days(cells[0].from_date, cells[-1].to_date) if cells else "",
+            "title": days(min(c.from_date for c in cells), max(c.to_date for c in cells)) if cells else "",
             "facts": facts,
             "done": ended - unmet,
             "failed": unmet,
@@ -152,10 +149,19 @@ def track_of(job: ExportJob) -> Track:
     return track
 
 
-def _days_of(cells: Iterable[BatchProgress]) -> set[int]:
+_project = attrgetter("project_id")
+
+
+def _first_day(cell: BatchProgress) -> tuple[str, int]:
+    return cell.project_id, cell.from_date.toordinal()
+
+
+def _days_of(cells: Iterable[BatchProgress]) -> set[tuple[str, int]]:
     return {
-        day for cell in cells for day in range(cell.from_date.toordinal(), cell.to_date.toordinal() + 1)
-    }  # fmt: skip
+        (cell.project_id, day)
+        for cell in cells
+        for day in range(cell.from_date.toordinal(), cell.to_date.toordinal() + 1)
+    }
 
 
 def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
@@ -275,6 +281,13 @@ def worth_a_retry(cells: Sequence[BatchProgress], *, renewed: bool) -> list[Batc
     Args:
         renewed: whether there are other credentials than those that were refused.
     """
+    found = []
+    for project_id in dict.fromkeys(map(_project, cells)):
+        found += _worth_a_retry([cell for cell in cells if cell.project_id == project_id], renewed=renewed)
+    return found
+
+
+def _worth_a_retry(cells: Sequence[BatchProgress], *, renewed: bool) -> list[BatchProgress]:
     unmet = [cell for cell in cells if cell.status in UNMET]
     if not renewed and any(cell.kind == "auth" for cell in unmet):
         return []
@@ -288,9 +301,9 @@ def worth_a_retry(cells: Sequence[BatchProgress], *, renewed: bool) -> list[Batc
     return [cell for cell in unmet if cell.http_status != TOO_LARGE]
 
 
-def detail(cell: BatchProgress) -> Info:
-    """Return details of a batch that its dates and its state do not show."""
-    facts = []
+def detail(cell: BatchProgress, *, of_several: bool = False) -> Info:
+    """Return details of a batch that its dates and its state do not show; its project, if there are several."""
+    facts = [("project", cell.project_id)] if of_several else []
     if cell.attempt:
         facts.append(("attempt", f"{cell.attempt}"))
     if cell.http_status:

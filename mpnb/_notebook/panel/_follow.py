@@ -84,7 +84,7 @@ class Follower:
                 self._retry(lambda result: result.start_retry(credentials=self.credentials))
             case "retry_batch" if self.has_ended and (cell := self._cell(message)) is not None:
                 days = (cell.from_date, cell.to_date)
-                self._retry(lambda result: retry_days(result, days, self.credentials))
+                self._retry(lambda result: retry_days(result, days, self.credentials, cell.project_id))
             case _:
                 return
         self.changed = True
@@ -96,9 +96,11 @@ class Follower:
     def _tell(self, message: Message) -> None:
         cell = self._cell(message)
         if cell is not None:
-            may_come = self.has_ended and any(each.from_date == cell.from_date for each in self._worth_a_retry())
+            mine = (cell.project_id, cell.from_date)
+            may_come = self.has_ended and any((w.project_id, w.from_date) == mine for w in self._worth_a_retry())
             more = {"retry": may_come, "code": self._code_of(cell)}
-            self._screen.grid.send({"type": "cell", "index": message["index"], **detail(cell), **more})
+            told = detail(cell, of_several=len({each.project_id for each in self.cells}) > 1)
+            self._screen.grid.send({"type": "cell", "index": message["index"], **told, **more})
 
     def _retry(self, start: Callable[[ExportResult], ExportJob]) -> None:
         job, self.note = self.job, ""

@@ -71,7 +71,7 @@ def counted(cells: Sequence[BatchProgress]) -> str:
 def grid(cells: Sequence[BatchProgress]) -> str:
     """Return the cells as HTML, with adjacent cells of the same state as one, to keep it small."""
     runs = []
-    for status, group in groupby(cells, key=lambda cell: cell.status):
+    for (_, status), group in groupby(cells, key=lambda cell: (cell.project_id, cell.status)):
         run = list(group)
         dates = days(run[0].from_date, run[-1].to_date)
         many = f", {len(run):,} batches" if len(run) > 1 else ""
