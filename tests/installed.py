@@ -6,10 +6,11 @@ Run by ``.ci/run`` for the wheel and for the sdist; it needs nothing that mpnb i
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points, metadata, version
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +29,12 @@ for name in ("grid.js", "grid.css", "login.js"):
     assert package.joinpath(*PANEL, name).read_bytes() == HERE.joinpath("mpnb", *PANEL, name).read_bytes(), name
 assert {path.name for path in notebooks().glob("*.ipynb")} == {path.name for path in HERE.glob("notebooks/*.ipynb")}
 assert notebooks().parent == Path(mpnb.__file__).parent, "the notebooks are those of the checkout"
+
+description = str(metadata("mpnb").get_payload())
+assert description.startswith("# mpnb"), description[:80]
+# A path of the repository leads nowhere on the pages of a package index; blocks of code are not links.
+text = re.sub(r"^```.*?^```$", "", description, flags=re.MULTILINE | re.DOTALL)
+assert (found := re.findall(r"\]\((?!https://)[^)]*\)", text)) == [], found
 
 [script] = [each for each in entry_points(group="console_scripts") if each.name == "mpnb"]
 assert callable(script.load())

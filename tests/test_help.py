@@ -89,7 +89,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("reference")
     # In a process of its own: pdoc changes what it looks at.
     subprocess.run([sys.executable, "-m", "tests.reference", folder], cwd=ROOT, check=True, timeout=100)
-    return {path.stem: path.read_text("utf-8") for path in folder.rglob("*.html")}
+    return {path.stem: path.read_text("utf-8") for path in folder.glob("*/**/*.html")}
 
 
 def text_of(page: str) -> str:
@@ -102,6 +102,14 @@ def test_the_reference_has_a_page_for_each_public_module(pages: dict[str, str]) 
     """And none for another."""
     assert {"mpnb", "analysis", "sandbox"} <= pages.keys()
     assert not [name for name in pages if name.startswith("_")]
+
+
+def test_the_index_of_the_reference_tells_where_to_begin(pages: dict[str, str]) -> None:
+    """By a link to each call that is named there."""
+    index = pages["index"]
+    for name in re.findall(r'href="mpnb\.html#([^"]+)"', index):
+        assert f'id="{name}"' in pages["mpnb"], name
+    assert f"<h1>mpnb {mpnb.__version__}</h1>" in index
 
 
 def test_the_reference_shows_nothing_of_the_inside(pages: dict[str, str]) -> None:
