@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from duckdb import DuckDBPyConnection
 
 from mpnb._base.scalars import whole_number
 from mpnb._errors import PlanError
-from mpnb._exporting.handles import ExportJob, ExportResult, export_call, make_result
+from mpnb._exporting.handles import ExportJob, ExportResult, RetryOptions, export_call, make_result
 from mpnb._exporting.launch import (
     Known,
     bring_up_to_date,
@@ -37,7 +36,9 @@ from mpnb._exporting.people import (
     start_profiles_export,
     tell_profiles_limiter,
 )
+from mpnb._exporting.places import existing, opened, place_of
 from mpnb._exporting.profiles import ProfilesJob, ProfilesResult
+from mpnb._exporting.projects import Part, make_projects_result
 from mpnb._fetching.limiter import limiter_for
 from mpnb._fetching.route import route_to
 from mpnb._message import Argument
@@ -45,7 +46,7 @@ from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
 from mpnb._planning.batches import Mode
-from mpnb._planning.options import CHUNK_DAYS, DATABASE, LATE_DAYS, MAX_LATE_DAYS, TABLE, WORKERS, Spool
+from mpnb._planning.options import DATABASE, LATE_DAYS, MAX_LATE_DAYS, TABLE, WORKERS, Spool
 from mpnb._planning.people import MAX_AGE, PROFILES, ProfilesPlan, check_profiles
 from mpnb._planning.people import WORKERS as PROFILES_WORKERS
 from mpnb._planning.plan import ExportPlan
@@ -59,7 +60,7 @@ from mpnb._reading.selection import Selection
 from mpnb._reading.status import Status
 from mpnb._storing import ledger
 from mpnb._storing import tables as layout
-from mpnb._storing.database import MEMORY, Store, check_database, check_path
+from mpnb._storing.database import Store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,9 +98,10 @@ def export(
     database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
     table: str = TABLE,
     workers: int = WORKERS,
-    chunk_days: int | Literal["auto"] = CHUNK_DAYS,
+    chunk_days: int | Literal["auto"] | None = None,
     mode: Mode = "resume",
     late_days: int = LATE_DAYS,
+    destination: str | os.PathLike[str] | None = None,
     on_batch: OnBatch | None = None,
     credentials: Credentials | Iterable[Credentials] | None = None,
     quota: Quota | None = None,
@@ -118,14 +120,19 @@ def export(
             may be used during the export. Its tables go into its current database and schema at the time of the call.
         table: the events table, created if missing. A table belongs to one project, ``events`` and ``where``.
         workers: requests at once, 1–100. With several projects, they are divided among them, and each has one at least.
-        chunk_days: days per batch, 1–100. A batch is one request and one row of the ledger, and is stored as a whole
-            or not at all. ``"auto"`` picks the smallest number whose requests fit the rest of the hour's quota.
+        chunk_days: days per batch, 1–100; by default 7, with ``destination`` 1. A batch is one request and one row of
+            the ledger, and is stored as a whole or not at all. ``"auto"`` picks the smallest number whose requests fit
+            the rest of the hour's quota.
         mode: ``"resume"`` fetches the days that the table does not hold, those asked for before they had ended, and,
             once, those asked for fewer than ``late_days`` days after their end, when these days are over;
             ``"refresh"`` fetches all days again and replaces the old rows, batch by batch; ``"new"`` requires an empty
             table.
         late_days: for how many days after a day its events may still arrive, 0 or more. Events that arrive later, and
             users who are merged later, are fetched by ``"refresh"`` only.
+        destination: a lake in place of a database: a folder, or the URL of one in an object store, ``s3://``, ``gs://``
+            or ``az://``. Each day of a project becomes one Parquet object, ``project_id=P/date=D/events.parquet``, put
+            whole and only where nobody else has stored that day meanwhile. Object stores take the package's extra
+            ``lake``, and their settings from the environment.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
             at a time. Its exceptions are reported once, as a warning. Without it, progress is shown as a live grid in
             a notebook, else on standard error.
@@ -151,7 +158,7 @@ def export(
         KeyboardInterrupt: Ctrl-C was pressed. Batches that are written stay, and the same call continues from there.
     """
     asked = checked(**locals())
-    return run_export(asked, lambda: Store(asked.database))
+    return run_export(asked, place_of(asked).open)
 
 
 @_takes_arguments_of(export)
@@ -163,7 +170,7 @@ def start(**arguments: Any) -> ExportJob:
     call at a time.
     """
     asked = checked(**arguments)
-    return start_export(asked, lambda: Store(asked.database))
+    return start_export(asked, place_of(asked).open)
 
 
 @_takes_arguments_of(export)
@@ -177,7 +184,7 @@ def plan(**arguments: Any) -> ExportPlan:
         PlanError: as for ``export``.
     """
     asked = checked(**arguments, needs_credentials=False)
-    with _existing(asked.database) as store:
+    with place_of(asked).existing() as store:
         plans = [_plan_of_one(one, store) for one in asked.each]
     if not asked.projects:
         return plans[0]
@@ -209,36 +216,52 @@ def open(
     credentials: Credentials | None = None,
 ) -> ExportResult:
     """
-    Open an existing database and return a result over all days of a table. Sends nothing and needs no credentials.
+    Open an existing database or lake and return a result over all days of a table.
+
+    Sends nothing to Mixpanel, and needs none of its credentials.
 
     Args:
-        database: a path, ``":memory:"`` or an open DuckDB connection.
-        table: the events table; required only if the database has several.
+        database: a path, ``":memory:"`` or an open DuckDB connection; or a lake, by its folder or URL. The events of a
+            lake have the columns ``project_id`` and ``date`` besides, and a table for each project, ``events_P``. It is
+            read as it is now: open it again to see what others have stored since.
+        table: the events table; required only if a database has several. Without it, a lake is read with all its
+            projects.
         credentials: the service account for ``retry()``; default: the environment's at the time of that call.
 
     Raises:
         DatabaseError: there is no database, or another process has it open.
         TableError: it has no such events table, or has several and ``table`` is not given.
+        PlanError: a lake cannot be read.
     """
     if table is not None:
         check_table_name(table)
     check_helpers(credentials=credentials)
-    store = Store(database, create=False)
+    store = opened(database)
     try:
         bring_up_to_date(store)
+
+        def retry(result: ExportResult, options: RetryOptions, background: bool) -> Any:
+            options = replace(options, credentials=options.credentials or credentials)
+            return retry_export(None, result, options, background)
+
         with store.reading() as cursor:
-            name = ledger.table_named(cursor, table, store.label)
-        return make_result(
-            Reader(store, Selection(name)),
-            Outcome(),
-            lambda result, options, background: retry_export(
-                None, result, replace(options, credentials=options.credentials or credentials), background
-            ),
-            call="db",
-        )
+            tables = ledger.tables_of(cursor) if store.lake and table is None else []
+            if len(tables) < 2:
+                name = ledger.table_named(cursor, table, store.label)
+                return make_result(Reader(store, Selection(name)), Outcome(), retry, call="db")
+        parts = {
+            name.removeprefix(f"{TABLE}_"): Part(Reader(store, Selection(name)), Outcome(), retry, "db", LATE_DAYS)
+            for name in tables
+        }
+        return make_projects_result(TABLE, parts, Outcome(), _retry_each)
     except BaseException:
         store.close()
         raise
+
+
+def _retry_each(result: ExportResult, options: RetryOptions, background: bool) -> Any:
+    """Refuse to retry the projects of a lake together: each has a service account of its own."""
+    raise PlanError("retry each project by itself: db.projects['123'].retry(credentials=…), by the project's number")
 
 
 def export_profiles(
@@ -336,7 +359,7 @@ def plan_profiles(**arguments: Any) -> ProfilesPlan:
     if asked.credentials is not None:
         route_to(asked.credentials.query_host)
     limiter = profiles_limiter(asked)
-    with _existing(asked.database) as store:
+    with existing(asked.database) as store:
         if store is None:
             return profiles_plan(asked, None, limiter)
         with store.reading() as cursor:
@@ -422,17 +445,4 @@ def up_to_date(database: Database) -> Iterator[Store]:
     """Open a database that is there, with what dead processes left behind settled."""
     with contextlib.closing(Store(database, create=False)) as store:
         bring_up_to_date(store)
-        yield store
-
-
-@contextlib.contextmanager
-def _existing(database: Database) -> Iterator[Store | None]:
-    """Open a database for reading where there is one, and see that one could be made where there is none."""
-    if not isinstance(database, DuckDBPyConnection) and (name := check_database(database)) != MEMORY:
-        path = Path(name).absolute()
-        if not path.exists():
-            check_path(path, create=True)
-            yield None
-            return
-    with contextlib.closing(Store(database)) as store:
         yield store

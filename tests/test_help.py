@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mpnb
+from mpnb._planning.options import CHUNK_DAYS
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ def test_help_of_a_call_shows_every_argument_and_its_default(name: str) -> None:
     shown = helped(getattr(mpnb, name)).splitlines()[0]
     at = [shown.index(f"{each}:") for each in inspect.signature(mpnb.export).parameters]
     assert at == sorted(at)
-    for default in ("= 'mixpanel.duckdb'", "= 'events'", ": 'int' = 10", "= 7", "= 'resume'", ": 'int' = 5"):
+    for default in ("= 'mixpanel.duckdb'", "= 'events'", ": 'int' = 10", "= None", "= 'resume'", ": 'int' = 5"):
         assert default in shown
 
 
@@ -74,10 +75,12 @@ def test_help_of_open_is_that_of_open() -> None:
 
 
 def test_each_default_stands_once() -> None:
-    """``drop``, ``open`` and ``split_date_range`` have those of ``export``."""
+    """``drop`` and ``open`` have those of ``export``, and ``split_date_range`` what an export into a table has."""
     defaults = {name: each.default for name, each in inspect.signature(mpnb.export).parameters.items()}
-    for call, name in ((mpnb.drop, "database"), (mpnb.open, "database"), (mpnb.split_date_range, "chunk_days")):
+    for call, name in ((mpnb.drop, "database"), (mpnb.open, "database")):
         assert inspect.signature(call).parameters[name].default == defaults[name]
+    assert defaults["chunk_days"] is None
+    assert inspect.signature(mpnb.split_date_range).parameters["chunk_days"].default == CHUNK_DAYS
 
 
 # --- the API reference -----------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ TAKEN: dict[str, set[str]] = {
         "a word", "in capitals", "an escape sequence", "100,000 letters", "another script", "digits of another script",
     },
     "workers": set(),
-    "chunk_days": set(),
+    "chunk_days": {"None"},
     "mode": set(),
     "late_days": {"zero"},
     "on_batch": {"None", "a function", "a type"},
@@ -62,6 +62,7 @@ TAKEN: dict[str, set[str]] = {
     "quota": {"None", "a quota"},
     "spool": {"None", "a spool"},
     "memory": {"None"},
+    "destination": {"None", "a word", "in capitals", "another script", "digits of another script"},
 }  # fmt: skip
 NO_ERRORS_OF_ITS_OWN = {"database": mpnb.DatabaseError, "table": mpnb.TableError, "credentials": mpnb.CredentialsError}
 
@@ -69,7 +70,9 @@ NO_ERRORS_OF_ITS_OWN = {"database": mpnb.DatabaseError, "table": mpnb.TableError
 @pytest.mark.parametrize("name", TAKEN)
 def test_each_argument_of_a_plan_is_taken_or_refused_in_one_line(name: str, mp: Sandbox, tmp_path: Path) -> None:
     """The line begins with the argument's name, and ``export`` and ``start`` refuse the same."""
-    usual = {"from_date": "2026-01-01", "to_date": "2026-01-02", "database": ":memory:", "credentials": mp.credentials}
+    usual: dict[str, Any] = {"from_date": "2026-01-01", "to_date": "2026-01-02", "credentials": mp.credentials}
+    if name != "destination":
+        usual["database"] = ":memory:"
     refused = try_all(lambda value: mpnb.plan(**{**usual, name: value}))
     assert set(ODD) - refused.keys() == TAKEN[name]
     # What a plan does without, and what only a folder can tell.

@@ -109,12 +109,17 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         help="the service account of that name in the environment, such as EU for MP_EU_USERNAME; repeat it for several"
         " projects at once, each into a table of its own: the name of the table, _ and the project's number",
     )
+    add(
+        "--destination",
+        metavar="LAKE",
+        help="a folder or s3://, gs://, az:// URL for Parquet, in place of the database",
+    )
     add("--workers", type=int, metavar="N", help="requests at once, 1 to 100")
     add(
         "--chunk-days",
         type=_chunk_days,
         metavar="N",
-        help="days per request, 1 to 100, or auto: the fewest that the quota has room for",
+        help="days per request, 1 to 100 (default: 7, in a lake 1), or auto: the fewest that the quota has room for",
     )
     add("--mode", choices=MODES, help="resume fetches what is missing, refresh all again, new needs an empty table")
     add("--late-days", type=int, metavar="N", help="for how many days after a day its events may still arrive")

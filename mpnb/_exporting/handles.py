@@ -349,6 +349,8 @@ def export_call(reader: Reader, first: date, last: date) -> str:
         words.append(f"events={_quoted(list(source.events))}")
     if source is not None and source.where is not None:
         words.append(f"where={_quoted(source.where)}")
+    if store.lake is not None:
+        return f"mpnb.export({', '.join([*words, f'destination={_quoted(store.name)}'])})"
     if store.path is None:
         words.append("database=con")
     elif store.name != DATABASE:

@@ -38,6 +38,7 @@ from mpnb._exporting.handles import (
     readers_of,
     stopped_line,
 )
+from mpnb._exporting.places import place_of
 from mpnb._exporting.projects import Part, make_projects_result
 from mpnb._exporting.run import Run
 from mpnb._fetching.fetched import Task
@@ -46,7 +47,6 @@ from mpnb._fetching.route import route_to
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._message import Argument
 from mpnb._mixpanel.credentials import Credentials
-from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._mixpanel.failures import SPOOL_ELSEWHERE
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning import plan as planning
@@ -117,27 +117,8 @@ def bring_up_to_date(store: Store) -> None:
 
 
 def check_table(cursor: DuckDBPyConnection, asked: Asked, store: Store, known: Known) -> None:
-    """Check that the table accepts what is asked for. Raises ``TableError``."""
-    if asked.source is not None:
-        ledger.check_source(cursor, asked.table, asked.source)
-    layout.check_records(cursor, store.label, asked.table, COLUMNS)
-    rows = sum(h.rows for h in known.held)
-    check_empty(asked.table, asked.mode, rows, "events")
-
-
-def check_empty(table: str, mode: str, rows: int, records: str) -> None:
-    """Raise ``TableError`` if a table has rows, and is to be a new one."""
-    if mode == "new" and rows:
-        raise TableError(
-            f"table {table!r} has {rows:,} {records}, and ",
-            Argument("mode", "new"),
-            " needs an empty one: pass another ",
-            Argument("table", ""),
-            ", or ",
-            Argument("mode", "resume"),
-            " or ",
-            Argument("mode", "refresh"),
-        )
+    """Check that the table, or the lake, accepts what is asked for. Raises ``TableError``."""
+    place_of(asked).check(cursor, asked, store, sum(h.rows for h in known.held))
 
 
 def limiter_of(asked: Asked) -> RateLimiter:
@@ -315,7 +296,7 @@ class _EventsLanding:
     """
 
     def __init__(
-        self, asked: Asked, resource: Resource, limiter: RateLimiter, choose: Choose | None, *, whole: bool
+        self, asked: Asked, resource: Events, limiter: RateLimiter, choose: Choose | None, *, whole: bool
     ) -> None:
         self._asked = asked
         self._limiter = limiter
@@ -325,7 +306,8 @@ class _EventsLanding:
         self._selection = Selection(asked.table)
 
     def table(self, store: Store, export_id: str) -> Table:
-        return Table(store, self._asked.table, self._resource, export_id)
+        rows = place_of(self._asked).rows(self._resource, export_id)
+        return Table(store, self._asked.table, self._resource, export_id, rows=rows)
 
     def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
         asked = self._asked
@@ -339,6 +321,7 @@ class _EventsLanding:
         return _tasks(board, asked.source.project_id, zip(batches, ids, strict=True), kept)
 
     def reader(self, store: Store) -> Reader:
+        place_of(self._asked).refresh(store)
         return Reader(store, self._selection)
 
 
@@ -579,7 +562,7 @@ def _asked_of_all(store: Store, reader: Reader) -> Asked:
     last = max((last for _, last in unmet), default=first)
     return Asked(
         first, last, source, store.name, reader.table, WORKERS, CHUNK_DAYS, "resume", LATE_DAYS,
-        None, None, None, Spool(), None, source.events, source.where,
+        None, None, None, Spool(), None, source.events, source.where, destination=store.lake,
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from mpnb._errors import TableError
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
 from mpnb._exporting.handles import RetryOptions
-from mpnb._exporting.launch import Order, check_empty, launched, ran, started
+from mpnb._exporting.launch import Order, launched, ran, started
+from mpnb._exporting.places import check_empty
 from mpnb._exporting.profiles import ProfilesJob, ProfilesResult, make_profiles_job, make_profiles_result, stopped_line
 from mpnb._fetching.fetched import Task
 from mpnb._fetching.limiter import RateLimiter, limiter_for

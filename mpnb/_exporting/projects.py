@@ -23,6 +23,9 @@ from mpnb._reading.reader import Reader, relation_over
 from mpnb._showing import summary
 from mpnb._storing.ledger import ended_exports
 
+# The other columns than the one that is put before them: the rows of a lake, and of the ledger, have it as well.
+OTHERS = "* NOT LIKE 'project_id'"
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -127,7 +130,7 @@ class ProjectsResult(ExportResult):
     @property
     def batches(self) -> DuckDBPyRelation:
         """Return the ledger rows of all batches, by project and in date order."""
-        return self._all(Reader.batches, "from_date ASC, to_date ASC, batch_id ASC", "* EXCLUDE (project_id)")
+        return self._all(Reader.batches, "from_date ASC, to_date ASC, batch_id ASC")
 
     @property
     def rejected(self) -> DuckDBPyRelation:
@@ -150,10 +153,10 @@ class ProjectsResult(ExportResult):
         """Return the events with ``utc_time`` and ``local_time``. ``project_timezone`` is that of all projects."""
         return self._all(lambda reader: rules.local_time_query(reader, zone, project_timezone))
 
-    def _all(self, query: Callable[[Reader], str], order: str = "", columns: str = "*") -> DuckDBPyRelation:
+    def _all(self, query: Callable[[Reader], str], order: str = "", columns: str = OTHERS) -> DuckDBPyRelation:
         return relation_over(self._readers(), self._union(query, order, columns))
 
-    def _union(self, query: Callable[[Reader], str], order: str = "", columns: str = "*") -> str:
+    def _union(self, query: Callable[[Reader], str], order: str = "", columns: str = OTHERS) -> str:
         each = (
             f"SELECT '{project_id}' AS project_id, {n} AS mpnb_place, {columns} FROM ({query(part.reader)})"
             for n, (project_id, part) in enumerate(self._parts.items())

@@ -38,8 +38,8 @@ class Address:
 
 
 def is_url(value: object) -> bool:
-    """Whether a value is the URL of something elsewhere, rather than a path."""
-    return isinstance(value, str) and "://" in value and not value.lower().startswith("file:")
+    """Whether a value is the URL of an object store."""
+    return isinstance(value, str) and value.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
 def address_of(value: str | os.PathLike[str], argument: str = "destination") -> Address:
@@ -49,7 +49,8 @@ def address_of(value: str | os.PathLike[str], argument: str = "destination") -> 
     Raises:
         PlanError: it is neither a folder nor such a URL, or has credentials in it, which the message does not show.
     """
-    return _of_url(str(value), argument) if is_url(value) else _of_folder(value, argument)
+    is_elsewhere = isinstance(value, str) and "://" in value and not value.lower().startswith("file:")
+    return _of_url(str(value), argument) if is_elsewhere else _of_folder(value, argument)
 
 
 def _of_url(text: str, argument: str) -> Address:
@@ -65,7 +66,7 @@ def _of_url(text: str, argument: str) -> Address:
             f" must have no credentials and no options in it: set them in the environment, as {variables}",
         )
     if scheme not in SCHEMES:
-        raise PlanError(Argument(argument), f" {brief(text)} is nothing that mpnb can write to: {_ADVICE}")
+        raise PlanError(Argument(argument), f" {brief(scheme + '://')} is nothing that mpnb can write to: {_ADVICE}")
     names = parts.path.strip("/").split("/")
     if not parts.netloc or not is_text(text) or "\0" in text or any(name in (".", "..") for name in names):
         raise PlanError(

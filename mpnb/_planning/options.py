@@ -18,6 +18,8 @@ DATABASE = "mixpanel.duckdb"
 TABLE = "events"
 WORKERS = 10
 CHUNK_DAYS = 7
+# One request, one object.
+LAKE_CHUNK_DAYS = 1
 LATE_DAYS = 5
 MAX_LATE_DAYS = 36_500
 # Of the whole process, in bytes: less has no room for Python, the workers and one thread of DuckDB's.

@@ -20,9 +20,10 @@ from mpnb._errors import CredentialsError, PlanError, TableError
 from mpnb._message import Argument, Message
 from mpnb._mixpanel.credentials import Credentials, missing_variables
 from mpnb._mixpanel.quota import Quota
+from mpnb._planning.address import Address, address_of
 from mpnb._planning.batches import Mode, check_chunk_days
 from mpnb._planning.dates import FIRST_DAY, parse_date
-from mpnb._planning.options import MAX_LATE_DAYS, Spool, memory_of
+from mpnb._planning.options import CHUNK_DAYS, DATABASE, LAKE_CHUNK_DAYS, MAX_LATE_DAYS, TABLE, Spool, memory_of
 from mpnb._planning.states import BatchProgress
 
 Database = str | os.PathLike[str] | DuckDBPyConnection
@@ -56,6 +57,7 @@ class Asked:
     events: tuple[str, ...] | None
     where: str | None
     notes: tuple[str, ...] = ()
+    destination: Address | None = None
     projects: tuple[Credentials, ...] = ()
 
     @property
@@ -84,9 +86,10 @@ def check(
     database: Database,
     table: str,
     workers: int,
-    chunk_days: int | Literal["auto"],
+    chunk_days: int | Literal["auto"] | None,
     mode: Mode,
     late_days: int,
+    destination: str | os.PathLike[str] | None,
     on_batch: OnBatch | None,
     credentials: Credentials | Iterable[Credentials] | None,
     quota: Quota | None,
@@ -104,7 +107,10 @@ def check(
     """
     first, last, notes = asked_days(from_date, to_date)
     workers = whole_number("workers", workers, 1, MAX_WORKERS)
-    if not isinstance(chunk_days, str) or chunk_days != "auto":
+    address = None if destination is None else _lake(destination, database, table)
+    if chunk_days is None:
+        chunk_days = CHUNK_DAYS if address is None else LAKE_CHUNK_DAYS
+    elif not isinstance(chunk_days, str) or chunk_days != "auto":
         chunk_days = check_chunk_days(chunk_days, otherwise=", or 'auto'")
     late_days = whole_number("late_days", late_days, 0, MAX_LATE_DAYS)
     check_mode(mode)
@@ -117,13 +123,26 @@ def check(
     if names and not all(names):
         raise PlanError(EVENTS, ", and '' is not a name")
     name = check_table_name(table)
-    if credentials is None and (needs_credentials or not missing_variables()):
+    # A lake is divided by project.
+    if credentials is None and (needs_credentials or address or not missing_variables()):
         account = Credentials.from_environment()
     source = Source(account.project_id, names, where) if account else None
+    if address is not None and source is not None:
+        name = f"{TABLE}_{source.project_id}"
     return Asked(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, account, quota,
-        spool or Spool(), memory_of(memory), names, where, notes, projects,
+        spool or Spool(), memory_of(memory), names, where, notes, address, projects,
     )  # fmt: skip
+
+
+def _lake(destination: str | os.PathLike[str], database: Database, table: str) -> Address:
+    """Return the address of a lake. Raises ``PlanError`` where it is none, or a table is asked for as well."""
+    for name, given, usual in (("database", database, DATABASE), ("table", table, TABLE)):
+        if not isinstance(given, type(usual)) or given != usual:
+            raise PlanError(
+                Argument(name), " goes with a database, not with ", Argument("destination"), ": pass one of them"
+            )
+    return address_of(destination)
 
 
 def several_projects(credentials: object) -> tuple[Credentials, ...]:

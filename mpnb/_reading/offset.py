@@ -93,7 +93,7 @@ def time_offset(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBa
 def day_lag(cursor: DuckDBPyConnection, table: str, batches: Sequence[HeldBatch]) -> timedelta:
     """Return the lag of ``TimeOffset``, from the latest of some batches in date order: a cheap check."""
     latest = [batch for batch in batches if batch.rows][-LATEST:]
-    if not latest or columns_of(cursor, table) != list(COLUMNS):
+    if not latest or (columns_of(cursor, table) or [])[: len(COLUMNS)] != list(COLUMNS):
         return timedelta(0)
     return _judged(run(cursor, _votes(f"{_events(table, latest)} LIMIT {LATEST_SAMPLE}"))).lag
 

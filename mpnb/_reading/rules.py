@@ -9,7 +9,7 @@ from mpnb._base.sql import exact, literal, quoted, run
 from mpnb._errors import PlanError
 from mpnb._reading.offset import time_offset
 from mpnb._reading.reader import Reader
-from mpnb._reading.selection import Selection
+from mpnb._reading.selection import EVERY, Selection
 
 
 def deduplicated(reader: Reader) -> DuckDBPyRelation:
@@ -36,7 +36,7 @@ def deduplicated_query(reader: Reader) -> str:
             f" QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY"
             " TRY_CAST(properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, batch_id DESC) > 1"
         ),
-        "mpnb_rows": reader.selection.rows_of(table, "*, rowid AS mpnb_row"),
+        "mpnb_rows": reader.selection.rows_of(table, f"{EVERY}, rowid AS mpnb_row"),
     }
     # Queries by name, not in each other, since users may limit how deep those go.
     named = ", ".join(f"{name} AS NOT MATERIALIZED ({query})" for name, query in parts.items())

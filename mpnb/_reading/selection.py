@@ -18,6 +18,9 @@ from mpnb._storing.ledger import HELD, UNMET
 UNNOTED = "the export ended before it could record the result of this batch"
 UNNOTED_HINT = "The ledger could not be written: free some disk space or fix the cause, then retry."
 
+# All columns. What tells rows apart is a column like others in a view of a lake, and stays out as in a table.
+EVERY = "* NOT LIKE 'rowid'"
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -86,7 +89,7 @@ class Selection:
         """
         return self.rows_of(quoted(self.table))
 
-    def rows_of(self, table: str, columns: str = "*") -> str:
+    def rows_of(self, table: str, columns: str = EVERY) -> str:
         """Return the same query for other columns, or the table under another name. Both are SQL."""
         # Two scans: DuckDB skips the second where no batch reaches beyond, and an OR would take twice as long.
         rows = f"SELECT {columns} FROM {table} WHERE"
@@ -100,7 +103,7 @@ class Selection:
     def outside(self) -> str:
         """Return the query for the rows of the same batches that ``events`` leaves out."""
         return (
-            f"SELECT * FROM {quoted(self.table)} WHERE ({self.in_days}) IS NOT TRUE"
+            f"SELECT {EVERY} FROM {quoted(self.table)} WHERE ({self.in_days}) IS NOT TRUE"
             f" AND batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
         )
 

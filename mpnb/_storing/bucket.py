@@ -120,7 +120,7 @@ class Bucket:
             self._store.delete(key)
 
     def hold(self, name: str) -> Callable[[], None] | None:
-        """Hold nothing: each PUT says by itself what it may replace."""
+        """Return what does nothing: each PUT says by itself what it may replace."""
         return lambda: None
 
     def scratch(self, name: str) -> Path:
@@ -141,7 +141,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
-        """Say in one line what a store has refused."""
+        """Raise ``ObjectsError`` for what a store has refused, in one line."""
         from obstore.exceptions import BaseError
 
         try:

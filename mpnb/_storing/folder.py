@@ -76,8 +76,7 @@ class Folder:
                 raise Taken(key)
             fresh = content if isinstance(content, Path) else self._with(content)
             fresh.chmod(0o600)
-            with fresh.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(fresh)
             replace(fresh, path)
             _sync_folder(path.parent)
             made = self._found(path)
@@ -137,6 +136,11 @@ class Folder:
         except OSError as error:
             message = f"{shown(self._root)} {what}: {safe_text(error.strerror or str(error))}"
             raise ObjectsError(message, _MEND) from None
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

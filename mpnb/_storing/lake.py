@@ -70,7 +70,7 @@ class Lake:
     # --- in the caller's thread --------------------------------------------------------------------------------------
 
     def enter(self, cursor: DuckDBPyConnection) -> None:
-        """Hold the project, where that is possible, and mirror what is there. Raises ``PlanError``."""
+        """Take hold of the project, where that is possible, and mirror what is there. Raises ``PlanError``."""
         with refusing():
             self._let_go = self._objects.hold(self._project)
             if self._let_go is None:
@@ -198,6 +198,8 @@ class Lake:
             self._seen[key] = self._objects.put(key, path, Over(self._seen.get(key)))
         except Taken:
             self._seen[key] = self._ours(cursor, key, note)
+        # A batch that was there in part is not replaced as a batch: its days are fetched one by one.
+        run(cursor, f"DELETE FROM {OBJECTS} WHERE {of_table(self._table)} AND key = ?", [key])
         run(
             cursor,
             f"INSERT INTO {OBJECTS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

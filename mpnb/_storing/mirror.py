@@ -328,6 +328,12 @@ def _day(key: str) -> date:
     return date.fromisoformat(key.split("/")[1].removeprefix("date="))
 
 
+def renew_views(cursor: DuckDBPyConnection, objects: Objects) -> None:
+    """Make every view anew."""
+    for (project,) in run(cursor, f"SELECT DISTINCT project_id FROM {LEDGER}"):
+        renew_view(cursor, objects, project)
+
+
 def renew_view(cursor: DuckDBPyConnection, objects: Objects, project: str) -> None:
     """Make the view of a project's events anew, of the objects that the mirror has."""
     table = table_for(project)

@@ -29,7 +29,7 @@ OWN = {"name", "bg", "strict", "plan", "status", "cancel", "retry", "help"}
 ALL = """
     2026-01-01 2026-01-31 -e "Sign Up" --events Purchase --where 'properties["$os"] == "iOS"' --database x.duckdb
     --table t --workers 3 --chunk-days auto --mode refresh --late-days 2 --per-hour 100 --per-second 7 --concurrent 50
-    --spool-folder s --spool-bytes 1000000 --memory 2GB
+    --spool-folder s --spool-bytes 1000000 --memory 2GB --destination lake
 """
 ARGUMENTS = {
     "from_date": "2026-01-01",
@@ -45,6 +45,7 @@ ARGUMENTS = {
     "quota": mpnb.Quota(per_hour=100, per_second=7, concurrent=50),
     "spool": mpnb.Spool(folder="s", max_bytes=1000000),
     "memory": "2GB",
+    "destination": "lake",
 }
 
 
@@ -86,7 +87,7 @@ def test_defaults_are_those_of_export(shell: Shell, asked: list[dict[str, Any]])
     """What is not typed is not passed on, and the manual names the defaults of ``export`` itself."""
     shell.run("%mpexport 2026-01-01 2026-01-31")
     assert asked == [{"from_date": "2026-01-01", "to_date": "2026-01-31"}]
-    for name in ("database", "table", "workers", "chunk_days", "mode", "late_days"):
+    for name in ("database", "table", "workers", "mode", "late_days"):
         default = SIGNATURE.parameters[name].default
         [action] = [action for action in PARSER._actions if action.dest == name]
         assert str(action.help).endswith(f"(default: {default})")

@@ -117,7 +117,15 @@ def test_whatever_is_passed_shows_in_a_field_or_is_refused(name: str) -> None:
     """In one line, before it is shown as code: the pump's thread, which would meet it there, has nobody to tell."""
 
     def show(value: object) -> None:
-        if name in ("late_days", "on_batch", "credentials", "quota", "spool", "memory"):  # which have no field
+        if name in (
+            "late_days",
+            "on_batch",
+            "credentials",
+            "quota",
+            "spool",
+            "memory",
+            "destination",
+        ):  # which have no field
             mpnb.panel(**{name: value})
         asked, _ = form(**({} if value is None else {name: value})).asked()
         code_of({name: value, **asked}, from_environment=True)

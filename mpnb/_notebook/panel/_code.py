@@ -12,10 +12,10 @@ from mpnb._base.scalars import as_int
 from mpnb._exporting.handles import variable_of
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._mixpanel.quota import Quota
-from mpnb._planning.options import Spool
+from mpnb._planning.options import CHUNK_DAYS, Spool
 
 PARAMETERS = inspect.signature(export).parameters
-DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is not p.empty}
+DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is not p.empty} | {"chunk_days": CHUNK_DAYS}
 
 
 def code_of(asked: dict[str, Any], *, from_environment: bool) -> str:

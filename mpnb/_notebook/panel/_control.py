@@ -28,6 +28,7 @@ from mpnb._notebook.panel._labels import in_labels, place_of
 from mpnb._notebook.panel._live import KEEP
 from mpnb._notebook.panel._pump import pump
 from mpnb._notebook.panel._screen import Screen, weakly
+from mpnb._planning.address import address_of
 from mpnb._planning.options import MAX_LATE_DAYS, memory_of
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_helpers
@@ -59,6 +60,8 @@ class Panel:
         check_helpers(**{name: given.get(name) for name in ("on_batch", "credentials", "quota", "spool")})
         whole_number("late_days", given.get("late_days", 0), 0, MAX_LATE_DAYS)
         memory_of(given.get("memory"))
+        if given.get("destination") is not None:
+            address_of(given["destination"])
         self._credentials, info = login.found(self._given.get("credentials"))
         self._from_environment = "credentials" not in self._given and self._credentials is not None
         # While the form is open: what the fields say, and what that would take.

@@ -23,6 +23,7 @@ from mpnb._notebook.panel._code import DEFAULTS
 from mpnb._notebook.panel._frontend import STYLE, module
 from mpnb._notebook.panel._labels import LABELS, MODES, in_labels, place_of
 from mpnb._planning.dates import FIRST_DAY, parse_date
+from mpnb._planning.options import LAKE_CHUNK_DAYS
 from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_mode
 from mpnb._storing.database import check_database
@@ -128,7 +129,8 @@ class Form:
 
     def __init__(self, given: dict[str, Any], on_message: Callable[[dict[str, Any]], object]) -> None:
         first, last, preset = _dates(given)
-        given = {**DEFAULTS, **given}
+        usual = {} if given.get("destination") is None else {"chunk_days": LAKE_CHUNK_DAYS}
+        given = {**DEFAULTS, **usual, **given}
         database = given["database"]
         self._connection = database if isinstance(database, DuckDBPyConnection) else None
         if self._connection is None:

@@ -1,0 +1,194 @@
+"""Where the events of a call are kept: in a table of a database, or in a lake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from duckdb import DuckDBPyConnection
+
+from mpnb._errors import TableError
+from mpnb._message import Argument
+from mpnb._mixpanel.export_api import COLUMNS
+from mpnb._planning.address import Address, address_of, is_url
+from mpnb._planning.request import Asked, Database
+from mpnb._planning.resource import Events
+from mpnb._storing import ledger, tables
+from mpnb._storing.database import MEMORY, Store, check_database, check_path
+from mpnb._storing.lake import Lake, check_source, refusing
+from mpnb._storing.mirror import mirror, mirror_store, objects_at, renew_views
+from mpnb._storing.objects import Objects
+from mpnb._storing.table import Rows
+
+
+class Place(Protocol):
+    """What a kind of place does in its own way."""
+
+    def open(self) -> Store:
+        """Open the database of an export, made if it is missing."""
+
+    def existing(self) -> AbstractContextManager[Store | None]:
+        """Open the database of a plan, which writes nothing; ``None`` where there is nothing yet."""
+
+    def check(self, cursor: DuckDBPyConnection, asked: Asked, store: Store, rows: int) -> None:
+        """Check that the place accepts what is asked for, where it has so many rows. Raises ``TableError``."""
+
+    def rows(self, resource: Events, export_id: str) -> Rows | None:
+        """Return where rows go; ``None`` for the table itself."""
+
+    def refresh(self, store: Store) -> None:
+        """Let a result read what has landed by now."""
+
+
+def place_of(asked: Asked) -> Place:
+    """Return the place that a call asks for."""
+    return InDatabase(asked.database) if asked.destination is None else InLake(asked.destination)
+
+
+def opened(database: Database) -> Store:
+    """
+    Open what is there: a database, or a mirror of a lake.
+
+    Raises:
+        DatabaseError: there is no database.
+        PlanError: a lake cannot be read.
+    """
+    if isinstance(database, DuckDBPyConnection) or not _is_lake(database):
+        return Store(database, create=False)
+    return InLake(address_of(database, "database")).opened()
+
+
+def _is_lake(database: str | os.PathLike[str]) -> bool:
+    """Whether it is a URL, or a folder that has the objects of a project."""
+    if is_url(database):
+        return True
+    with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
+        return any(Path(database).expanduser().glob("project_id=*/date=*"))
+    return False
+
+
+class InDatabase:
+    """A table of a DuckDB database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self) -> Store:
+        """Open the database."""
+        return Store(self._database)
+
+    def existing(self) -> AbstractContextManager[Store | None]:
+        """Open the database where there is one, and see that one could be made where there is none."""
+        return existing(self._database)
+
+    def check(self, cursor: DuckDBPyConnection, asked: Asked, store: Store, rows: int) -> None:
+        """Check the source and the columns of the table, and that a new one is empty."""
+        if asked.source is not None:
+            ledger.check_source(cursor, asked.table, asked.source)
+        tables.check_records(cursor, store.label, asked.table, COLUMNS)
+        check_empty(asked.table, asked.mode, rows, "events")
+
+    def rows(self, resource: Events, export_id: str) -> Rows | None:
+        """Return ``None``: rows go into the table."""
+        return None
+
+    def refresh(self, store: Store) -> None:
+        """Do nothing: a table shows what has been committed."""
+
+
+class InLake:
+    """The objects of a lake, and a mirror of them for the time of a call or a result."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def _objects(self) -> Objects:
+        with refusing():
+            return objects_at(self._address)
+
+    def open(self) -> Store:
+        """Make a mirror, which an export fills when nobody else may change the lake."""
+        return mirror_store(self._address, self._objects())
+
+    def opened(self) -> Store:
+        """Make a mirror of all that is there."""
+        store = self.open()
+        try:
+            with store.committing(), store.reading() as cursor:
+                self._fill(cursor, None)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @contextlib.contextmanager
+    def existing(self) -> Iterator[Store | None]:
+        """Make a mirror of all that is there, for a plan."""
+        with contextlib.closing(self.opened()) as store:
+            yield store
+
+    def _fill(self, cursor: DuckDBPyConnection, project: str | None) -> None:
+        with refusing(), tempfile.TemporaryDirectory(prefix="mpnb-lake-") as scratch:
+            mirror(cursor, self._objects(), Path(scratch), project)
+
+    def check(self, cursor: DuckDBPyConnection, asked: Asked, store: Store, rows: int) -> None:
+        """Check the source of the project, and that a new one has no object."""
+        assert asked.source is not None
+        with refusing():
+            check_source(self._objects(), asked.source)
+        days = ledger.held_batches(cursor, asked.table)
+        if asked.mode == "new" and days:
+            raise TableError(
+                f"{store.label} has {len(days):,} days of project {asked.source.project_id} or more, and ",
+                Argument("mode", "new"),
+                " needs none: pass another ",
+                Argument("destination", ""),
+                ", or ",
+                Argument("mode", "resume"),
+                " or ",
+                Argument("mode", "refresh"),
+                argument="destination",
+            )
+
+    def rows(self, resource: Events, export_id: str) -> Rows | None:
+        """Return the lake's objects."""
+        return Lake(self._objects(), resource, export_id)
+
+    def refresh(self, store: Store) -> None:
+        """Make the views anew: each names the objects that it reads."""
+        if not store.closed:
+            with store.committing(), store.reading() as cursor:
+                renew_views(cursor, self._objects())
+
+
+def check_empty(table: str, mode: str, rows: int, records: str) -> None:
+    """Raise ``TableError`` if a table has rows, and is to be a new one."""
+    if mode == "new" and rows:
+        raise TableError(
+            f"table {table!r} has {rows:,} {records}, and ",
+            Argument("mode", "new"),
+            " needs an empty one: pass another ",
+            Argument("table", ""),
+            ", or ",
+            Argument("mode", "resume"),
+            " or ",
+            Argument("mode", "refresh"),
+        )
+
+
+@contextlib.contextmanager
+def existing(database: Database) -> Iterator[Store | None]:
+    """Open a database for reading where there is one, and see that one could be made where there is none."""
+    if not isinstance(database, DuckDBPyConnection) and (name := check_database(database)) != MEMORY:
+        path = Path(name).absolute()
+        if not path.exists():
+            check_path(path, create=True)
+            yield None
+            return
+    with contextlib.closing(Store(database)) as store:
+        yield store
