@@ -384,7 +384,7 @@ class Answers(Connected):
         lists and structs), ``examples`` (a list of texts, the most frequent values), ``drift`` (for JSON columns, why
         no other type fits), ``repeated`` (how many events have the key twice or more: the column has the first value,
         ``properties`` all), ``first_seen``, ``last_seen`` (MAP of types, such as ``{BIGINT: 2026-01-01}``, to the first
-        and the last day of the batches where values of that type occur: a column's type widens when another one
+        and the last day with a value of that type, of all that the table holds: a column's type widens when another one
         comes), ``note`` (where the type was declared, and how many values do not fit it; where the column of that name
         is Mixpanel's own and null, as ``user_id`` may be).
 

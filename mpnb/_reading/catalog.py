@@ -20,10 +20,10 @@ from mpnb._base.sql import exact, literal, quoted, run, transaction
 from mpnb._base.text import safe_text
 from mpnb._reading import rules
 from mpnb._reading.declared import declared_types
+from mpnb._reading.first_seen import Lasted, days_by_type
 from mpnb._reading.look import Figures, Found, look, shown
 from mpnb._reading.properties import (
     FIXED,
-    KIND_TYPES,
     MISFITS,
     REPEATED,
     Column,
@@ -145,11 +145,14 @@ def _looked(
                     enter(cursor, table, event, there)
         ledger_rows = f"SELECT batch_id, from_date, to_date FROM {LEDGER} WHERE {ledger.of_table(table)}"
         days = {batch_id: (first, last) for batch_id, first, last in run(cursor, ledger_rows)}
+        by_type = days_by_type(cursor, table, {event.name: event.seen for event in events}, days)
         fitted = {event.name: _fitted(cursor, event, selection.events) for event in events}
     return [
         row
         for event in events
-        for row in _of_event(event, mine[event.name] + partly[event.name], figures, days, fitted[event.name])
+        for row in _of_event(
+            event, mine[event.name] + partly[event.name], figures, by_type[event.name], fitted[event.name]
+        )
     ]
 
 
@@ -176,27 +179,32 @@ def _fitted(cursor: DuckDBPyConnection, event: Event, rows: str) -> dict[str, Fi
     return {c.property: Fitted(*found[3 * n : 3 * n + 3]) for n, c in enumerate(columns)}
 
 
-Days = Mapping[int, tuple[date, date]]
-
-
 def _of_event(
-    event: Event, seen: Sequence[Seen], figures: Found, days: Days, fitted: Mapping[str, Fitted]
+    event: Event,
+    seen: Sequence[Seen],
+    figures: Found,
+    by_type: Sequence[Lasted],
+    fitted: Mapping[str, Fitted],
 ) -> Iterator[tuple[Any, ...]]:
     """
     Return the rows of one event.
 
     Args:
         seen: what occurs in the rows of this result.
-        days: the first and the last day of each batch.
+        by_type: the first and the last day of each property and type.
         fitted: what fits declared types, by property.
     """
     everywhere, here = merged(event.seen), merged(seen)
     events = sum(each.rows for each in seen if not each.path)
     repeated = Counter[str]()
-    for each in seen:
-        if each.kind == REPEATED and each.path:
-            repeated[str(each.path[0])] += each.rows
-    first, last = _days_by_type(event.seen, days)
+    for one in seen:
+        if one.kind == REPEATED and one.path:
+            repeated[str(one.path[0])] += one.rows
+    first: dict[str, dict[str, date]] = defaultdict(dict)
+    last: dict[str, dict[str, date]] = defaultdict(dict)
+    for each in by_type:
+        first[each.property][each.type] = each.first
+        last[each.property][each.type] = each.last
     for column in event.every:
         name = column.property
         kinds = here.get((name,), {})
@@ -219,26 +227,6 @@ def _of_event(
             last[name],
             _declared(name, event, misfits) or _note(name, event),
         )
-
-
-def _days_by_type(seen: Iterable[Seen], days: Days) -> tuple[DaysByType, DaysByType]:
-    """Return the first and the last day on which each property had a value of each type, in the order of the first."""
-    found: dict[tuple[str, str], tuple[date, date]] = {}
-    for each in seen:
-        if len(each.path) == 1 and (kind := KIND_TYPES.get(each.kind)) and each.batch_id in days:
-            first, last = days[each.batch_id]
-            key = (str(each.path[0]), kind)
-            before = found.get(key, (first, last))
-            found[key] = min(first, before[0]), max(last, before[1])
-    firsts: DaysByType = defaultdict(list)
-    lasts: DaysByType = defaultdict(list)
-    for (name, kind), (first, last) in sorted(found.items(), key=lambda each: (each[1], each[0])):
-        firsts[name].append((kind, first))
-        lasts[name].append((kind, last))
-    return firsts, lasts
-
-
-DaysByType = dict[str, list[tuple[str, date]]]
 
 
 def _bounds(column: Column, figures: Figures) -> tuple[str | None, str | None]:

@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 
 import mpnb
+import mpnb._reading.first_seen
 import mpnb._reading.look
 from mpnb._base.sql import run
 from mpnb.sandbox import Sandbox
@@ -49,6 +50,22 @@ def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) ->
     assert found["ids"][2:7] == (0.5, 0, 2, "1", str(2**63))
     assert found["none"] == ("none", "VARCHAR", 0.5, 2, 0, None, None, [], None, 0)
     assert found["big"][8] == "numbers that no type holds together"
+
+
+@pytest.mark.parametrize("some", [1, 5_000])
+def test_the_catalog_knows_the_day_of_each_type(
+    exported: values.Exporter, monkeypatch: pytest.MonkeyPatch, some: int
+) -> None:
+    """The first and the last day within a batch of several, wherever they are, however many rows are tried first."""
+    monkeypatch.setattr(mpnb._reading.first_seen, "SOME", some)
+    noon = 1767225600 + 43200
+    sent = [(1, {"a": 1}), (1, {"n": 1}), (2, {"n": "x"}), (2, {"n": 7}), (3, {"n": 2}), (4, {"a": 5}), (4, {"n": "y"})]
+    sent += [(6, {"n": 0.5}), (6, {"a": 1}), (7, {"a": 1})]
+    days = [[{"time": noon + 86400 * (n - 1), **row} for of, row in sent if of == n] for n in range(1, 8)]
+    with exported(*days, chunk_days=4) as result:
+        [(first, last)] = result.catalog().filter("property = 'n'").project("first_seen, last_seen").fetchall()
+    assert first == {"BIGINT": day(1), "VARCHAR": day(2), "DOUBLE": day(6)}
+    assert last == {"BIGINT": day(3), "VARCHAR": day(4), "DOUBLE": day(6)}
 
 
 def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None:
