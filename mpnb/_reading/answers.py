@@ -342,7 +342,8 @@ class Answers(Connected):
         Args:
             events: names of events; default: all.
             properties: names of properties that become columns; default: none. ``"profile.plan"`` is the property
-                ``plan`` of the person's profile, as ``mpnb.export_profiles()`` fetched it last into this database.
+                ``plan`` of the person's profile, as ``mpnb.export_profiles()`` fetched it last into this database: as
+                in Mixpanel's reports, what it is now, not what it was at the time of the event.
             identities: who is a person. ``"exported"`` takes ``distinct_id``; ``"simplified"`` follows Mixpanel's
                 Simplified ID Merge, by events with ``$device_id`` and ``$user_id``; ``"original"`` follows the events
                 ``$identify``, ``$create_alias`` and ``$merge``; ``"merged"`` is the latter if the table has such
@@ -363,7 +364,7 @@ class Answers(Connected):
         Columns: ``distinct_id``, ``resolved_distinct_id``. An id that is not there is its own. In the simplified system
         a person has the id of the user; in the original, where Mixpanel chooses, that by which the last export of a
         linking event names the person. Where the database has profiles of the project, an id that has one comes first:
-        it is Mixpanel's choice.
+        it is Mixpanel's choice. Mixpanel's own screen may show a merge up to 24 hours later.
 
         Args:
             system: ``"merged"``, ``"simplified"``, ``"original"`` or ``"exported"``, as in ``for_analysis()``.
