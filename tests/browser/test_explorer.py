@@ -118,6 +118,42 @@ def test_no_violation_in_any_picture(notebook: Open) -> None:
         assert {state: each for state, each in found.items() if each} == {}
 
 
+def test_no_violation_while_it_counts_offers_columns_or_fails(notebook: Open) -> None:
+    """axe-core finds nothing wrong with what turns, with the offer of columns and with an error, in light and dark."""
+    waits = "import threading; gate = threading.Event(); explorer._worker.submit(gate.wait, 60);"
+    offers = "from mpnb._notebook.panel import _asking; _asking.WORTH_TYPING = 1;"
+    with serve(events_per_day=60) as mp:
+        cells = [known(mp), EXPORTED, "explorer = mpnb.explore(result); explorer", waits, "gate.set();", offers]
+        book = notebook([*cells, 'result.con.execute("DROP TABLE events").fetchall();'])
+        for number in range(4):
+            book.run(number)
+        output, found = book.output(2), {}
+        shown = output.locator(".mpnb-explorer")
+        expect(title(output)).to_have_text("Any event, each day")
+        output.get_by_label("Report", exact=True).select_option("funnel")
+        expect(output.get_by_role("status")).to_have_text("Counting …")
+        found["busy"] = violations(book, 2)
+        book.run(4)
+        expect(title(output)).to_contain_text("Funnel: ")
+        expect(shown).not_to_have_attribute("data-busy", "yes")
+        book.run(5)
+        output.get_by_label("Split by", exact=True).select_option("$os")
+        offer = output.get_by_role("button", name="Make columns of")
+        expect(offer).to_be_visible()
+        found["offer"] = violations(book, 2)
+        size = book.page.viewport_size
+        assert size
+        book.page.set_viewport_size({"width": 620, "height": size["height"]})
+        assert offer.evaluate("button => button.scrollHeight <= button.clientHeight")  # its words are all in it
+        book.page.set_viewport_size(size)
+        book.run(6)
+        output.get_by_label("Split by", exact=True).select_option("")
+        expect(output.get_by_role("alert")).to_contain_text("table 'events' is gone")
+        expect(offer).to_be_hidden()
+        found["error"] = violations(book, 2)
+        assert {state: each for state, each in found.items() if each} == {}
+
+
 def test_dragging_on_the_strip_chooses_days(notebook: Open) -> None:
     """With the mouse alone: the two fields have the days, and the picture too; a point is read where it is."""
     with serve(events_per_day=60) as mp:

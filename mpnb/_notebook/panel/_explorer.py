@@ -294,7 +294,7 @@ class Explorer:
         }
         rows = self._rows_to_type()
         offer = ""
-        if rows:
+        if rows and not error:
             took = max(1, math.ceil(rows / asking.ROWS_A_SECOND))
             offer = f"Make columns of {rows:,} events: about {took} s once, then answers come at once"
         page = "" if picture is None else picture.as_table if c.report == "table" else picture.html
