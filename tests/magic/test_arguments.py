@@ -64,8 +64,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_every_argument_of_export_has_its_option() -> None:
-    """All but ``on_batch`` and ``credentials``, under the same name or as the fields of ``Quota`` and ``Spool``."""
-    options = {action.dest for action in PARSER._actions} - OWN - {"days"}
+    """All but ``on_batch``, and ``credentials``, whose names are given, or as the fields of ``Quota`` and ``Spool``."""
+    options = {action.dest for action in PARSER._actions} - OWN - {"days", "project"}
     parts = {name: set(part[1]) for name, part in _options.PARTS.items()}
     wanted = SIGNATURE.parameters.keys() - {"from_date", "to_date", "on_batch", "credentials"}
     assert parts.keys() <= wanted
