@@ -8,7 +8,17 @@ from datetime import date, timedelta
 from typing import Any
 
 import mpnb
-from mpnb._notebook.panel._feed import Track, detail, failures, packed_days, packed_state, plan_frame, rough
+from mpnb._exporting.handles import retry_days
+from mpnb._notebook.panel._feed import (
+    Track,
+    detail,
+    failures,
+    packed_days,
+    packed_state,
+    plan_frame,
+    rough,
+    worth_a_retry,
+)
 from mpnb._notebook.panel._static import GLYPHS, grid
 from mpnb._planning.states import STATUSES, BatchProgress
 from mpnb.sandbox import Fault, Sandbox
@@ -105,6 +115,37 @@ def test_a_retry_stands_in_for_what_it_fetches(
     info = track.frame(cells, []).info
     assert (info["phase"], info["done"], info["failed"], info["total"]) == ("done", 6, 0, 6)
     assert dict(info["facts"])["events"] == f"{mp.count(day(1), day(6)):,}"
+
+
+def test_projects_stand_one_after_the_other_and_are_retried_by_themselves(
+    sandbox: Callable[..., Sandbox], start: Callable[..., mpnb.ExportJob]
+) -> None:
+    """Each in date order; a day that failed in both is fetched for one, and the other project's stays failed."""
+    broken = Fault("status", day=day(2), status=400)
+    first, second = (sandbox(seed=n, faults=[broken]) for n in range(2))
+    track = Track(start(first, day(1), day(3), credentials=[first.credentials, second.credentials]))
+    result = track.job.outcome(30)
+    job = retry_days(result, (day(2), day(2)), None, second.project_id)
+    track.go_on(job)
+    job.outcome(30).close()
+    cells = [(cell.project_id, cell.from_date, cell.status) for cell in track.cells()]
+    assert cells == [
+        *((first.project_id, day(n), "failed" if n == 2 else "done") for n in (1, 2, 3)),
+        *((second.project_id, day(n), "done") for n in (1, 2, 3)),
+    ]
+    info = track.frame(track.cells(), []).info
+    assert info["title"] == "2026-01-01 – 2026-01-03"
+    assert ("project", second.project_id) in detail(track.cells()[-1], of_several=True)["facts"]
+    assert grid(track.cells()).count("<span") == 4
+    result.close()
+
+
+def test_what_is_wrong_with_one_project_keeps_no_other_from_a_retry() -> None:
+    """Refused credentials make a retry useless for the project that has them, and for it alone."""
+    refused = BatchProgress(0, 2, day(1), day(1), "failed", kind="auth", project_id="1")
+    cut = BatchProgress(1, 2, day(1), day(1), "failed", kind="truncated", project_id="2")
+    assert worth_a_retry([refused, cut], renewed=False) == [cut]
+    assert worth_a_retry([refused, cut], renewed=True) == [refused, cut]
 
 
 def test_what_a_later_call_skips_is_shown_once(

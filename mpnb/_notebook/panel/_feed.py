@@ -81,6 +81,7 @@ class Track:
     def cells(self, *, clock: bool = False) -> list[BatchProgress]:
         """Return every batch by project and in date order; those of a retry replace the ones that they fetch again."""
         cells = self.jobs[0].batches(clock=clock)
+        projects = {project_id: place for place, project_id in enumerate(dict.fromkeys(map(_project, cells)))}
         for job in self.jobs[1:]:
             there = _days_of(cell for cell in cells if cell.status not in UNMET)
             new = [
@@ -88,7 +89,6 @@ class Track:
             ]
             again = _days_of(new)
             cells = new + [cell for cell in cells if cell.status not in UNMET or _first_day(cell) not in again]
-        projects = {project_id: place for place, project_id in enumerate(dict.fromkeys(map(_project, cells)))}
         return sorted(cells, key=lambda cell: (projects[cell.project_id], cell.from_date))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], face: Face = str, **more: Any) -> Frame:
