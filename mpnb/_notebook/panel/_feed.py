@@ -89,7 +89,7 @@ class Track:
             ]
             again = _days_of(new)
             cells = new + [cell for cell in cells if cell.status not in UNMET or _first_day(cell) not in again]
-        return sorted(cells, key=lambda cell: (projects[cell.project_id], cell.from_date))
+        return sorted(cells, key=lambda cell: (projects.get(cell.project_id, len(projects)), cell.from_date))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], face: Face = str, **more: Any) -> Frame:
         """
