@@ -386,7 +386,7 @@ def check(
     Args:
         from_date, to_date: first and last day, both inclusive, in UTC, as ``export`` takes them; without them, every
             day from the first to the last that an export ever asked for. Profiles have no days.
-        database: a path, or an open DuckDB connection.
+        database: a path, an open DuckDB connection, or a lake, by its folder or URL.
         table: of events or of profiles; required only if the database has several tables of events.
         late_days: for how many days after a day its events may still arrive; days that were requested earlier than that
             are provisional.
@@ -443,6 +443,6 @@ def status(database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE) -> 
 @contextlib.contextmanager
 def up_to_date(database: Database) -> Iterator[Store]:
     """Open a database that is there, with what dead processes left behind settled."""
-    with contextlib.closing(Store(database, create=False)) as store:
+    with contextlib.closing(opened(database)) as store:
         bring_up_to_date(store)
         yield store

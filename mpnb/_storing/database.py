@@ -384,7 +384,7 @@ class Store:
 
     def sizes(self) -> tuple[int | None, int | None]:
         """Return the size of the file and of its write-ahead log in bytes; ``None`` for what is no file of ours."""
-        if self.path is None:
+        if self.path is None or self.lake is not None:
             return None, None
         log = self.path.with_name(self.path.name + ".wal")
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0

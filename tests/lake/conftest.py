@@ -57,10 +57,17 @@ def bucket(s3_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     return f"s3://{name}"
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Give the path of a lake that is not there yet."""
+    return str(tmp_path / "lake")
+
+
 @pytest.fixture(params=["folder", "bucket"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def lake(request: pytest.FixtureRequest) -> str:
     """Give the address of a lake that is not there yet."""
-    return str(tmp_path / "lake") if request.param == "folder" else f"{request.getfixturevalue('bucket')}/mixpanel"
+    address: str = request.getfixturevalue(request.param)
+    return address if request.param == "folder" else f"{address}/mixpanel"
 
 
 @pytest.fixture

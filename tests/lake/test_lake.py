@@ -64,12 +64,12 @@ def test_each_event_is_there_once_as_served(sandbox: Any, fill: Fill, lake: str)
     assert others_of(lake) == [f"_mpnb/sources/{mp.project_id}.json"]
 
 
-def test_what_is_read_of_a_table_is_read_of_a_lake(sandbox: Any, fill: Fill, lake: str, tmp_path: Path) -> None:
+def test_what_is_read_of_a_table_is_read_of_a_lake(sandbox: Any, fill: Fill, folder: str, tmp_path: Path) -> None:
     """The same rows in typed events, catalog, frames, duplicates and reports."""
     mp = sandbox(events_per_day=60)
     options = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
-    fill(mp, lake).close()
-    with mpnb.export(day(1), day(3), database=tmp_path / "x.duckdb", **options) as table, mpnb.open(lake) as opened:
+    fill(mp, folder).close()
+    with mpnb.export(day(1), day(3), database=tmp_path / "x.duckdb", **options) as table, mpnb.open(folder) as opened:
         name = table.event_names().fetchall()[0][0]
         for read in (
             lambda r: r.event_names(),
@@ -89,40 +89,40 @@ def test_what_is_read_of_a_table_is_read_of_a_lake(sandbox: Any, fill: Fill, lak
         assert str(opened.calendar()) == str(table.calendar())
 
 
-def test_the_same_call_fetches_what_is_missing(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_the_same_call_fetches_what_is_missing(sandbox: Any, fill: Fill, folder: str) -> None:
     """By the objects' own notes; what somebody has deleted is missing as well."""
     mp = sandbox()
-    fill(mp, lake, day(1), day(2)).close()
-    assert mpnb.plan(day(1), day(3), destination=lake, credentials=mp.credentials).requests == 1
-    with fill(mp, lake) as result:
+    fill(mp, folder, day(1), day(2)).close()
+    assert mpnb.plan(day(1), day(3), destination=folder, credentials=mp.credentials).requests == 1
+    with fill(mp, folder) as result:
         assert (result.successful_batches, result.skipped_batches) == (1, 2)
         assert stored(result) == as_served(mp, THREE)
-    objects_at(address_of(lake)).delete(object_key(mp.project_id, day(2)))
-    with fill(mp, lake) as result:
+    objects_at(address_of(folder)).delete(object_key(mp.project_id, day(2)))
+    with fill(mp, folder) as result:
         assert (result.successful_batches, result.skipped_batches) == (1, 2)
         assert stored(result) == as_served(mp, THREE)
 
 
-def test_refresh_replaces_days_and_new_wants_none(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_refresh_replaces_days_and_new_wants_none(sandbox: Any, fill: Fill, folder: str) -> None:
     """Each day is there once; nothing is asked for where there is one already."""
     mp = sandbox()
-    fill(mp, lake).close()
-    with fill(mp, lake, day(2), day(2), mode="refresh") as result:
+    fill(mp, folder).close()
+    with fill(mp, folder, day(2), day(2), mode="refresh") as result:
         assert result.fetched_rows == len(mp.lines(day(2)))
     sent = len(mp.requests)
     with pytest.raises(mpnb.TableError, match="mode='new' needs none"):
-        fill(mp, lake, mode="new")
+        fill(mp, folder, mode="new")
     assert len(mp.requests) == sent
-    with mpnb.open(lake) as opened:
+    with mpnb.open(folder) as opened:
         assert stored(opened) == as_served(mp, THREE)
 
 
-def test_a_day_without_events_is_an_object_without_rows(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_a_day_without_events_is_an_object_without_rows(sandbox: Any, fill: Fill, folder: str) -> None:
     """It is there, and not fetched again."""
     mp = sandbox(lines=lambda each: [] if each == day(2) else [event()])
-    fill(mp, lake).close()
-    assert objects_of(lake, mp.project_id) == {str(day(1)): 1, str(day(2)): 0, str(day(3)): 1}
-    assert mpnb.plan(day(1), day(3), destination=lake, credentials=mp.credentials).requests == 0
+    fill(mp, folder).close()
+    assert objects_of(folder, mp.project_id) == {str(day(1)): 1, str(day(2)): 0, str(day(3)): 1}
+    assert mpnb.plan(day(1), day(3), destination=folder, credentials=mp.credentials).requests == 0
 
 
 def test_a_longer_batch_is_replaced_whole(sandbox: Any, fill: Fill, lake: str) -> None:
@@ -143,13 +143,13 @@ def test_a_longer_batch_is_replaced_whole(sandbox: Any, fill: Fill, lake: str) -
         assert stored(result) == as_served(mp, THREE)
 
 
-def test_a_day_beyond_its_batch_is_kept_within_it(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_a_day_beyond_its_batch_is_kept_within_it(sandbox: Any, fill: Fill, folder: str) -> None:
     """Events of other days, and without a time, take no other batch's place."""
     odd = [event(time=1767225600 - 86400), event(time=1767225600 + 9 * 86400), event(time="never")]
     mp = sandbox(faults=[Fault("bad_lines", day=day(1), times=None, lines=odd)])
-    with fill(mp, lake, day(1), day(2), chunk_days=2) as result:
+    with fill(mp, folder, day(1), day(2), chunk_days=2) as result:
         assert result.total_rows == len(mp.lines(day(1))) + len(mp.lines(day(2))) + 3
-    found = objects_of(lake, mp.project_id)
+    found = objects_of(folder, mp.project_id)
     assert found == {str(day(1)): len(mp.lines(day(1))) + 2, str(day(2)): len(mp.lines(day(2))) + 1}
 
 
@@ -182,25 +182,25 @@ def test_lines_that_are_not_events_are_kept_whole(sandbox: Any, fill: Fill, lake
         assert opened.check().relation.filter("\"check\" = 'ledger against table'").fetchall()[0][1] == "ok"
 
 
-def test_another_source_is_refused_before_the_first_request(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_another_source_is_refused_before_the_first_request(sandbox: Any, fill: Fill, folder: str) -> None:
     """Also where no day has come yet."""
     mp = sandbox(faults=[Fault("status", status=400, times=None)])
     with pytest.raises(mpnb.ExportError) as raised:
-        fill(mp, lake)
+        fill(mp, folder)
     raised.value.result.close()
     sent = len(mp.requests)
-    for call in (fill, lambda *a, **o: mpnb.plan(day(1), day(3), destination=lake, credentials=mp.credentials, **o)):
+    for call in (fill, lambda *a, **o: mpnb.plan(day(1), day(3), destination=folder, credentials=mp.credentials, **o)):
         with pytest.raises(mpnb.TableError, match=r"holds project \d+, all events, but this call asks .*destination="):
-            call(mp, lake, events=["A"])
+            call(mp, folder, events=["A"])
     assert len(mp.requests) == sent
 
 
-def test_projects_stand_beside_each_other(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_projects_stand_beside_each_other(sandbox: Any, fill: Fill, folder: str) -> None:
     """Each in a table of its own name; in one call or two, and read together or one by one."""
     one, two, three = sandbox(), sandbox(), sandbox()
-    fill(one, lake, credentials=[one.credentials, two.credentials]).close()
-    fill(three, lake).close()
-    with mpnb.open(lake) as opened:
+    fill(one, folder, credentials=[one.credentials, two.credentials]).close()
+    fill(three, folder).close()
+    with mpnb.open(folder) as opened:
         assert stored(opened) == sum((as_served(mp, THREE) for mp in (one, two, three)), Counter())
         assert {p for (p,) in opened.events.project("project_id").fetchall()} == {
             mp.project_id for mp in (one, two, three)
@@ -209,19 +209,19 @@ def test_projects_stand_beside_each_other(sandbox: Any, fill: Fill, lake: str) -
         assert all(each.check().ok for each in opened.projects.values())
         with pytest.raises(mpnb.PlanError, match="retry each project by itself"):
             opened.retry()
-    with mpnb.open(lake, table=f"events_{three.project_id}") as opened:
+    with mpnb.open(folder, table=f"events_{three.project_id}") as opened:
         assert stored(opened) == as_served(three, THREE)
 
 
-def test_a_killed_export_goes_on(sandbox: Any, fill: Fill, lake: str) -> None:
-    """What it had stored is kept, what it had not is a failure for whoever opens the lake; nothing comes twice."""
+def test_a_killed_export_goes_on(sandbox: Any, fill: Fill, folder: str) -> None:
+    """What it had stored is kept, what it had not is a failure for whoever opens the folder; nothing comes twice."""
     mp = sandbox(faults=[Fault("hang_start", day=day(3), times=1)])
     code = f"""
 import mpnb
 def say(p):
     print(p.from_date, p.status, flush=True)
 quota = mpnb.Quota(per_hour=1000, per_second=100)
-mpnb.export("{day(1)}", "{day(3)}", destination={lake!r}, quota=quota, on_batch=say, workers=1)
+mpnb.export("{day(1)}", "{day(3)}", destination={folder!r}, quota=quota, on_batch=say, workers=1)
 """
     awaited = {f"{day(1)} done", f"{day(2)} done", f"{day(3)} fetching"}
     options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, **environment(mp)}}
@@ -233,14 +233,14 @@ mpnb.export("{day(1)}", "{day(3)}", destination={lake!r}, quota=quota, on_batch=
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not awaited
-    with mpnb.open(lake) as opened:
+    with mpnb.open(folder) as opened:
         there = sum(len(mp.lines(each)) for each in THREE[:2])
         assert opened.total_rows == there
         assert opened.failures.project("from_date, kind").fetchall() == [(day(3), "cancelled")]
-    with fill(mp, lake) as result:
+    with fill(mp, folder) as result:
         assert result.skipped_batches == 2
         assert stored(result) == as_served(mp, THREE)
-    with mpnb.open(lake) as opened:
+    with mpnb.open(folder) as opened:
         assert not opened.has_failures
 
 
@@ -314,16 +314,16 @@ def test_a_full_disk_keeps_what_is_there(
     assert not list(Path(lake).rglob(".*"))
 
 
-def test_a_strange_object_is_named(sandbox: Any, fill: Fill, lake: str) -> None:
+def test_a_strange_object_is_named(sandbox: Any, fill: Fill, folder: str) -> None:
     """It is neither read as a day nor written over."""
     mp = sandbox()
-    fill(mp, lake, day(1), day(2)).close()
+    fill(mp, folder, day(1), day(2)).close()
     key = object_key(mp.project_id, day(1))
-    objects = objects_at(address_of(lake))
+    objects = objects_at(address_of(folder))
     there = objects.look(key)
     assert there is not None
     objects.put(key, b"PAR1 and no more", None)
-    for call in (lambda: mpnb.open(lake), lambda: fill(mp, lake)):
+    for call in (lambda: mpnb.open(folder), lambda: fill(mp, folder)):
         with pytest.raises(mpnb.TableError, match=r"date=2026-01-01/events\.parquet is not as mpnb wrote it"):
             call()
 
@@ -342,5 +342,9 @@ def test_the_shell_takes_a_lake(sandbox: Any, mpnb_command: Any, tmp_path: Path)
     status, out, _ = mpnb_command(*words, mp=mp)
     assert (status, "of lake" in out) == (0, True)
     assert objects_of(str(tmp_path / "lake"), mp.project_id) == {str(each): len(mp.lines(each)) for each in THREE}
+    status, out, _ = mpnb_command("check", str(day(1)), str(day(3)), "--database", "lake")
+    assert (status, "ok       ledger against table" in out) == (0, True)
+    status, out, _ = mpnb_command("status", "--database", "lake")
+    assert (status, "3 days held" in out) == (0, True)
     status, _, said = mpnb_command(*words, "--table", "x", mp=mp)
     assert (status, "--table goes with a database, not with --destination" in said) == (2, True)
