@@ -7,7 +7,6 @@ import json
 import os
 import random
 import subprocess
-import termios
 import threading
 import time
 from collections import Counter
@@ -16,17 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from pexpect.fdpexpect import fdspawn
 
 import mpnb
 import mpnb._fetching.limiter
 from mpnb import Quota
 from mpnb._fetching.limiter import RateLimiter
 from mpnb.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from pexpect.fdpexpect import fdspawn
 
 # Long past, so that no batch is provisional unless a test makes it so.
 START = date(2026, 1, 1)
@@ -97,6 +98,10 @@ def terminal(
 
     pexpect's own spawn forks, for which a system may refuse the memory where the tests' process has grown large.
     """
+    import termios  # which Windows has not, and pexpect needs it
+
+    from pexpect.fdpexpect import fdspawn
+
     ours, theirs = os.openpty()
     termios.tcsetwinsize(ours, (rows, columns))
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)

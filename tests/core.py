@@ -1,8 +1,9 @@
 """
 The core alone: what a server needs, without pandas, polars, pyarrow, IPython and widgets.
 
-`python -I tests/core.py` prints the requirements of the core, from pyproject.toml; `python -I tests/core.py run`, where
-only these and mpnb are installed, tries what must work there.
+`python -I tests/core.py` prints the requirements of the core, from pyproject.toml, and `python -I tests/core.py oldest`
+the oldest version that is allowed of everything that mpnb requires; `python -I tests/core.py run`, where only the core
+and mpnb are installed, tries what must work there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,19 @@ MORE = ("anywidget", "ipywidgets", "pandas", "polars", "pyarrow")
 
 def requirements() -> list[str]:
     """Return what the core requires, as pyproject.toml has it."""
+    return [each for each in dependencies() if re.split(r"\W", each)[0] not in MORE]
+
+
+def oldest() -> list[str]:
+    """Return the oldest version that is allowed of each requirement that names one, as constraints of pip's."""
+    bounds = [re.match(r"([\w-]+)>=([\w.]+)", each) for each in dependencies()]
+    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
+
+
+def dependencies() -> list[str]:
+    """Return all that mpnb requires, as pyproject.toml has it."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    return [each for each in project["dependencies"] if re.split(r"\W", each)[0] not in MORE]
+    return list(project["dependencies"])
 
 
 def run(folder: Path) -> None:
@@ -77,4 +89,4 @@ if __name__ == "__main__":
         assert size < 150e6, size
         print(f"the core alone works, in {size / 1e6:.0f} MB")
     else:
-        print(*requirements(), sep="\n")
+        print(*(oldest() if sys.argv[1:] == ["oldest"] else requirements()), sep="\n")

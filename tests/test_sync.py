@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +19,7 @@ import pytest
 import mpnb
 import mpnb._sync
 from mpnb.sandbox import Fault, Sandbox
+from mpnb.sandbox.__main__ import environment
 from tests._helpers import MORNING, WallClock, child, day, event, people, query, until
 
 HOLD = "import duckdb, sys; con = duckdb.connect('mixpanel.duckdb'); print('open', flush=True); sys.stdin.readline()"
@@ -198,3 +204,46 @@ def test_every_morning_of_a_month(sandbox, mpnb_command, tmp_path, monkeypatch, 
     whole = f"time::DATE BETWEEN '{first + timedelta(days=3)}' AND '{first + timedelta(days=30)}'"
     counts = query(tmp_path / "mixpanel.duckdb", f"SELECT count(*) FROM events WHERE {whole} GROUP BY time::DATE")
     assert counts == [(3,)] * 28
+
+
+# --- recipes of the README ------------------------------------------------------------------------------------------
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def test_the_units_of_systemd_are_valid(tmp_path: Path) -> None:
+    """As systemd itself reads them, where it is there; and the timer is of the service."""
+    units = dict(re.findall(r"^```ini\n# (\S+)\n(.*?)^```$", README, re.M | re.S))
+    assert list(units) == ["mpnb.service", "mpnb.timer"]
+    program = tmp_path / "mpnb"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name, text in units.items():
+        (tmp_path / name).write_text(text.replace("%h/mixpanel/.venv/bin/mpnb", str(program)))
+    read = configparser.RawConfigParser()
+    read.read_string(units["mpnb.service"])
+    assert read["Service"]["ExecStart"].split()[1:3] == ["sync", "mpnb.toml"]
+    if verify := shutil.which("systemd-analyze"):
+        command = [verify, "verify", "--user", *(str(tmp_path / name) for name in units)]
+        env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+        said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert (said.returncode, "mpnb" in said.stderr) == (0, False), said.stderr
+
+
+def test_the_line_for_cron_runs(sandbox, tmp_path: Path) -> None:
+    """In the shell and the environment that cron has, which are next to nothing: the secrets come from their file."""
+    mp = sandbox()
+    folder = tmp_path / "mixpanel"
+    folder.mkdir()
+    (folder / "mpnb.toml").write_text('[[events]]\ndays = "2026-01-01 2026-01-03"\n')
+    lines = [f"{name}={shlex.quote(value)}" for name, value in environment(mp).items()]
+    (folder / "secrets.env").write_text("\n".join(lines) + "\n")
+    [line] = re.findall(r"^```crontab\n(.*?)\n```$", README, re.M | re.S)
+    command = line.split(None, 5)[5]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    env = {"HOME": str(tmp_path), "PATH": path, "LOGNAME": "x", "MPNB_STATE_DIR": str(tmp_path / "state")}
+    env |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}  # the code that is tested
+    done = subprocess.run(["/bin/sh", "-c", command], env=env, cwd="/", capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), (folder / "sync.log").read_text()
+    assert re.search(r"events in mixpanel\.duckdb: done, [\d,]+ events", (folder / "sync.log").read_text())
+    assert query(folder / "mixpanel.duckdb", "SELECT count(*) FROM events") == [(mp.count(day(1), day(3)),)]
