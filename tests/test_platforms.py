@@ -233,15 +233,15 @@ def test_posix_gets_words_that_come_apart_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("shell", "line"),
     [
-        ("posix", "export MP_SECRET='a b'"),
-        ("cmd", 'set "MP_SECRET=a b"'),
-        ("powershell", "$env:MP_SECRET = 'a b'"),
-        ("windows powershell", "$env:MP_SECRET = 'a b'"),
+        ("posix", "export MP_USERNAME='a b'"),
+        ("cmd", 'set "MP_USERNAME=a b"'),
+        ("powershell", "$env:MP_USERNAME = 'a b'"),
+        ("windows powershell", "$env:MP_USERNAME = 'a b'"),
     ],
 )
 def test_each_shell_has_its_own_way_to_set_a_variable(shell: Shell, line: str) -> None:
     """As the sandbox and the demo show it."""
-    assert assignment("MP_SECRET", "a b", shell) == line
+    assert assignment("MP_USERNAME", "a b", shell) == line
 
 
 # --- paths ----------------------------------------------------------------------------------------------------------
