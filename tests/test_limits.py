@@ -108,6 +108,16 @@ def test_a_new_machine_learns_of_the_hour_from_the_ledger(sandbox, export, start
     assert [request.status for request in mp.requests] == [200] * 8
 
 
+def test_a_new_machine_learns_of_the_hour_from_a_lake(sandbox, tmp_path, new_machine) -> None:
+    """Its objects say when they were fetched."""
+    mp = sandbox()
+    quota = Quota(per_hour=8, per_second=100)
+    options = {"credentials": mp.credentials, "destination": tmp_path / "lake", "quota": quota}
+    mpnb.export(day(1), day(3), on_batch=lambda _: None, **options).close()
+    new_machine()
+    assert mpnb.plan(day(1), day(9), **options).quota_left == 5
+
+
 def test_a_new_machine_learns_of_queries_for_profiles(sandbox, fetch, database, new_machine) -> None:
     """The first page of each snapshot counts, once; requests for events are another quota's."""
     mp = sandbox(profiles=people("a", "b", "c"))

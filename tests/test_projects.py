@@ -14,6 +14,7 @@ import pytest
 import mpnb
 from mpnb import Quota
 from mpnb._exporting.beside import Together
+from mpnb._planning.options import DATABASE
 from mpnb._storing.table import Table
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import (
@@ -264,6 +265,23 @@ def test_projects_take_turns_to_write(projects, monkeypatch) -> None:
     with four.export(workers=20, chunk_days=1) as result:
         assert result.successful_batches == 24
     assert most == 1
+
+
+def test_projects_go_into_one_lake(projects, tmp_path) -> None:
+    """An object a project and day; one whose credentials fail stops alone, and a later call fetches what it lacks."""
+    two = projects([], [Fault("status", status=401)])
+    into: dict[str, Any] = {"database": DATABASE, "destination": tmp_path / "lake", "chunk_days": 1}
+    with two.export(**into) as result:
+        assert (result.successful_batches, set(result.failures.project("project_id").fetchall())) == (
+            12 - result.failed_batches,
+            {(two.ids[1],)},
+        )
+    with two.export(**into) as result:
+        assert not result.has_failures
+        stored = result.events.project("event_name, properties").fetchall()
+        served = [as_served(mp, days_of(FIRST, LAST)) for mp in two.all]
+        assert as_stored(stored) == served[0] + served[1]
+    assert len(list((tmp_path / "lake").rglob("events.parquet"))) == 12
 
 
 # --- the quota -----------------------------------------------------------------------------------------------------
