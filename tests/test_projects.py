@@ -193,13 +193,14 @@ REFUSED: dict[str, tuple[Callable[[mpnb.Credentials], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("make", "why"), REFUSED.values(), ids=REFUSED)
-def test_credentials_that_cannot_be_meant_are_refused(projects, database, make, why: str) -> None:
+def test_credentials_that_cannot_be_meant_are_refused(projects, database) -> None:
     """Before anything is sent or written, and without a secret that was passed in their place."""
     one = projects([])
-    with pytest.raises(mpnb.CredentialsError, match=why) as refused:
-        one.export(credentials=make(one.all[0].credentials))
-    assert "secret" not in str(refused.value)
+    for name, (make, why) in REFUSED.items():
+        with pytest.raises(mpnb.CredentialsError) as refused:
+            one.export(credentials=make(one.all[0].credentials))
+        assert re.search(why, str(refused.value)), name
+        assert "secret" not in str(refused.value), name
     assert not database.exists()
     assert not one.all[0].requests
 
@@ -228,10 +229,10 @@ def test_a_running_export_into_one_of_the_tables_refuses_the_call(projects) -> N
     two.export().close()
 
 
-@pytest.mark.parametrize(("workers", "there"), [(2, 6), (8, 8)])
+@pytest.mark.parametrize(("workers", "there"), [(2, 4), (6, 6)])
 def test_workers_are_counted_in_all(projects, workers: int, there: int) -> None:
     """However many projects there are; each has one of its own at least."""
-    six = projects([], [], [], [], [], [])
+    four = projects([], [], [], [])
     most = 0
 
     def look(_: object) -> None:
@@ -239,7 +240,7 @@ def test_workers_are_counted_in_all(projects, workers: int, there: int) -> None:
         names = [thread.name for thread in threading.enumerate()]
         most = max(most, sum(name.startswith("mpnb-worker") for name in names))
 
-    with six.export(workers=workers, on_batch=look, chunk_days=1) as result:
+    with four.export(workers=workers, on_batch=look, chunk_days=1) as result:
         assert not result.has_failures
     assert 1 < most <= there
 
@@ -434,12 +435,13 @@ ONE_PROJECT: dict[str, Callable[[mpnb.ExportResult], object]] = {
 }
 
 
-@pytest.mark.parametrize("call", ONE_PROJECT.values(), ids=ONE_PROJECT)
-def test_what_is_asked_of_one_project_says_so(result, call) -> None:
+def test_what_is_asked_of_one_project_says_so(result) -> None:
     """With what to type, and it works on that project's result."""
     first = next(iter(result.projects))
-    with pytest.raises(mpnb.PlanError, match=re.escape(f"result.projects['{first}'] is the result of that one")):
-        call(result)
+    for name, call in ONE_PROJECT.items():
+        with pytest.raises(mpnb.PlanError) as refused:
+            call(result)
+        assert f"result.projects['{first}'] is the result of that one" in str(refused.value), name
 
 
 def test_what_is_asked_of_one_project_works_there(result) -> None:
