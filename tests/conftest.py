@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -42,6 +43,11 @@ def _ours() -> set[object]:
     return {t for t in threading.enumerate() if t is not threading.main_thread()} | {c.fd for c in connections}
 
 
+def _open_in(folder: Path) -> list[str]:
+    """Name the files of a folder that this process has open."""
+    return [file.path for file in psutil.Process().open_files() if folder in Path(file.path).parents]
+
+
 # A shell starts what runs in its background without Ctrl-C, and Python would leave it so.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,13 +55,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """See that a test leaves no thread, no socket and no spool folder."""
+    """See that a test leaves no thread, no socket, no open file and no spool folder."""
     if request.path.parent != Path(__file__).parent:
         yield  # tests in folders of their own have their own ways
         return
     before = _ours()
     yield
     until(lambda: not _ours() - before)
+    if _open_in(tmp_path):
+        gc.collect()  # a result that was not closed ends with the last who knows it
+    assert not _open_in(tmp_path)
     assert not list(tmp_path.rglob("mpnb-spool-*"))
 
 

@@ -809,7 +809,7 @@ read = {
     "parquet": lambda: db.to_parquet(sys.argv[1] + str(time.time())), "check": lambda: db.check(),
     "names": lambda: mpnb.analysis.retention(db.deduplicated().filter("true"), "A", "B"),
 }[sys.argv[2]]
-read()  # which imports: a stop in mid-import ends the process as well, whoever catches it
+read()  # which imports
 threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 try:
     while True:
@@ -821,11 +821,16 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("what", ["df", "pl", "arrow", "catalog", "parquet", "check", "names"])
 def test_a_ctrl_c_while_something_is_read_is_a_keyboard_interrupt(doubled, database, what: str) -> None:
-    """Whatever DuckDB makes of it."""
+    """
+    Whatever DuckDB makes of it.
+
+    The status of the process tells nothing: Python ends by the signal if it came while a module was imported, even
+    where somebody caught it.
+    """
     doubled.close()
     command = [sys.executable, "-c", INTERRUPTED, str(database), what]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (ran.returncode, ran.stdout) == (0, "stopped\n"), ran.stderr
+    assert (ran.stdout, ran.stderr) == ("stopped\n", "")
 
 
 # --- what is said of what is there -----------------------------------------------------------------------------------

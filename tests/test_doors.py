@@ -568,7 +568,9 @@ def test_a_child_of_a_process_that_let_go_may_open_it(database) -> None:
         """
         with fetch(path) as result:
             rows = result.total_rows
-        forked(lambda: mpnb.open(path).total_rows == rows)
+        # DuckDB 1.5 aborts whatever process ends after it has opened a database, if it was forked from one that has.
+        is_1 = duckdb.__version__.startswith("1.")
+        forked(lambda: mpnb.open(path).total_rows == rows, os._exit if is_1 else sys.exit)
         """,
     )
     assert lines == ["0 True"]

@@ -20,7 +20,6 @@ Value = TypeVar("Value")
 # Windows listens, where a wait cannot be interrupted.
 _TURN = 0.2
 
-
 # What people and other programs stop a process by, where it has handlers for that.
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
@@ -76,6 +75,9 @@ def interruptible(connection: DuckDBPyConnection, call: Callable[[], Value]) -> 
     """
     if threading.get_ident() != threading.main_thread().ident:
         return call()
+    # All that the other thread knows of it is in these lists, and gone from them when this function returns: it ends
+    # a little later, and would keep a file open that is closed meanwhile.
+    calls = [call]
     values: list[Value] = []
     errors: list[BaseException] = []
     ended = threading.Lock()
@@ -83,7 +85,7 @@ def interruptible(connection: DuckDBPyConnection, call: Callable[[], Value]) -> 
 
     def work() -> None:
         try:
-            values.append(call())
+            values.append(calls.pop()())
         except BaseException as error:
             errors.append(error)
         finally:
@@ -109,7 +111,7 @@ def interruptible(connection: DuckDBPyConnection, call: Callable[[], Value]) -> 
             raise stop
         if errors:
             raise errors.pop()
-        return values[0]
+        return values.pop()
     finally:
         del stop  # its traceback has this frame
 

@@ -158,7 +158,9 @@ class _Relation:
                 self._mpnb_going_on = (self._mpnb_make(connection), connection)
             made, connection = self._mpnb_going_on
             method = getattr(made, name)
-            return functools.wraps(method)(lambda *args: interruptible(connection, lambda: method(*args)))
+            there = {key: _on(each, connection, self._mpnb_database) for key, each in self._mpnb_variables.items()}
+            read = functools.partial(called_with, there, method)
+            return functools.wraps(method)(lambda *args: interruptible(connection, lambda: read(*args)))
         found = getattr(self._mpnb_made, name)
         if name == "_repr_mimebundle_":  # which DuckDB 1.5 has not
             return self._mpnb_bundle
