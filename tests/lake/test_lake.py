@@ -253,7 +253,11 @@ mpnb.export("{day(1)}", "{day(3)}", destination={folder!r}, quota=quota, on_batc
         ({"destination": "s3://b/../c"}, "destination", "must name a bucket"),
         ({"destination": "ftp://host/x"}, "destination", "'ftp://' is nothing that mpnb can write to"),
         ({"destination": "delta+s3://b/x"}, "destination", "is nothing that mpnb can write to"),
-        ({"destination": "s3://AKIA:hunter2@bucket/x"}, "destination", "no credentials and no options in it"),
+        (
+            {"destination": "s3://AKIA:hunter2@bucket/x"},  # pragma: allowlist secret
+            "destination",
+            "no credentials and no options in it",
+        ),
         ({"destination": "az://b/x?sig=hunter2"}, "destination", "no credentials and no options in it"),
         ({"destination": "s3://b/x*"}, "destination", "take for a pattern"),
         ({"destination": ""}, "destination", "must be a folder or a URL"),
