@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from mpnb._planning.batches import Batch
+from mpnb._planning.batches import Batch, Page
 from mpnb._planning.states import ENDED, FOR_THE_QUOTA, BatchProgress, JobProgress
 
 
@@ -50,9 +51,8 @@ class BatchBoard:
             first, total = len(self._cells), len(self._cells) + len(batches)
             self._cells = [replace(cell, total=total) for cell in self._cells]
             for index, (batch, status, rows) in enumerate(batches, first):
-                label = self._label(batch, project_id)
-                days = (batch.from_date, batch.to_date)
-                cell = BatchProgress(index, total, *days, status, rows, label=label, project_id=project_id)
+                named = _named(batch) | {"label": self._label(batch, project_id), "project_id": project_id}
+                cell = BatchProgress(index, total, status=status, rows=rows, **named)
                 self._cells.append(cell)
                 self._count(cell, 1)
                 self._listener(cell)
@@ -78,9 +78,8 @@ class BatchBoard:
 
     def become(self, index: int, batch: Batch, error: str) -> None:
         """Replace a batch by another that waits for its first request; ``error`` says why."""
-        days = {"from_date": batch.from_date, "to_date": batch.to_date}
-        label = self._label(batch, self._cells[index].project_id)
-        self.set(index, "queued", **days, label=label, attempt=0, bytes=0, error=error)
+        named = _named(batch) | {"label": self._label(batch, self._cells[index].project_id)}
+        self.set(index, "queued", **named, attempt=0, bytes=0, error=error)
 
     def received(self, index: int, size: int) -> None:
         """Record how many bytes of a batch have arrived in this attempt."""
@@ -136,3 +135,10 @@ class BatchBoard:
                 finished=self._finished is not None,
                 waiting_for=why,
             )
+
+
+def _named(batch: Batch) -> dict[str, Any]:
+    """Return by what displays know a batch, besides its label."""
+    page = batch.page if isinstance(batch.page, Page) else None
+    of_page = {"page": page.number, "is_again": page.is_again} if page else {}
+    return {"from_date": batch.from_date, "to_date": batch.to_date, **of_page}

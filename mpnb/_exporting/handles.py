@@ -19,7 +19,7 @@ from mpnb._mixpanel.failures import Failure
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import DATABASE, LATE_DAYS, TABLE, Spool
 from mpnb._planning.request import OnBatch
-from mpnb._planning.states import BatchProgress, JobProgress, Outcome
+from mpnb._planning.states import EVENTS, BatchProgress, JobProgress, Outcome, Terms
 from mpnb._reading.answers import Answers
 from mpnb._reading.calendar import Calendar
 from mpnb._reading.reader import Reader
@@ -245,7 +245,7 @@ class ExportResult(Answers):
 
     def __repr__(self) -> str:
         """Return a few lines of text: the days, the counts, and what is missing."""
-        return summary.text(summary_of(self))
+        return summary.text(self._summary())
 
     # --- for the faces and jobs, within the package -------------------------------------------------------------------
 
@@ -272,8 +272,7 @@ class ExportResult(Answers):
         show_result_once(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        shown = summary_of(self)
-        return {"text/plain": summary.text(shown), "text/html": summary.html(shown)}
+        return summary.bundle(self._summary())
 
 
 # --- made where an export begins or ends, or a database is opened ---------------------------------------------------
@@ -294,9 +293,20 @@ def make_job(run: Run[ExportResult]) -> ExportJob:
 # --- for the faces: what they show of a result, and how they name it -------------------------------------------------
 
 
-def summary_of(result: ExportResult) -> summary.Summary:
+class Summed(Protocol):
+    """A result with a display."""
+
+    def _summary(self) -> summary.Summary: ...
+
+
+def summary_of(result: Summed) -> summary.Summary:
     """Return the contents of a result's display. After ``close()``, it lacks what only the database knows."""
     return result._summary()
+
+
+def terms_of(job: Job[Any]) -> Terms:
+    """Return how displays call what a job fetches."""
+    return job._terms
 
 
 def failed_line(result: ExportResult, halted_by: Failure | None = None) -> str:
@@ -382,7 +392,7 @@ class Job(Generic[R]):
     does not exit before the job has ended.
     """
 
-    _records = "events"
+    _terms = EVENTS
 
     def __init__(self) -> None:
         """Raise ``TypeError``: a call returns one."""
@@ -464,6 +474,24 @@ class Job(Generic[R]):
         """How many requests the project may still send in the current rolling hour."""
         return self._run.engine.quota_left
 
+    def panel(self) -> Any:
+        """
+        Show the batches live in a notebook, and a static summary once the job has ended. Same as ``mpnb.panel(job)``.
+
+        A cell that ends with the job itself shows the same. A job can have any number of panels, which show the same.
+        ``job.panel().grid`` is the anywidget alone, for hosts that show only anywidgets.
+
+        Raises:
+            RuntimeError: there is no front end that shows widgets.
+        """
+        return panel_of(self)
+
+    def _ipython_display_(self) -> None:
+        show_job(self)
+
+    def _display_(self) -> Any:  # marimo's hook
+        return panel_of(self)._display_()
+
     def __await__(self) -> Generator[Any, None, R]:
         """Wait for the end without blocking the event loop. Cancelling the wait leaves the export running."""
         result = yield from self._run.awaitable().__await__()
@@ -473,7 +501,7 @@ class Job(Generic[R]):
         """Return the export's progress as text."""
         p = self.progress()
         state = "cancelled" if p.finished and self.cancelled() else "done" if p.finished else "running"
-        return f"<{type(self).__name__} {state}: {p.ended:,} of {p.total:,} batches, {p.rows:,} {self._records}>"
+        return f"<{type(self).__name__} {state}: {p.ended:,} of {p.total:,} batches, {p.rows:,} {self._terms.records}>"
 
     def _judged(self, result: R) -> R:
         """Return a result, or raise the error that carries it."""
@@ -497,18 +525,6 @@ class ExportJob(Job[ExportResult]):
         self._heard = False  # whether it was said which names of events brought nothing
         return self
 
-    def panel(self) -> Any:
-        """
-        Show the batches live in a notebook, and a static summary once the job has ended. Same as ``mpnb.panel(job)``.
-
-        A cell that ends with the job itself shows the same. A job can have any number of panels, which show the same.
-        ``job.panel().grid`` is the anywidget alone, for hosts that show only anywidgets.
-
-        Raises:
-            RuntimeError: there is no front end that shows widgets.
-        """
-        return panel_of(self)
-
     def calendar(self, *, late_days: int | None = None) -> Calendar:
         """
         Show which days are there so far, and which are being fetched. Otherwise as ``ExportResult.calendar()``.
@@ -518,12 +534,6 @@ class ExportJob(Job[ExportResult]):
             ClosedError: the database was closed.
         """
         return self._run.so_far().calendar(late_days=late_days)
-
-    def _ipython_display_(self) -> None:
-        show_job(self)
-
-    def _display_(self) -> Any:  # marimo's hook
-        return panel_of(self)._display_()
 
     def _judged(self, result: ExportResult) -> ExportResult:
         engine = self._run.engine

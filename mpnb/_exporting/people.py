@@ -27,7 +27,7 @@ from mpnb._planning.options import memory_of
 from mpnb._planning.people import USUAL, ProfilesAsked, ProfilesPlan
 from mpnb._planning.profiles import Profiles, first_page
 from mpnb._planning.request import check_helpers
-from mpnb._planning.states import outcome_of
+from mpnb._planning.states import PROFILES, outcome_of
 from mpnb._reading.reader import Reader
 from mpnb._reading.selection import Selection
 from mpnb._showing import progress as _progress
@@ -200,7 +200,7 @@ def start_profiles_export(asked: ProfilesAsked, open_store: Callable[[], Store])
 
 def run_profiles_export(asked: ProfilesAsked, open_store: Callable[[], Store]) -> ProfilesResult:
     """Run an export of profiles in the caller's thread, which runs the callbacks; Ctrl-C stops it."""
-    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.lines(records="profiles")
+    show = _progress.Silent(asked.on_batch) if asked.on_batch else _progress.choose(records=PROFILES.records)
     return ran(lambda callbacks, **how: _launch(asked, open_store, callbacks, **how), show, stopped_line)
 
 

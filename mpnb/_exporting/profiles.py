@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import date, datetime
-from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from duckdb import DuckDBPyRelation
 
 from mpnb._base.sql import columns_of, quoted, run
 from mpnb._base.text import duration, size
-from mpnb._exporting.handles import Job, RetryOptions, WithResult
+from mpnb._exporting.handles import Job, RetryOptions, WithResult, variable_of
 from mpnb._exporting.run import Run
 from mpnb._message import SAME_CALL, Argument, Message
 from mpnb._mixpanel.credentials import Credentials
@@ -20,12 +19,14 @@ from mpnb._mixpanel.failures import HINTS, Failure, known_hint
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.options import Spool
 from mpnb._planning.request import OnBatch
-from mpnb._planning.states import Outcome
+from mpnb._planning.states import PROFILES, Outcome
 from mpnb._reading import frames
 from mpnb._reading import profiles as reading
 from mpnb._reading.check import Check, make_check
 from mpnb._reading.connected import Connected
 from mpnb._reading.reader import Reader
+from mpnb._showing import summary
+from mpnb._showing.live import show_result_once
 from mpnb._storing.snapshot import published
 
 if TYPE_CHECKING:
@@ -308,6 +309,24 @@ class ProfilesResult(Connected):
         result: ProfilesResult = self._retry(self, options, False)
         return result
 
+    def start_retry(
+        self,
+        *,
+        workers: int | None = None,
+        on_batch: OnBatch | None = None,
+        credentials: Credentials | None = None,
+        quota: Quota | None = None,
+        spool: Spool | None = None,
+    ) -> ProfilesJob:
+        """
+        Start ``retry()`` in the background and return at once, like ``mpnb.start_profiles()``.
+
+        It takes the options of ``retry()`` and raises the same errors, except ``ProfilesError``, which ``job.result()``
+        raises.
+        """
+        job: ProfilesJob = self._retry(self, RetryOptions(workers, on_batch, credentials, quota, spool), True)
+        return job
+
     def raise_for_failures(self) -> None:
         """Raise ``ProfilesError``, which carries this result, if ``has_failures``."""
         if self.has_failures:
@@ -325,14 +344,34 @@ class ProfilesResult(Connected):
 
     def __repr__(self) -> str:
         """Return a few lines of text: how many profiles, from when, and what is missing."""
-        return "\n".join(["Mixpanel profiles", *(f"  {name:<9} {value}" for name, value in facts_of(self))])
+        return summary.text(self._summary())
+
+    def _ipython_display_(self) -> None:
+        # The grid of a call that blocks its cell ends as a picture of its result: one is enough.
+        show_result_once(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in facts_of(self)
+        return summary.bundle(self._summary())
+
+    def _summary(self) -> summary.Summary:
+        facts = dict(facts_of(self))
+        missing, rows = facts.pop("missing", ""), []
+        if missing:
+            rows = [
+                summary.FailedRow(f"{page:,}", kind or "", str(http or ""), message or "", attempts)
+                for page, _, kind, http, message, attempts, *_ in self.failures.fetchall()
+            ]
+        name = variable_of(self)
+        return summary.Summary(
+            title="Mixpanel profiles",
+            facts=tuple(facts.items()),
+            kinds=(),
+            failures=tuple(rows[: summary.SHOWN_FAILURES]),
+            unmet=len(rows),
+            retry=f"{name} = {name}.retry()" if name else "",
+            terms=PROFILES,
+            missing=missing,
         )
-        return {"text/plain": repr(self), "text/html": f"<b>Mixpanel profiles</b><table>{rows}</table>"}
 
 
 class ProfilesJob(Job[ProfilesResult]):
@@ -343,7 +382,7 @@ class ProfilesJob(Job[ProfilesResult]):
     does not exit before the job has ended.
     """
 
-    _records = "profiles"
+    _terms = PROFILES
 
     def __init__(self) -> None:
         """Raise ``TypeError``: a call returns one."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 # In the order in which the panel's bytes count them: a byte a batch is its place here.
 STATUSES = ("queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled")
 ENDED = frozenset(STATUSES[4:])
 # What a batch waits for if nothing failed before.
 FOR_THE_QUOTA = "for the quota"
+
+
+class Terms(NamedTuple):
+    """How displays call records and their batches."""
+
+    records: str
+    batch: str
+    batches: str
+
+
+EVENTS = Terms("events", "batch", "batches")
+PROFILES = Terms("profiles", "page", "pages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,8 @@ class BatchProgress:
         seconds: from the batch's first request to its end, or to now.
         label: its name in displays: its days, or its page; where a call exports several projects, its project before.
         project_id: number of its project.
+        page: number of the page, from 0; ``None`` for days.
+        is_again: whether it is the first page, read once more at the end.
     """
 
     index: int
@@ -54,6 +69,8 @@ class BatchProgress:
     hint: str = ""
     label: str = ""
     project_id: str = ""
+    page: int | None = None
+    is_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

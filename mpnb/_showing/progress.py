@@ -193,15 +193,18 @@ def summary_line(progress: JobProgress, records: str = "events") -> str:
     return ", ".join(parts)
 
 
-def choose(stream: TextIO | None = None) -> Progress:
+def choose(stream: TextIO | None = None, records: str = "events") -> Progress:
     """
     Return the display that suits a notebook, if this is one, else the stream (default: standard error).
 
     A process without a terminal may have none: pythonw, a service, a window of its own.
+
+    Args:
+        records: what they are called.
     """
     if stream is None and (live := notebook_progress()) is not None:
         return live
-    return lines(stream)
+    return lines(stream, records)
 
 
 def lines(stream: TextIO | None = None, records: str = "events") -> Progress:

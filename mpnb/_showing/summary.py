@@ -12,7 +12,7 @@ from mpnb._base.text import days, duration, plural, size
 from mpnb._message import SAME_CALL, Message, Phrase
 from mpnb._mixpanel.failures import HINTS, known_hint
 from mpnb._planning.dates import in_words
-from mpnb._planning.states import Outcome
+from mpnb._planning.states import EVENTS, Outcome, Terms
 from mpnb._reading.reader import Reader
 
 SHOWN_FAILURES = 50
@@ -36,6 +36,7 @@ class Summary:
     The contents of a result's display.
 
     ``retry`` is the code that retries, ``""`` where the variable is not known; then ``otherwise`` says it in words.
+    ``missing`` says in a sentence what is missing, where that is not how many batches of which kinds.
     """
 
     title: str
@@ -45,6 +46,13 @@ class Summary:
     unmet: int
     retry: str
     otherwise: str = UNNAMED
+    terms: Terms = EVENTS
+    missing: str = ""
+
+    @property
+    def where(self) -> str:
+        """Return what tells a failed batch from another."""
+        return "days" if self.terms is EVENTS else self.terms.batch
 
 
 def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_rows: int, rows_outside: int) -> Summary:
@@ -149,12 +157,22 @@ def _batches(outcome: Outcome) -> str:
     return ", ".join(f"{n:,} {what}" for n, what in batches if n) or "none"
 
 
+def counted(summary: Summary) -> str:
+    """Return how many batches are missing."""
+    return f"{summary.unmet:,} {plural(summary.unmet, summary.terms.batch, summary.terms.batches)}"
+
+
+def bundle(summary: Summary) -> dict[str, str]:
+    """Return the output that shows a result in a notebook."""
+    return {"text/plain": text(summary), "text/html": html(summary)}
+
+
 def text(summary: Summary) -> str:
     """Return a result as a few lines of text."""
     lines = [summary.title]
     lines += [f"  {name:<9} {value}" for name, value in summary.facts]
-    if summary.unmet:
-        lines.append(f"  missing   {summary.unmet:,} {plural(summary.unmet, 'batch', 'batches')}:")
+    if summary.unmet or summary.missing:
+        lines.append(f"  missing   {summary.missing or f'{counted(summary)}:'}")
         for kind, count, sentence in summary.kinds:
             lines.append(f"    {count:>5,} {kind:<11} {sentence}")
         lines.append(f"  to retry  {summary.retry or summary.otherwise}")
@@ -189,16 +207,17 @@ def html(summary: Summary, figure: str = "") -> str:
         f'<div style="font-weight:600;font-size:1.1em">{escape(summary.title)}</div>{figure}',
         f'<table style="border-collapse:collapse;margin:4px 0">{facts}</table>',
     ]
-    if summary.unmet:
-        word = plural(summary.unmet, "batch is", "batches are")
-        parts.append(f'<div style="font-weight:600;margin-top:6px">{summary.unmet:,} {word} missing</div>')
+    if summary.unmet or summary.missing:
+        what = summary.missing or f"{counted(summary)} {plural(summary.unmet, 'is', 'are')} missing"
+        parts.append(f'<div style="font-weight:600;margin-top:6px">{escape(what)}</div>')
         parts.append('<ul style="margin:2px 0 6px">')
         parts += [
             f"<li><b>{count:,} × {escape(kind)}</b> – {escape(sentence)}</li>"
             for kind, count, sentence in summary.kinds
         ]
         head = "".join(
-            f'<th scope="col" style="{_CELL}">{name}</th>' for name in ("days", "kind", "HTTP", "attempts", "message")
+            f'<th scope="col" style="{_CELL}">{name}</th>'
+            for name in (summary.where, "kind", "HTTP", "attempts", "message")
         )
         rows = "".join(
             f'<tr style="{_RULE}">'
@@ -211,13 +230,11 @@ def html(summary: Summary, figure: str = "") -> str:
         )
         more = summary.unmet - len(summary.failures)
         rest = f"<div>and {more:,} more</div>" if more > 0 else ""
+        table = f'<table style="border-collapse:collapse">{head}{rows}</table>{rest}'
+        parts.append("</ul>" + (f"<details><summary>failure table</summary>{table}</details>" if rows else ""))
         parts.append(
-            "</ul><details><summary>failure table</summary>"
-            f'<table style="border-collapse:collapse">{head}{rows}</table>{rest}</details>'
-            + (
-                f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
-                if summary.retry
-                else f"<div>To retry them, {escape(summary.otherwise)}</div>"
-            )
+            f"<div>Retry them with <code>{escape(summary.retry)}</code></div>"
+            if summary.retry
+            else f"<div>To retry them, {escape(summary.otherwise)}</div>"
         )
     return "".join(parts) + "</div>"

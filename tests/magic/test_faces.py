@@ -20,7 +20,8 @@ from mpnb._command import cli
 from mpnb._command.options import in_shell
 from mpnb._message import SAME_CALL, Argument, Message, Phrase, said
 from mpnb._mixpanel.failures import HINTS, SPOOL_ELSEWHERE, known_hint
-from mpnb._notebook.panel._form import Form, planned
+from mpnb._notebook.panel._form import Form
+from mpnb._notebook.panel._kinds import planned
 from mpnb._notebook.panel._labels import in_labels
 from mpnb.sandbox import Sandbox
 from tests._helpers import day
@@ -76,7 +77,7 @@ def magic(shell: Shell) -> Say:
 def panel(asked: dict[str, Any]) -> str:
     """Return what the panel says beside its fields, or below the form."""
     form = Form({"from_date": DAYS[0], "to_date": DAYS[1], **asked}, lambda: None)
-    fields, _ = form.asked()
+    _, fields, _ = form.asked()
     try:
         mpnb.export(**{**asked, **fields})
     except mpnb.MpnbError as error:

@@ -15,7 +15,8 @@ import pytest
 import mpnb
 from mpnb._base.clock import today
 from mpnb._notebook.panel._code import code_of
-from mpnb._notebook.panel._form import Form, planned, preset_range
+from mpnb._notebook.panel._form import Form, preset_range
+from mpnb._notebook.panel._kinds import EVENTS, PROFILES, planned
 from mpnb._notebook.panel._labels import place_of
 from mpnb.sandbox import Sandbox
 from tests._odd import try_all
@@ -49,13 +50,13 @@ def test_arguments_fill_the_form_in() -> None:
         "from_date": "2026-01-01", "to_date": "2026-01-31", "events": ["Sign Up", "a, b"], "where": "true",
         "database": "x.duckdb", "table": "t", "workers": 3, "chunk_days": "auto", "mode": "refresh",
     }  # fmt: skip
-    assert form(**given).asked() == (given, {})
+    assert form(**given).asked() == (EVENTS, given, {})
 
 
 def test_an_empty_form_is_the_last_thirty_days() -> None:
     """Without arguments the form asks for what ``export`` would do by itself, for the last 30 days."""
     first, last = preset_range("30", today())
-    asked, _ = form().asked()
+    _, asked, _ = form().asked()
     assert (asked["from_date"], asked["to_date"]) == (first.isoformat(), last.isoformat())
     assert code_of(asked, from_environment=True) == f'import mpnb\n\nresult = mpnb.export("{first}", "{last}")'
 
@@ -64,13 +65,13 @@ def test_an_open_connection_is_passed_on() -> None:
     """A connection cannot be typed: the field names it, and the form gives it back."""
     with duckdb.connect() as con:
         filled = form(database=con)
-        assert filled.asked()[0]["database"] is con
+        assert filled.asked()[1]["database"] is con
         assert filled.fields.info["fixed"] == ["database"]
 
 
 def test_a_range_that_ends_after_today_is_cut_without_a_warning() -> None:
     """A warning of a background thread would land in whichever cell runs next: the form cuts the range itself."""
-    asked, _ = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
+    _, asked, _ = form(from_date="yesterday", to_date=date(2999, 1, 1)).asked()
     assert asked["to_date"] == today().isoformat()
 
 
@@ -127,7 +128,7 @@ def test_whatever_is_passed_shows_in_a_field_or_is_refused(name: str) -> None:
             "destination",
         ):  # which have no field
             mpnb.panel(**{name: value})
-        asked, _ = form(**({} if value is None else {name: value})).asked()
+        _, asked, _ = form(**({} if value is None else {name: value})).asked()
         code_of({name: value, **asked}, from_environment=True)
 
     try_all(show)
@@ -164,7 +165,7 @@ def test_errors_of_the_plan_have_a_place(asked: dict[str, Any], place: str) -> N
 def test_code_says_what_differs_and_no_secret(tmp_path: Path) -> None:
     """The code is Python, names what differs from the defaults, and reads the secret from the environment."""
     credentials = mpnb.Credentials("me", SECRET, "42", region="eu")
-    asked, _ = form(from_date="2026-01-01", to_date="2026-01-31", where='"a" == "ü"', chunk_days=3).asked()
+    _, asked, _ = form(from_date="2026-01-01", to_date="2026-01-31", where='"a" == "ü"', chunk_days=3).asked()
     asked |= {
         "credentials": credentials,
         "quota": mpnb.Quota(per_hour=100),
@@ -183,7 +184,7 @@ def test_code_says_what_to_set_and_works_then(sandbox: Callable[..., Sandbox], t
     """Typed credentials, a connection and a callback: once what the comments name is set, the code exports."""
     mp = sandbox()
     with duckdb.connect() as connection:
-        asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
+        _, asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
         seen: list[object] = []
         asked |= {"credentials": mp.credentials, "on_batch": lambda progress: seen.append(progress)}
         code = code_of(asked, from_environment=False)
@@ -210,7 +211,7 @@ def test_code_names_the_variable_that_the_notebook_has(monkeypatch: pytest.Monke
     """A connection that a variable of the session holds goes by its name, and nothing is to be set."""
     with duckdb.connect() as connection:
         monkeypatch.setattr("__main__.warehouse", connection, raising=False)
-        asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
+        _, asked, _ = form(from_date="2026-01-01", to_date="2026-01-02", database=connection).asked()
         code = code_of(asked, from_environment=True)
     assert "database=warehouse" in code
     assert "#" not in code
@@ -218,7 +219,7 @@ def test_code_names_the_variable_that_the_notebook_has(monkeypatch: pytest.Monke
 
 def test_code_of_the_panel_gives_the_same_plan(tmp_path: Path) -> None:
     """Run as it is, with ``plan`` for ``export``, the code asks for what the form asks for."""
-    asked, _ = form(
+    _, asked, _ = form(
         from_date="2026-01-01", to_date="2026-01-31", database=tmp_path / "x.duckdb", chunk_days=10, events=["a"]
     ).asked()
     code = code_of(asked, from_environment=True).replace("mpnb.export", "mpnb.plan")
@@ -233,3 +234,51 @@ def test_an_unknown_argument_is_a_helpful_type_error() -> None:
         mpnb.panel(form_date="2026-01-01")
     with pytest.raises(TypeError, match="it takes from_date, to_date, events"):
         mpnb.panel(xyzzy=1)
+
+
+PEOPLE = {
+    "people_properties": "plan\n$email", "people_where": 'properties["a"] == 1', "people_cohort": "7",
+    "people_workspace": "5", "people_mode": "refresh", "people_max_age": "1.5", "people_history": "yes",
+    "people_table": "people", "people_workers": "3", "people_page_size": "500",
+}  # fmt: skip
+
+
+def of_profiles(**typed: str) -> Form:
+    """Make a form that asks for profiles."""
+    chosen = form(database="x.duckdb")
+    chosen.fields.values = {**chosen.fields.values, "kind": "profiles", **typed}
+    return chosen
+
+
+def test_the_same_form_asks_for_profiles() -> None:
+    """Its fields are the arguments of that call; what nobody has touched is what that call does by itself."""
+    usual = inspect.signature(mpnb.export_profiles).parameters
+    kind, asked, wrong = of_profiles().asked()
+    assert (kind, wrong, asked.pop("database")) == (PROFILES, {}, "x.duckdb")
+    assert asked == {name: usual[name].default for name in asked}
+    _, asked, _ = of_profiles(**PEOPLE).asked()
+    code = code_of(asked, from_environment=True, kind=PROFILES)
+    assert code.startswith("from datetime import timedelta\nimport mpnb\n\npeople = mpnb.export_profiles(")
+    called = code.replace("people = mpnb.export_profiles", "given = dict")
+    names: dict[str, Any] = {}
+    exec(called, names)
+    assert names["given"] | {"group": None} == asked
+    assert PROFILES.summed_up(asked) == "profiles of cohort 7 · 2 properties · where … · table people"
+    assert mpnb.plan_profiles(**asked).pages is None
+
+
+@pytest.mark.parametrize(
+    ("field", "typed"),
+    [
+        ("cohort", "x"), ("group", "1.5"), ("workspace", "a"), ("workers", "0"), ("page_size", "none"),
+        ("max_age", "-1"), ("max_age", "soon"), ("table", ""), ("where", "\ud800"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_fields_of_profiles_shows_beside_them(field: str, typed: str) -> None:
+    """And beside them only: the field of the same name that events have stays as it is."""
+    chosen = of_profiles(**{f"people_{field}": typed, "people_workers": "x"} | {f"people_{field}": typed})
+    plan, errors = planned(*chosen.asked())
+    assert plan is None
+    assert errors.keys() == {field, "workers"}
+    chosen.paint(errors)
+    assert chosen.fields.info["errors"].keys() == {f"people_{field}", "people_workers"}

@@ -9,6 +9,7 @@ The control panel and the live grid. The widgets are imported only when a functi
     _follow     an export with its retries on a screen: job.panel() and the control panel show the same
     _live       a running export with its grid: job.panel(), mpnb.export() in a notebook
     _form       the fields (form.js), and their values as arguments of a call
+    _kinds      what a panel exports, events or profiles
     _login      the anywidget that asks for credentials (login.js)
     _control    the control panel: mpnb.panel()
     _explorer   the explorer: mpnb.explore(), its controls (explorer.js)
@@ -23,14 +24,15 @@ from typing import Any
 
 from mpnb._base.optional import is_there, need
 from mpnb._exporting.handles import ExportJob, ExportResult
+from mpnb._exporting.profiles import ProfilesJob
 from mpnb._showing.live import Progress, register
 
 WIDGET_PACKAGES = ("IPython", "ipywidgets", "anywidget")
 
 
-def panel(job: ExportJob | None = None, **options: Any) -> Any:
+def panel(job: ExportJob | ProfilesJob | None = None, **options: Any) -> Any:
     """
-    Show the control panel, a form to plan, start, watch, stop and retry an export.
+    Show the control panel, a form to plan, start, watch, stop and retry an export of events, or of profiles.
 
     It never blocks the kernel. ``panel.job`` is the current or latest export, ``panel.result`` its result.
 
@@ -39,7 +41,8 @@ def panel(job: ExportJob | None = None, **options: Any) -> Any:
             have any number of panels, which show the same. The panel's ``.grid`` is the anywidget alone, for hosts that
             show only anywidgets.
         options: arguments of ``mpnb.start()``. ``from_date``, ``to_date``, ``events``, ``where``, ``database``,
-            ``table``, ``workers``, ``chunk_days`` and ``mode`` fill in the form; the others are passed on.
+            ``table``, ``workers``, ``chunk_days`` and ``mode`` fill in the form; the others are passed on. Of these,
+            profiles take ``database``, ``on_batch``, ``credentials`` and ``spool``.
 
     Raises:
         TypeError: there is no such argument; the message suggests the closest one.
@@ -93,7 +96,7 @@ class Widgets:
         return NotebookProgress() if has_kernel() else None
 
     def panel(self, job: Any) -> Any:
-        """Return the panel of an ``ExportJob``."""
+        """Return the panel of a job."""
         from mpnb._notebook.panel._live import JobPanel
 
         return JobPanel(job)

@@ -15,22 +15,23 @@ import ipywidgets
 from mpnb import _api as api
 from mpnb._base.scalars import whole_number
 from mpnb._errors import MpnbError
-from mpnb._exporting.handles import ExportJob, ExportResult, variable_of
+from mpnb._exporting.handles import ExportJob, ExportResult, Job, variable_of
+from mpnb._exporting.profiles import ProfilesResult
 from mpnb._message import said
 from mpnb._notebook.panel import _frontend as frontend
 from mpnb._notebook.panel import _login as login
 from mpnb._notebook.panel._code import code_of
 from mpnb._notebook.panel._explorer import Explorer
-from mpnb._notebook.panel._feed import Frame, Info, Track, plan_frame, track_of
+from mpnb._notebook.panel._feed import Frame, Info, Track, track_of
 from mpnb._notebook.panel._follow import Follower
-from mpnb._notebook.panel._form import Form, names_in, planned, summed_up
+from mpnb._notebook.panel._form import Form, names_in
+from mpnb._notebook.panel._kinds import EVENTS, planned
 from mpnb._notebook.panel._labels import in_labels, place_of
 from mpnb._notebook.panel._live import KEEP
 from mpnb._notebook.panel._pump import pump
 from mpnb._notebook.panel._screen import Screen, weakly
 from mpnb._planning.address import address_of
 from mpnb._planning.options import MAX_LATE_DAYS, memory_of
-from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_helpers
 from mpnb._planning.states import BatchProgress
 from mpnb._storing.database import MEMORY
@@ -66,8 +67,9 @@ class Panel:
         self._from_environment = "credentials" not in self._given and self._credentials is not None
         # While the form is open: what the fields say, and what that would take.
         self._editing = True
+        self._kind = EVENTS
         self._asked: dict[str, Any] = {}
-        self._plan: ExportPlan | None = None
+        self._plan: Any = None
         self._errors: dict[str, str] = {}
         self._twin: Panel | None = None
         self._names: Future[list[tuple[str, int]]] | None = None
@@ -93,7 +95,7 @@ class Panel:
     # --- what a cell gets ----------------------------------------------------------------------------------------
 
     @property
-    def job(self) -> ExportJob | None:
+    def job(self) -> Job[Any] | None:
         """Return the current or latest export, including retries; ``None`` before the first."""
         return self._follower.job if self._follower else None
 
@@ -103,7 +105,7 @@ class Panel:
         return self._follower.track if self._follower else None
 
     @property
-    def result(self) -> ExportResult:
+    def result(self) -> ExportResult | ProfilesResult:
         """
         Return the result of the latest export or retry.
 
@@ -115,7 +117,8 @@ class Panel:
             raise MpnbError("nothing was exported yet: press Start in the panel")
         if not job.done():
             raise MpnbError("the export is running: wait until it is done, or let a cell wait with panel.job.result()")
-        return job.outcome()
+        result: ExportResult | ProfilesResult = job.outcome()
+        return result
 
     # --- the pump's thread ---------------------------------------------------------------------------------------
 
@@ -195,14 +198,15 @@ class Panel:
         edit: dict[str, Any] = {"id": "edit", "label": "Edit", "enabled": True}
         new: dict[str, Any] = {"id": "new", "label": "New export", "enabled": True}
         explore: dict[str, Any] = {"id": "explore", "label": "Explore", "enabled": True}
-        see = [explore] if self._explorer is None and frontend.has_kernel() else []
+        is_explorable = isinstance(follower.job, ExportJob) and self._explorer is None
+        see = [explore] if is_explorable and frontend.has_kernel() else []
         if not any(action["enabled"] for action in retry):  # what one does next
             (edit if retry else explore if see else new)["look"] = "primary"
         return [*retry, *see, edit, new, cancel, copy, {"id": "close", "label": "Close", "enabled": True}]
 
     def _words(self) -> Info:
         notes = [self._follower.note] if self._follower is not None and self._follower.note else []
-        code = code_of(self._asked, from_environment=self._from_environment) if self._asked else ""
+        code = self._code(self._asked) if self._asked else ""
         keep = KEEP.format("panel.result") if self._follower is not None and self._follower.has_ended else ""
         return {"code": code, "notes": notes, "actions": self._actions(), "keep": keep}
 
@@ -211,11 +215,16 @@ class Panel:
     def _look_at_form(self) -> None:
         if self._work is None and (self._changed or self._twin is not self._find_twin()):
             self._changed = False
-            asked, wrong = self._form.asked()
-            passed = {name: value for name, value in self._given.items() if name not in asked}
-            self._asked = asked = {**asked, **passed, "credentials": self._credentials}
+            kind, asked, wrong = self._form.asked()
+            # What has no field; a quota is that of the export API, and profiles come by another.
+            takes = NAMES if kind is EVENTS else ("on_batch", "spool")
+            passed = {name: value for name, value in self._given.items() if name in takes and name not in asked}
+            if kind is not self._kind:
+                self._plan = None
+            self._kind, self._asked = kind, {**asked, **passed, "credentials": self._credentials}
             self._twin = self._find_twin()
-            self._submit(lambda: planned(asked, wrong), self._on_plan)
+            all_asked = self._asked
+            self._submit(lambda: planned(kind, all_asked, wrong), self._on_plan)
         self._form.paint(self._errors)
         words = {**self._words(), "phase": self._phase(), "keep": ""}
         actions = words.pop("actions")
@@ -227,7 +236,7 @@ class Panel:
         frame = (
             Frame(info={"actions": actions, **words})
             if plan is None
-            else plan_frame(plan, actions, face=in_labels, project_known=self._credentials is not None, **words)
+            else self._kind.frame(plan, actions, face=in_labels, project_known=self._credentials is not None, **words)
         )
         self._screen.grid.paint(frame)
 
@@ -246,8 +255,8 @@ class Panel:
         if self._plan is None:
             self._starting = False
         if self._starting and not self._changed:
-            asked = self._asked
-            self._submit(lambda: api.start(**asked), self._on_start)
+            kind, asked = self._kind, self._asked
+            self._submit(lambda: kind.start(**asked), self._on_start)
 
     def _start(self) -> None:
         # Planned once more before: a click may overtake the last letter that was typed.
@@ -275,7 +284,7 @@ class Panel:
     def _show_twin(self) -> None:
         """Show the same export, with its retries."""
         if self._twin is not None and self._twin.track is not None:
-            self._asked = self._twin._asked
+            self._kind, self._asked = self._twin._kind, self._twin._asked
             self._credentials, self._from_environment = self._twin._credentials, self._twin._from_environment
             self._login.info = self._twin._login.info
             self._follow(self._twin.track)
@@ -303,7 +312,7 @@ class Panel:
     def _fold(self) -> None:
         """Show as much of the form as there is use for."""
         ended = self._follower is not None and self._follower.has_ended
-        self._form.fold("" if self._editing else summed_up(self._asked))
+        self._form.fold("" if self._editing else self._kind.summed_up(self._asked))
         # After a failure, it may be the credentials that were wrong.
         is_of_use = self._editing or (ended and self._follower is not None and bool(self._follower.unmet))
         self._login.info = {**self._login.info, "hidden": not is_of_use}
@@ -322,7 +331,8 @@ class Panel:
     def _explore(self) -> None:
         """Show the explorer of what is there, below; what is seen in it stays with the picture of the export."""
         self._ended_picture = dict(self._screen.picture)
-        self._explorer = Explorer(self.result, on_picture=weakly(self._on_explored))
+        assert isinstance(self.job, ExportJob)
+        self._explorer = Explorer(self.job.outcome(), on_picture=weakly(self._on_explored))
         self._box.children = (self._login, self._form.fields, self._screen.grid, self._explorer.widget)
         if self._follower is not None:
             self._follower.changed = True
@@ -343,11 +353,15 @@ class Panel:
 
     def _retry_code(self) -> tuple[str, str]:
         name = variable_of(self)
-        return f"result = {name}.result.retry()" if name else "", "export the same days again"
+        return f"{self._kind.variable} = {name}.result.retry()" if name else "", self._kind.again
+
+    def _code(self, asked: dict[str, Any]) -> str:
+        return code_of(asked, from_environment=self._from_environment, kind=self._kind)
 
     def _code_of(self, cell: BatchProgress) -> str:
-        days = {"from_date": cell.from_date.isoformat(), "to_date": cell.to_date.isoformat()}
-        return code_of({**self._asked, **days}, from_environment=self._from_environment)
+        if cell.page is not None:
+            return ""  # a page is of no use by itself
+        return self._code({**self._asked, "from_date": cell.from_date.isoformat(), "to_date": cell.to_date.isoformat()})
 
     # --- in words ------------------------------------------------------------------------------------------------
 

@@ -14,10 +14,11 @@ from weakref import WeakSet
 
 from mpnb._base.clock import epoch_seconds
 from mpnb._base.text import days, duration, plural, size
-from mpnb._exporting.handles import ExportJob
+from mpnb._exporting.handles import Job, terms_of
 from mpnb._message import Face, said
+from mpnb._planning.people import ProfilesPlan
 from mpnb._planning.plan import ExportPlan
-from mpnb._planning.states import ENDED, STATUSES, BatchProgress, JobProgress
+from mpnb._planning.states import ENDED, EVENTS, PROFILES, STATUSES, BatchProgress, JobProgress, Terms
 
 CODES = {status: code for code, status in enumerate(STATUSES)}
 UNMET = frozenset({"failed", "cancelled"})
@@ -28,6 +29,7 @@ FIFTEENTHS = 15
 # Failed batches of one kind whose days are listed: each change of the grid sends the list anew.
 MOST_LISTED = 60
 EPOCH = date(1970, 1, 1).toordinal()
+AGAIN = 1 << 31
 # Fewer events a second than this many seconds of work would give a number that jumps.
 WORTH_A_RATE = 1.0
 
@@ -40,11 +42,12 @@ class Frame:
     What the grid shows at one moment.
 
     ``state`` has a byte a batch: its place in ``STATUSES``, and 16 times its share of the largest batch's events, in
-    fifteenths. ``info`` has ``phase`` and ``title``, ``facts`` (pairs of a name and a text; the browser puts its clock
-    into "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all), ``elapsed``
-    (seconds, where a clock runs) and ``at`` and ``until`` (seconds since the epoch), ``failures`` (by kind), ``notes``,
-    ``keep`` (a note for pages that cannot keep the picture of the end), and what the buttons need: ``actions`` and
-    ``code``.
+    fifteenths. ``days`` has four: as ``packed_days`` or ``packed_pages`` makes them. ``info`` has ``phase`` and
+    ``title``, ``terms`` (how records and batches are called), ``facts`` (pairs of a name and a text; the browser puts
+    its clock into "elapsed"), ``done``, ``failed`` and ``total`` (batches that ended well, ended otherwise, and all),
+    ``elapsed`` (seconds, where a clock runs) and ``at`` and ``until`` (seconds since the epoch), ``failures`` (by
+    kind), ``notes``, ``keep`` (a note for pages that cannot keep the picture of the end), and what the buttons need:
+    ``actions`` and ``code``.
     """
 
     state: bytes = b""
@@ -60,16 +63,16 @@ class Track:
         job: the export; ``go_on`` adds its retries.
     """
 
-    def __init__(self, job: ExportJob) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         self.jobs = [job]
         self._days: tuple[tuple[int, int], bytes] = ((0, 0), b"")
 
-    def go_on(self, job: ExportJob) -> None:
+    def go_on(self, job: Job[Any]) -> None:
         """Add a retry."""
         self.jobs.append(job)
 
     @property
-    def job(self) -> ExportJob:
+    def job(self) -> Job[Any]:
         """Return the latest job."""
         return self.jobs[-1]
 
@@ -79,17 +82,13 @@ class Track:
         return len(self.jobs), self.job.version
 
     def cells(self, *, clock: bool = False) -> list[BatchProgress]:
-        """Return every batch by project and in date order; those of a retry replace the ones that they fetch again."""
+        """Return every batch by project and in order; those of a retry replace the ones that they fetch again."""
         cells = self.jobs[0].batches(clock=clock)
         projects = {project_id: place for place, project_id in enumerate(dict.fromkeys(map(_project, cells)))}
         for job in self.jobs[1:]:
-            there = _days_of(cell for cell in cells if cell.status not in UNMET)
-            new = [
-                cell for cell in job.batches(clock=clock) if cell.status != "skipped" or _first_day(cell) not in there
-            ]
-            again = _days_of(new)
-            cells = new + [cell for cell in cells if cell.status not in UNMET or _first_day(cell) not in again]
-        return sorted(cells, key=lambda cell: (projects.get(cell.project_id, len(projects)), cell.from_date))
+            new = job.batches(clock=clock)
+            cells = (_with_days if any(cell.page is None for cell in new) else _with_pages)(cells, new)
+        return sorted(cells, key=lambda cell: (projects.get(cell.project_id, len(projects)), *_place(cell)))
 
     def frame(self, cells: Sequence[BatchProgress], actions: Sequence[Info], face: Face = str, **more: Any) -> Frame:
         """
@@ -100,7 +99,7 @@ class Track:
         """
         key, packed = self._days
         if key != (len(self.jobs), len(cells)):
-            packed = packed_days([(cell.from_date, cell.to_date) for cell in cells])
+            packed = packed_names(cells)
             self._days = ((len(self.jobs), len(cells)), packed)
         info = self._info(cells, Counter(cell.status for cell in cells), face)
         state = packed_state([(cell.status, cell.rows) for cell in cells])
@@ -111,13 +110,14 @@ class Track:
         now = progress[-1]
         unmet = sum(counts[status] for status in UNMET)
         ended = sum(counts[status] for status in ENDED)
+        terms = terms_of(self.job)
         facts = [
-            ("batches", f"{ended - unmet:,} of {len(cells):,}"),
-            ("events", f"{sum(p.rows for p in progress):,}"),
+            (terms.batches, f"{ended - unmet:,} of {len(cells):,}"),
+            (terms.records, f"{sum(p.rows for p in progress):,}"),
             ("received", size(sum(p.bytes for p in progress))),
         ]
         if now.rows and now.elapsed >= WORTH_A_RATE:
-            facts.append(("events a second", f"{now.rows / now.elapsed:,.0f}"))
+            facts.append((f"{terms.records} a second", f"{now.rows / now.elapsed:,.0f}"))
         facts.append(("elapsed", ""))
         if not now.finished:
             if now.seconds_left is not None and not now.waiting_until:
@@ -126,7 +126,8 @@ class Track:
             facts.append(("quota left", f"{self.job.quota_left:,} this hour"))
         return {
             "phase": phase(self.job, now, counts),
-            "title": days(min(c.from_date for c in cells), max(c.to_date for c in cells)) if cells else "",
+            "title": title_of(cells, terms),
+            "terms": terms._asdict(),
             "facts": facts,
             "done": ended - unmet,
             "failed": unmet,
@@ -142,7 +143,7 @@ class Track:
 _tracks: WeakSet[Track] = WeakSet()
 
 
-def track_of(job: ExportJob) -> Track:
+def track_of(job: Job[Any]) -> Track:
     """Return the track of a job, the same for all of its panels, so that each shows the retries of the others."""
     track = next((track for track in list(_tracks) if job in track.jobs), None) or Track(job)
     _tracks.add(track)
@@ -150,6 +151,33 @@ def track_of(job: ExportJob) -> Track:
 
 
 _project = attrgetter("project_id")
+
+
+def title_of(cells: Sequence[BatchProgress], terms: Terms) -> str:
+    """Return what an export is of: its days, or its records where they have none."""
+    if any(cell.page is None for cell in cells):
+        return days(min(cell.from_date for cell in cells), max(cell.to_date for cell in cells))
+    return "" if terms is EVENTS else terms.records
+
+
+def _place(cell: BatchProgress) -> tuple[date, bool, int]:
+    """Return by what batches are put in order: pages by number, and what is read again at the end last."""
+    return (cell.from_date, False, 0) if cell.page is None else (date.min, cell.is_again, cell.page)
+
+
+def _with_days(cells: Sequence[BatchProgress], new: Sequence[BatchProgress]) -> list[BatchProgress]:
+    """Return batches of days with those of a retry."""
+    there = _days_of(cell for cell in cells if cell.status not in UNMET)
+    new = [cell for cell in new if cell.status != "skipped" or _first_day(cell) not in there]
+    again = _days_of(new)
+    return new + [cell for cell in cells if cell.status not in UNMET or _first_day(cell) not in again]
+
+
+def _with_pages(cells: Sequence[BatchProgress], new: Sequence[BatchProgress]) -> list[BatchProgress]:
+    """Return pages with those of a retry, or these alone where it began anew, with the first page."""
+    if any((cell.page, cell.is_again) == (0, False) for cell in new):
+        return list(new)
+    return list({(cell.page, cell.is_again): cell for cell in (*cells, *new)}.values())
 
 
 def _first_day(cell: BatchProgress) -> tuple[str, int]:
@@ -164,7 +192,7 @@ def _days_of(cells: Iterable[BatchProgress]) -> set[tuple[str, int]]:
     }
 
 
-def phase(job: ExportJob, progress: JobProgress, counts: Counter[str]) -> str:
+def phase(job: Job[Any], progress: JobProgress, counts: Counter[str]) -> str:
     """Return the name of the current phase. The export has ended when its result is available, after its last batch."""
     if not (progress.finished and job.done()):
         if job.cancelled():
@@ -216,6 +244,7 @@ def plan_frame(
         notes.append("All of these days are in the table already.")
     info = {
         "title": days(plan.from_date, plan.to_date),
+        "terms": EVENTS._asdict(),
         "facts": facts,
         "total": len(cells),
         "done": 0,
@@ -230,6 +259,47 @@ def plan_frame(
     )
 
 
+def profiles_plan_frame(
+    plan: ProfilesPlan,
+    actions: Sequence[Info],
+    *,
+    notes: Sequence[str] = (),
+    face: Face = str,
+    project_known: bool = True,
+    **more: Any,
+) -> Frame:
+    """Return what would be fetched of profiles, as a frame: as many pages as there were before, if that is known."""
+    pages = plan.pages or 1
+    facts = [("pages", f"about {pages:,}" if plan.pages else "unknown")]
+    if plan.is_held:
+        facts = [("requests", "0")]
+    if project_known:
+        facts.append(("quota left", f"{plan.quota_left:,} this hour"))
+    if plan.age is not None:
+        facts += [("profiles there already", f"{plan.profiles:,}"), ("old", duration(plan.age.total_seconds()))]
+    notes = list(notes)
+    if plan.goes_on and not plan.is_held:
+        many = plural(plan.goes_on, "page is", "pages are")
+        notes.append(f"{plan.goes_on:,} {many} there already, of a snapshot that goes on.")
+    if plan.is_held:
+        notes.append("The profiles in the table are young enough: nothing is fetched.")
+    elif plan.pages is None:
+        notes.append("The first page tells how many profiles there are.")
+    elif hours := plan.hours_if_pages_count:
+        notes.append(
+            "Should Mixpanel count each page, it will wait for the quota,"
+            f" about {hours} {plural(hours, 'hour', 'hours')}: larger pages take fewer requests."
+        )
+    info = {
+        "title": PROFILES.records, "terms": PROFILES._asdict(), "facts": facts, "total": pages, "done": 0, "failed": 0,
+        "notes": notes, "actions": list(actions),
+    }  # fmt: skip
+    status = "skipped" if plan.is_held else "queued"
+    return Frame(
+        packed_state([(status, 0)] * pages), packed_pages([(page, False) for page in range(pages)]), info | more
+    )
+
+
 def packed_state(cells: Sequence[tuple[str, int]]) -> bytes:
     """Return states and numbers of events as one byte per batch."""
     most = max((rows for _, rows in cells), default=0) or 1
@@ -240,16 +310,29 @@ def packed_state(cells: Sequence[tuple[str, int]]) -> bytes:
 def packed_days(ranges: Sequence[tuple[date, date]]) -> bytes:
     """Return the days as four bytes per batch: its first day and its number of days."""
     # A day that two bytes cannot count, before 1970 or after 2149, shows as the nearest that they can.
-    numbers = array(
-        "I",
-        [
-            min(max(first.toordinal() - EPOCH, 0), 0xFFFF) | (last.toordinal() - first.toordinal() + 1) << 16
-            for first, last in ranges
-        ],
-    )  # fmt: skip
+    return _bytes(
+        min(max(first.toordinal() - EPOCH, 0), 0xFFFF) | (last.toordinal() - first.toordinal() + 1) << 16
+        for first, last in ranges
+    )
+
+
+def packed_pages(pages: Sequence[tuple[int, bool]]) -> bytes:
+    """Return pages as four bytes each: its number, and the highest bit where it is read again."""
+    return _bytes(min(number, AGAIN - 1) | (AGAIN if is_again else 0) for number, is_again in pages)
+
+
+def packed_names(cells: Sequence[BatchProgress]) -> bytes:
+    """Return what the browser names batches by, as four bytes each: their days, or their pages."""
+    if any(cell.page is None for cell in cells):
+        return packed_days([(cell.from_date, cell.to_date) for cell in cells])
+    return packed_pages([(cell.page or 0, cell.is_again) for cell in cells])
+
+
+def _bytes(numbers: Iterable[int]) -> bytes:
+    packed = array("I", numbers)
     if byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
+        packed.byteswap()
+    return packed.tobytes()
 
 
 def failures(cells: Sequence[BatchProgress], face: Face = str) -> list[Info]:
@@ -301,7 +384,7 @@ def _worth_a_retry(cells: Sequence[BatchProgress], *, renewed: bool) -> list[Bat
     return [cell for cell in unmet if cell.http_status != TOO_LARGE]
 
 
-def detail(cell: BatchProgress, *, of_several: bool = False) -> Info:
+def detail(cell: BatchProgress, terms: Terms = EVENTS, *, of_several: bool = False) -> Info:
     """Return details of a batch that its dates and its state do not show; its project, if there are several."""
     facts = [("project", cell.project_id)] if of_several else []
     if cell.attempt:
@@ -309,7 +392,7 @@ def detail(cell: BatchProgress, *, of_several: bool = False) -> Info:
     if cell.http_status:
         facts.append(("HTTP", f"{cell.http_status}"))
     if cell.status in ("done", "skipped"):
-        facts.append(("events", f"{cell.rows:,}"))
+        facts.append((terms.records, f"{cell.rows:,}"))
     if cell.bytes:
         facts.append(("received", size(cell.bytes)))
     if cell.seconds:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mpnb._exporting.handles import ExportJob, ExportResult, retry_days
+from mpnb._exporting.handles import Job, retry_days, terms_of
 from mpnb._message import Face, said
 from mpnb._mixpanel.credentials import Credentials
 from mpnb._notebook.panel import _static as static
@@ -53,12 +53,12 @@ class Follower:
         self._retry_code = retry_code
         self._code_of = code_of
         self._seen: tuple[int, int] | None = None
-        self._ended: ExportJob | None = None
-        self._retrying: Future[ExportJob] | None = None
+        self._ended: Job[Any] | None = None
+        self._retrying: Future[Job[Any]] | None = None
         self._flush_at = math.inf
 
     @property
-    def job(self) -> ExportJob:
+    def job(self) -> Job[Any]:
         """Return the latest job. Any thread."""
         return self.track.job
 
@@ -82,7 +82,7 @@ class Follower:
                 self.job.cancel()
             case "retry" if self.has_ended:
                 self._retry(lambda result: result.start_retry(credentials=self.credentials))
-            case "retry_batch" if self.has_ended and (cell := self._cell(message)) is not None:
+            case "retry_batch" if self.has_ended and (cell := self._cell(message)) is not None and cell.page is None:
                 days = (cell.from_date, cell.to_date)
                 self._retry(lambda result: retry_days(result, days, self.credentials, cell.project_id))
             case _:
@@ -97,12 +97,14 @@ class Follower:
         cell = self._cell(message)
         if cell is not None:
             mine = (cell.project_id, cell.from_date)
-            may_come = self.has_ended and any((w.project_id, w.from_date) == mine for w in self._worth_a_retry())
+            # A page is of no use by itself: all that are missing are fetched together.
+            may_come = self.has_ended and cell.page is None
+            may_come = may_come and any((w.project_id, w.from_date) == mine for w in self._worth_a_retry())
             more = {"retry": may_come, "code": self._code_of(cell)}
-            told = detail(cell, of_several=len({each.project_id for each in self.cells}) > 1)
+            told = detail(cell, terms_of(self.job), of_several=len({each.project_id for each in self.cells}) > 1)
             self._screen.grid.send({"type": "cell", "index": message["index"], **told, **more})
 
-    def _retry(self, start: Callable[[ExportResult], ExportJob]) -> None:
+    def _retry(self, start: Callable[[Any], Job[Any]]) -> None:
         job, self.note = self.job, ""
         # It reads the database, which may take longer than a screen may stand still.
         worker = ThreadPoolExecutor(1, thread_name_prefix="mpnb-panel")

@@ -16,15 +16,12 @@ from mpnb import _api as api
 from mpnb._base.clock import today
 from mpnb._base.scalars import as_int, brief
 from mpnb._base.sql import quoted
-from mpnb._base.text import days, plural
 from mpnb._errors import MpnbError
-from mpnb._message import said
-from mpnb._notebook.panel._code import DEFAULTS
 from mpnb._notebook.panel._frontend import STYLE, module
-from mpnb._notebook.panel._labels import LABELS, MODES, in_labels, place_of
+from mpnb._notebook.panel._kinds import EVENTS, PROFILES, Kind
+from mpnb._notebook.panel._labels import LABELS, MODES
 from mpnb._planning.dates import FIRST_DAY, parse_date
 from mpnb._planning.options import LAKE_CHUNK_DAYS
-from mpnb._planning.plan import ExportPlan
 from mpnb._planning.request import check_mode
 from mpnb._storing.database import check_database
 
@@ -40,16 +37,10 @@ PRESETS = (
 # Names of events that the form suggests.
 MOST_NAMES = 1000
 MODE_WORDS = {"resume": "fetch what is missing", "refresh": "fetch all again", "new": "into an empty table"}
-# What stands in for a field that is wrong, so that what is wrong with the others shows as well.
-SOUND: dict[str, dict[str, Any]] = {
-    "dates": {"from_date": "yesterday", "to_date": "yesterday"},
-    "events": {"events": None},
-    "where": {"where": None},
-    "workers": {"workers": 1},
-    "chunk_days": {"chunk_days": 1},
-    "database": {"database": ":memory:"},
-    "table": {"table": "events"},
-}
+# Of profiles. Names of their fields begin so: those of events are others, but for the database.
+PEOPLE_MODE_WORDS = {"resume": "unless young enough", "refresh": "fetch again", "new": "into an empty table"}
+PEOPLE = "people_"
+HISTORY = (("No", "no"), ("Yes: keep earlier versions", "yes"))
 
 
 def preset_range(preset: str, now: date) -> tuple[date, date]:
@@ -58,30 +49,6 @@ def preset_range(preset: str, now: date) -> tuple[date, date]:
         first = date(now.year, now.month - (now.month - 1) % 3, 1)
         return first, max(first, now - DAY)
     return now - DAY * int(preset), now - DAY
-
-
-def planned(asked: dict[str, Any], errors: dict[str, str]) -> tuple[ExportPlan | None, dict[str, str]]:
-    """
-    Return the plan for the fields, or what is wrong with each of them.
-
-    Args:
-        asked: arguments of ``mpnb.plan()``.
-        errors: what is known to be wrong already, by field; sound values stand in for those.
-    """
-    errors = dict(errors)
-    while True:
-        try:
-            plan = api.plan(**asked)
-        except Exception as error:
-            place = place_of(error)
-            if place in errors:
-                return None, errors
-            errors[place] = said(error, in_labels)
-            if place not in SOUND:
-                return None, errors
-            asked = asked | SOUND[place]
-        else:
-            return (None, errors) if errors else (plan, {})
 
 
 def _text(value: object) -> str:
@@ -96,6 +63,36 @@ def _number(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def _lines(text: str) -> list[str]:
+    """Return the names that a field has, one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _hours(text: str) -> tuple[timedelta, str]:
+    """Return a number of hours as a time, and what is wrong with it."""
+    try:
+        hours = timedelta(hours=float(text))
+    except (ValueError, OverflowError):
+        hours = timedelta(-1)
+    if hours < timedelta(0):
+        return timedelta(0), f"{LABELS['max_age']}: a number of 0 or more, not {brief(text)}"
+    return hours, ""
+
+
+def _people_values() -> dict[str, str]:
+    """Return what the fields of profiles say first."""
+    usual = PROFILES.defaults
+    return {
+        **dict.fromkeys(("properties", "where", "cohort", "group", "workspace"), ""),
+        "table": usual["table"],
+        "workers": _text(usual["workers"]),
+        "page_size": _text(usual["page_size"]),
+        "mode": usual["mode"],
+        "max_age": f"{usual['max_age'] / timedelta(hours=1):g}",
+        "history": "no",
+    }
 
 
 class Fields(anywidget.AnyWidget):
@@ -130,7 +127,7 @@ class Form:
     def __init__(self, given: dict[str, Any], on_message: Callable[[dict[str, Any]], object]) -> None:
         first, last, preset = _dates(given)
         usual = {} if given.get("destination") is None else {"chunk_days": LAKE_CHUNK_DAYS}
-        given = {**DEFAULTS, **usual, **given}
+        given = {**EVENTS.defaults, **usual, **given}
         database = given["database"]
         self._connection = database if isinstance(database, DuckDBPyConnection) else None
         if self._connection is None:
@@ -140,6 +137,7 @@ class Form:
         names = [events] if isinstance(events, str) or not isinstance(events, Iterable) else events
         check_mode(given["mode"])
         self._first_values = {
+            "kind": "events",
             "preset": preset,
             "first": first.isoformat(),
             "last": last.isoformat(),
@@ -150,6 +148,7 @@ class Form:
             "workers": _text(given["workers"]),
             "chunk_days": _text(given["chunk_days"]),
             "mode": given["mode"],
+            **{PEOPLE + name: value for name, value in _people_values().items()},
         }
         self._fixed = [] if self._connection is None else ["database"]
         self._errors: dict[str, str] = {}
@@ -169,6 +168,8 @@ class Form:
             "labels": LABELS,
             "presets": presets,
             "modes": [(f"{label}: {MODE_WORDS[mode]}", mode) for mode, label in MODES.items()],
+            "people_modes": [(f"{label}: {PEOPLE_MODE_WORDS[mode]}", mode) for mode, label in MODES.items()],
+            "history": HISTORY,
             "fixed": self._fixed,
             "errors": self._errors,
             "folded": self._folded,
@@ -177,7 +178,10 @@ class Form:
 
     def paint(self, errors: dict[str, str]) -> None:
         """Show what is wrong with each field. Called in the pump's thread only."""
-        self._errors = errors
+        before = PEOPLE if self.kind is PROFILES else ""
+        self._errors = {
+            place if place in ("database", "form", "login") else before + place: text for place, text in errors.items()
+        }
         self.fields.info = self._info()
 
     def fold(self, line: str) -> None:
@@ -191,20 +195,53 @@ class Form:
         self.fields.info = self._info()
 
     def reset(self) -> None:
-        """Let the fields say again what they said first: the browser writes them."""
-        self.fields.send({"type": "reset", "values": self._first_values})
+        """Let the fields say again what they said first, of the same kind: the browser writes them."""
+        kind = {"kind": self.fields.values["kind"]}
+        self.fields.send({"type": "reset", "values": self._first_values | kind})
 
-    def asked(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the fields as arguments of ``mpnb.start()``, and what is wrong with invalid fields."""
+    @property
+    def kind(self) -> Kind:
+        """Return what is chosen: events or profiles."""
+        return PROFILES if self.fields.values["kind"] == "profiles" else EVENTS
+
+    def asked(self) -> tuple[Kind, dict[str, Any], dict[str, str]]:
+        """Return what is chosen, the fields as arguments of its call, and what is wrong with invalid fields."""
         values = {name: str(value).strip() for name, value in self.fields.values.items()}
+        kind = self.kind
+        if kind is PROFILES:
+            return kind, *self._profiles_asked(values)
+        return kind, *self._events_asked(values)
+
+    def _profiles_asked(self, values: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+        mine = {name.removeprefix(PEOPLE): value for name, value in values.items() if name.startswith(PEOPLE)}
+        hours, wrong = _hours(mine["max_age"])
+        asked = {
+            "where": mine["where"] or None,
+            "properties": _lines(mine["properties"]) or None,
+            "cohort": _number(mine["cohort"]) if mine["cohort"] else None,
+            "group": mine["group"] or None,
+            "workspace": mine["workspace"] or None,
+            "database": self._database(values),
+            "table": mine["table"],
+            "workers": _number(mine["workers"]),
+            "page_size": "auto" if mine["page_size"].lower() == "auto" else _number(mine["page_size"]),
+            "mode": mine["mode"],
+            "max_age": hours,
+            "history": mine["history"] == "yes",
+        }
+        return asked, {"max_age": wrong} if wrong else {}
+
+    def _database(self, values: dict[str, str]) -> Any:
+        return self._connection if self._connection is not None else values["database"]
+
+    def _events_asked(self, values: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
         dates, wrong = _dates_asked(values)
         chunk_days = values["chunk_days"].lower()
-        names = [line.strip() for line in values["events"].splitlines() if line.strip()]
         asked = {
             **dates,
-            "events": names or None,
+            "events": _lines(values["events"]) or None,
             "where": values["where"] or None,
-            "database": self._connection if self._connection is not None else values["database"],
+            "database": self._database(values),
             "table": values["table"],
             "workers": _number(values["workers"]),
             "chunk_days": chunk_days if chunk_days == "auto" else _number(chunk_days),
@@ -224,7 +261,7 @@ def _dates_asked(values: dict[str, str]) -> tuple[dict[str, str], str]:
         # So is a year of which not all digits are typed yet.
         wrong = f"{LABELS['from_date']} {first} is before {FIRST_DAY.year}, when Mixpanel began"
     if wrong or first is None or last is None:
-        return dict(SOUND["dates"]), wrong
+        return dict(EVENTS.sound["dates"]), wrong
     # Cut here, where a warning would go into whichever cell runs next.
     return {"from_date": first.isoformat(), "to_date": (min(last, now) if first <= now else last).isoformat()}, ""
 
@@ -234,20 +271,6 @@ def _day(text: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         return None
-
-
-def summed_up(asked: dict[str, Any]) -> str:
-    """Return what an export is of, in one line: its days, its events, its table."""
-    first, last = date.fromisoformat(asked["from_date"]), date.fromisoformat(asked["to_date"])
-    count = (last - first).days + 1
-    names = asked["events"]
-    words = [
-        f"{count:,} {plural(count, 'day', 'days')}, {days(first, last)}",
-        "all events" if names is None else names[0] if len(names) == 1 else f"{len(names):,} events",
-        *(["where …"] if asked["where"] else []),
-        f"table {asked['table']}",
-    ]
-    return " · ".join(words)
 
 
 def names_in(database: Any, table: Any) -> list[tuple[str, int]]:

@@ -99,8 +99,8 @@ def _request_id() -> str:
 
 def retry_of(cell: str) -> str:
     """Return the code that retries what a cell exports, ``""`` where the cell does not say where its result will be."""
-    if re.search(r"^[^#\n]*%mpexport\b", cell, re.MULTILINE):
-        return "%mpexport --retry"
+    if magic := re.search(r"^[^#\n]*(%mpexport|%mpprofiles)\b", cell, re.MULTILINE):
+        return f"{magic[1]} --retry"
     try:
         statements = ast.parse(cell).body
     except (SyntaxError, ValueError):
@@ -117,5 +117,5 @@ def _assigned(statement: ast.stmt) -> str:
             | ast.AnnAssign(target=ast.Name(name), value=ast.Call(func=called))
         ):
             word = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-            return name if word in ("export", "retry") else ""
+            return name if word in ("export", "export_profiles", "retry") else ""
     return ""

@@ -17,6 +17,13 @@ LABELS = {
     "workers": "Workers",
     "chunk_days": "Days a batch",
     "mode": "Mode",
+    "properties": "Properties",
+    "cohort": "Cohort",
+    "group": "Group",
+    "workspace": "Workspace",
+    "page_size": "Profiles a page",
+    "max_age": "Young enough, in hours",
+    "history": "History",
     "username": "Service account",
     "secret": "Secret",  # pragma: allowlist secret
     "project_id": "Project id",
@@ -33,7 +40,8 @@ PHRASES = {
 # The fields, by the arguments whose errors show beside them.
 PLACES = {
     "from_date": "dates", "to_date": "dates", "events": "events", "where": "where", "workers": "workers",
-    "chunk_days": "chunk_days", "mode": "mode", "database": "database", "table": "table",
+    "chunk_days": "chunk_days", "mode": "mode", "database": "database", "table": "table", "properties": "properties",
+    "cohort": "cohort", "group": "group", "workspace": "workspace", "page_size": "page_size", "max_age": "max_age",
 }  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import math
 import threading
+from typing import Any
 
-from mpnb._base.text import days
-from mpnb._exporting.handles import ExportJob, variable_of
+from mpnb._exporting.handles import Job, terms_of, variable_of
 from mpnb._notebook.panel import _frontend as frontend
-from mpnb._notebook.panel._feed import Frame, Info, Track, track_of
+from mpnb._notebook.panel._feed import Frame, Info, Track, title_of, track_of
 from mpnb._notebook.panel._follow import Follower
 from mpnb._notebook.panel._grid import Grid
 from mpnb._notebook.panel._pump import pump
@@ -35,7 +35,7 @@ class JobPanel:
         retry: the code that retries what failed, where it does not go by the variable that holds the job.
     """
 
-    def __init__(self, job: ExportJob, retry: str = "", *, ends: bool = False) -> None:
+    def __init__(self, job: Job[Any], retry: str = "", *, ends: bool = False) -> None:
         self.job = job
         self.retry = retry
         self._ends = ends
@@ -99,13 +99,14 @@ class JobPanel:
 class CellPanel(JobPanel):
     """The display of an export that blocks its cell: no variable holds its result yet."""
 
-    def __init__(self, job: ExportJob) -> None:
+    def __init__(self, job: Job[Any]) -> None:
         super().__init__(job, frontend.retry_of(frontend.running_cell()), ends=True)
 
     def _retry_code(self) -> tuple[str, str]:
-        # Where the call raises, its result has no name.
-        ended = (cell.status for cell in self._follower.cells)
-        raises = self.job.cancelled() or not any(status in ("done", "empty", "skipped") for status in ended)
+        # Where the call raises, its result has no name: pages are of no use but all together.
+        ended = [cell for cell in self._follower.cells if cell.status in ("done", "empty", "skipped")]
+        in_vain = not ended or any(cell.page is not None for cell in self._follower.unmet)
+        raises = self.job.cancelled() or in_vain
         return "" if raises else self.retry, "run the same call again"
 
 
@@ -115,7 +116,7 @@ class NotebookProgress:
     def __init__(self) -> None:
         self._panel: JobPanel | None = None
 
-    def begin(self, job: ExportJob) -> None:
+    def begin(self, job: Job[Any]) -> None:
         """Show the grid."""
         try:
             self._panel = CellPanel(job)
@@ -139,6 +140,5 @@ class NotebookProgress:
                 frontend.remember_shown(self._panel.job.outcome())
 
 
-def _title(job: ExportJob) -> str:
-    cells = job.batches(clock=False)
-    return days(min(cell.from_date for cell in cells), max(cell.to_date for cell in cells)) if cells else "no days"
+def _title(job: Job[Any]) -> str:
+    return title_of(job.batches(clock=False), terms_of(job)) or "no days"

@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Any
 
 from mpnb._base.text import days
-from mpnb._exporting.handles import summary_of
+from mpnb._exporting.handles import summary_of, terms_of
 from mpnb._notebook.panel._feed import Track
-from mpnb._planning.states import STATUSES, BatchProgress
+from mpnb._planning.states import EVENTS, STATUSES, BatchProgress, Terms
 from mpnb._showing import summary as display
 
 GLYPHS = dict(zip(STATUSES, "·…↓≡✓○=✕–", strict=True))
@@ -49,17 +49,18 @@ def ended(
         retry: the code that retries, ``""`` where that depends on a variable that is not known.
         otherwise: in words, for where there is no code.
     """
+    terms = terms_of(track.job)
     try:
         summary = replace(summary_of(track.job.outcome()), retry=retry, otherwise=otherwise)
     except Exception as error:
         text = f"The export ended with an error: {type(error).__name__}: {error}"
-        return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells)}"}
+        return {"text/plain": text, "text/html": f"<div>{escape(text)}</div>{grid(cells, terms)}"}
     if len(track.jobs) > 1:
         # The result is the last retry's; the grid is of all.
         facts = dict(summary.facts)
-        last = f"{facts.pop('batches')}, {facts.pop('took')}"
-        summary = replace(summary, facts=(*facts.items(), ("batches", counted(cells)), ("last retry", last)))
-    return {"text/plain": display.text(summary), "text/html": display.html(summary, grid(cells))}
+        last = ", ".join(facts.pop(name) for name in (terms.batches, "took") if name in facts)
+        summary = replace(summary, facts=(*facts.items(), (terms.batches, counted(cells)), ("last retry", last)))
+    return {"text/plain": display.text(summary), "text/html": display.html(summary, grid(cells, terms))}
 
 
 def counted(cells: Sequence[BatchProgress]) -> str:
@@ -68,20 +69,28 @@ def counted(cells: Sequence[BatchProgress]) -> str:
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
 
 
-def grid(cells: Sequence[BatchProgress]) -> str:
+def grid(cells: Sequence[BatchProgress], terms: Terms = EVENTS) -> str:
     """Return the cells as HTML, with adjacent cells of the same state as one, to keep it small."""
     runs = []
     for (_, status), group in groupby(cells, key=lambda cell: (cell.project_id, cell.status)):
         run = list(group)
-        dates = days(run[0].from_date, run[-1].to_date)
-        many = f", {len(run):,} batches" if len(run) > 1 else ""
+        many = f", {len(run):,} {terms.batches}" if len(run) > 1 else ""
         box = f"<b{LOOKS.get(status, '')}>{GLYPHS[status]}</b>"
         runs.append(
-            f'<span style="color:{COLOURS.get(status, "#808080")}" title="{dates}: {status}{many}">'
+            f'<span style="color:{COLOURS.get(status, "#808080")}" title="{_span(run)}: {status}{many}">'
             f"{box * len(run)}</span>"
         )
     pixels = next(pixels for most, pixels in SIZES if len(cells) <= most)
+    name = terms.batches.capitalize()
     return (
-        f'{STYLE}<div class="mpnb-ended" style="--s:{pixels}px" role="img" aria-label="Batches: {counted(cells)}">'
+        f'{STYLE}<div class="mpnb-ended" style="--s:{pixels}px" role="img" aria-label="{name}: {counted(cells)}">'
         f"{''.join(runs)}</div>"
     )
+
+
+def _span(run: Sequence[BatchProgress]) -> str:
+    """Return the days of adjacent batches, or their pages."""
+    first, last = run[0], run[-1]
+    if first.page is None:
+        return days(first.from_date, last.to_date)
+    return first.label if first is last else f"{first.label} – {last.label}"

@@ -1,6 +1,7 @@
 // The fields. `values` is what they hold, by name, and written here alone; `info` comes from Python, and has the words:
-// {labels, presets: [[label, value, days]], modes: [[label, value]], fixed: [names], errors: {place: text}, folded,
-// names: [[event, count]] or null}. {type: "names"} asks for the names, {type: "form"} says that a field changed.
+// {labels, presets: [[label, value, days]], modes: [[label, value]], people_modes and history alike, fixed: [names],
+// errors: {place: text}, folded, names: [[event, count]] or null}. Fields of profiles have names that begin with people_.
+// {type: "names"} asks for the names, {type: "form"} says that a field changed.
 
 const OFF = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
 const SUGGESTED = 8;
@@ -89,11 +90,36 @@ function render({ model, el }) {
   const fields = make("div", "mpnb-fields", root);
   const controls = {}, errors = {};
 
-  function place(name, css = name) {
-    const box = make("div", `mpnb-place mpnb-field-${css.replace("_", "-")}`, fields);
+  const places = []; // in order, each with the kind that alone has it, if there is one
+
+  function place(name, kind) {
+    const box = make("div", `mpnb-place mpnb-field-${name.replaceAll("_", "-")}`, fields);
+    places.push([box, kind]);
     const row = make("div", "mpnb-row-of-fields", box);
     errors[name] = make("div", "mpnb-error", box, { role: "alert" });
     return row;
+  }
+
+  function text(name, kind, placeholder = "", label = labels[name.replace("people_", "")]) {
+    controls[name] = labelled(place(name, kind), label, "input", { type: "text", placeholder, ...OFF });
+  }
+
+  /** Two radio buttons that look like one with two halves: one value in `controls`, like any other. Each has a longer
+      name besides, since a field has its text, too. */
+  function halves(parent, name, label, options) {
+    const group = make("div", "mpnb-halves", parent, { role: "radiogroup", "aria-label": label });
+    const key = `mpnb-${freshId()}`;
+    const inputs = options.map(([text, value, whole]) => {
+      const half = make("label", "", group);
+      const input = make("input", "", half, { type: "radio", name: key, value, "aria-label": whole });
+      make("span", "", half).textContent = text;
+      return input;
+    });
+    controls[name] = {
+      get value() { return inputs.find((input) => input.checked)?.value ?? options[0][1]; },
+      set value(value) { for (const input of inputs) input.checked = input.value === value; },
+      addEventListener: (...heard) => inputs.forEach((input) => input.addEventListener(...heard)),
+    };
   }
 
   function choice(parent, name, label, options) {
@@ -102,19 +128,30 @@ function render({ model, el }) {
     controls[name] = select;
   }
 
-  const dates = place("dates");
+  halves(place("kind"), "kind", "What to export", [["Events", "events", "Raw events"], ["Profiles", "profiles", "Profiles of people or groups"]]);
+  const dates = place("dates", "events");
   dates.classList.add("mpnb-days");
   choice(dates, "preset", "Days", info.presets);
   controls.first = labelled(dates, labels.from_date, "input", { type: "date" });
   controls.last = labelled(dates, labels.to_date, "input", { type: "date" });
   const range = make("span", "mpnb-range", dates);
-  choice(place("mode"), "mode", labels.mode, info.modes);
-  const names = place("events");
+  choice(place("mode", "events"), "mode", labels.mode, info.modes);
+  const names = place("events", "events");
   controls.events = labelled(names, labels.events, "textarea", { rows: 1, placeholder: "all, or one name a line", ...OFF });
-  controls.where = labelled(place("where"), labels.where, "input", { type: "text", placeholder: 'properties["$os"] == "iOS"', ...OFF });
-  for (const name of ["database", "table"]) controls[name] = labelled(place(name), labels[name], "input", { type: "text", ...OFF });
-  controls.workers = labelled(place("workers"), labels.workers, "input", { type: "text", placeholder: "1–100", ...OFF });
-  controls.chunk_days = labelled(place("chunk_days"), labels.chunk_days, "input", { type: "text", placeholder: "1–100, or auto", ...OFF });
+  text("where", "events", 'properties["$os"] == "iOS"');
+  controls.people_properties = labelled(place("people_properties", "profiles"), labels.properties, "textarea", { rows: 1, placeholder: "all, or one name a line", ...OFF });
+  text("people_where", "profiles", 'properties["plan"] == "pro"');
+  for (const name of ["people_cohort", "people_group", "people_workspace"]) text(name, "profiles", "its number, or none");
+  choice(place("people_mode", "profiles"), "people_mode", labels.mode, info.people_modes);
+  text("people_max_age", "profiles");
+  choice(place("people_history", "profiles"), "people_history", labels.history, info.history);
+  text("database");
+  text("table", "events");
+  text("people_table", "profiles");
+  text("workers", "events", "1–100");
+  text("people_workers", "profiles", "1–100");
+  text("chunk_days", "events", "1–100, or auto");
+  text("people_page_size", "profiles", "a number, or auto");
   errors.form = make("div", "mpnb-error", root, { role: "alert" });
   for (const name of info.fixed) controls[name].disabled = true;
 
@@ -125,16 +162,28 @@ function render({ model, el }) {
     setText(range, model.get("info").presets.find(([, value]) => value === controls.preset.value)?.[2] ?? "");
   }
 
+  /** Have the places of what is chosen alone in the page: some fields of both have the same label. */
+  function paintKind() {
+    let before = null;
+    for (const [box, kind] of places) {
+      if (kind && kind !== controls.kind.value) { box.remove(); continue; }
+      if (!box.parentNode) fields.insertBefore(box, before.nextSibling);
+      before = box;
+    }
+  }
+
   function write() {
     const values = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, control.value]));
     model.set("values", values);
     model.save_changes();
+    paintKind();
     paintDates();
   }
 
   function read() {
     const values = model.get("values");
     for (const [name, control] of Object.entries(controls)) if (control.value !== values[name]) control.value = values[name] ?? "";
+    paintKind();
     paintDates();
   }
 

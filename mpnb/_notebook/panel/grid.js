@@ -1,19 +1,22 @@
 // The grid: a cell a batch, the numbers and the failures above it, and buttons.
 //
 // `state` holds a byte a batch (four bits of its state, four of its share of the largest batch), `days` four bytes a
-// batch, `info` the rest; this side writes none of them. What a person does goes to Python as a message: {type: "cell",
-// index} asks for details, {type: "cancel"} is a button, {type: "retry_batch", index} is one below the grid.
+// batch (its days, or its page), `info` the rest; this side writes none of them. What a person does goes to Python as a
+// message: {type: "cell", index} asks for details, {type: "cancel"} is a button, {type: "retry_batch", index} is one
+// below the grid.
 // Everything that comes from a server or a user is set by textContent.
 
 const STATES = ["queued", "waiting", "fetching", "writing", "done", "empty", "skipped", "failed", "cancelled"];
 const WORDS = {
   queued: "queued", waiting: "waiting", fetching: "fetching", writing: "being written", done: "done",
-  empty: "done, no events", skipped: "there already", failed: "failed", cancelled: "cancelled",
+  skipped: "there already", failed: "failed", cancelled: "cancelled",
 };
 const PHASES = {
   form: "Not ready", planning: "Planning", login: "Credentials needed", idle: "Ready", starting: "Starting", running: "Exporting", waiting: "Waiting for the quota", cancelling: "Cancelling",
   done: "Done", failed: "Ended", cancelled: "Cancelled", error: "Stopped by an error",
 };
+const EVENTS = { records: "events", batch: "batch", batches: "batches" };
+const AGAIN = 0x80000000; // of a page that is read once more
 const MOVING = new Set(["starting", "running", "waiting", "cancelling"]);
 const UNDER_WAY = new Set(["waiting", "fetching", "writing"]);
 // Up to so many batches, cells of so many pixels with so many between them.
@@ -32,6 +35,9 @@ const bytesOf = (value) => value ? new Uint8Array(value.buffer ?? value, value.b
 function isoDay(number) {
   return new Date(number * 86400000).toISOString().slice(0, 10);
 }
+
+const termsOf = (model) => model.get("info").terms ?? EVENTS;
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 function duration(seconds) {
   const s = Math.floor(seconds);
@@ -53,25 +59,31 @@ function sendAtOnce(model, content) {
   } catch { /* it goes the usual way as well */ }
 }
 
+const wordOf = (state, terms) => (state === "empty" ? `done, no ${terms.records}` : WORDS[state] ?? "?");
 const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour12: false });
 
 /**
- * The cells: rows of them, one tab stop, arrows. `onPoint(index | null, atOnce)` hears where pointer and focus are,
+ * The cells: rows of them, one tab stop, arrows. `terms()` says how they are called. `onPoint(index | null, atOnce)` hears where pointer and focus are,
  * `onPick(index | null)` which cell was clicked, or chosen by Enter, and that Escape was pressed.
  */
-function cellGrid(parent, onPoint, onPick) {
+function cellGrid(parent, terms, onPoint, onPick) {
   const box = make("div", "mpnb-scroll", parent);
   const grid = make("div", "mpnb-grid", box, { role: "grid", "aria-label": "Batches" });
   let cells = [], shown = new Uint8Array(), days = new DataView(new ArrayBuffer(0)), columns = 1, stop = 0, size = 0, gap = 0;
 
   const hasFocus = () => grid.contains(grid.getRootNode().activeElement); // the page's, or that of a shadow tree
+  const ofPages = () => terms().batch !== EVENTS.batch;
+  const pageOf = (i) => days.getUint32(i * 4, true) & ~AGAIN;
+  const isAgain = (i) => Boolean(days.getUint32(i * 4, true) & AGAIN);
   const dates = (i) => {
     if (i * 4 + 4 > days.byteLength) return "";
+    if (ofPages()) return `page ${pageOf(i).toLocaleString("en-US")}${isAgain(i) ? " again" : ""}`;
     const packed = days.getUint32(i * 4, true), first = packed & 0xffff, count = packed >>> 16;
     return count === 1 ? isoDay(first) : `${isoDay(first)} – ${isoDay(first + count - 1)}`;
   };
   const stateOf = (i) => STATES[shown[i] & 15];
-  const label = (i) => `${dates(i)}: ${WORDS[stateOf(i)] ?? "?"}`;
+  const word = (i) => wordOf(stateOf(i), terms());
+  const label = (i) => `${dates(i)}: ${word(i)}`;
   const monthOf = (i) => isoDay(days.getUint32(i * 4, true) & 0xffff).slice(0, 7);
 
   function paintCell(i) {
@@ -83,19 +95,23 @@ function cellGrid(parent, onPoint, onPick) {
     else cells[i].style.removeProperty("--mpnb-volume");
   }
 
-  /** Name the months in which rows begin, and mark the cells in which months do. */
+  /** Name the months, or the pages, with which rows begin, and mark the cells in which months do. */
   function paintMonths() {
+    grid.setAttribute("aria-label", capital(terms().batches));
     if (!columns || cells.length * 4 > days.byteLength) return;
+    const pages = ofPages();
     let above = "";
     [...grid.children].forEach((row, n) => {
-      const month = monthOf(n * columns);
-      const header = row.firstChild, text = month === above ? "" : MONTH.format(new Date(`${month}-01T00:00:00Z`));
+      const month = pages ? dates(n * columns) : monthOf(n * columns);
+      const header = row.firstChild;
+      const text = pages ? month : month === above ? "" : MONTH.format(new Date(`${month}-01T00:00:00Z`));
       setText(header, text);
       header.role = text ? "rowheader" : null;
       header.ariaHidden = text ? null : "true";
       above = month;
     });
-    cells.forEach((cell, i) => cell.toggleAttribute("data-first", i % columns > 0 && monthOf(i) !== monthOf(i - 1)));
+    const begins = (i) => (pages ? isAgain(i) : monthOf(i) !== monthOf(i - 1));
+    cells.forEach((cell, i) => cell.toggleAttribute("data-first", i % columns > 0 && begins(i)));
   }
 
   function layOut() {
@@ -189,7 +205,7 @@ function cellGrid(parent, onPoint, onPick) {
   grid.addEventListener("focusout", () => onPoint(null, true));
   const observer = new ResizeObserver(layOut);
   observer.observe(box);
-  return { grid, box, update, dates, moveTo, state: stateOf, word: (i) => WORDS[stateOf(i)], stop: () => observer.disconnect() };
+  return { grid, box, update, dates, moveTo, state: stateOf, word, stop: () => observer.disconnect() };
 }
 
 /** Buttons that stay the same elements, so that focus stays where it is; `onLost` hears that it cannot. */
@@ -238,12 +254,13 @@ function render({ model, el }) {
   const title = make("span", "mpnb-title", words);
   // Focus that a button takes along when it goes stays in the panel, and on nothing that Enter would press.
   const paintButtons = buttonRow(head, "Actions", press, () => phase.focus({ preventScroll: true }));
-  const bar = make("div", "mpnb-bar", root, { role: "progressbar", "aria-label": "Batches done", "aria-valuemin": 0 });
+  const bar = make("div", "mpnb-bar", root, { role: "progressbar", "aria-valuemin": 0 });
   const barDone = make("div", "mpnb-bar-done", bar), barFailed = make("div", "mpnb-bar-failed", bar);
   const facts = make("dl", "mpnb-facts", root);
   const notes = make("div", "mpnb-notes", root);
   const failures = make("div", "mpnb-failures", root);
-  const cells = cellGrid(root, point, pick);
+  const terms = () => termsOf(model);
+  const cells = cellGrid(root, terms, point, pick);
   const legend = make("ul", "mpnb-legend", root, { "aria-label": "States" });
   const detail = make("div", "mpnb-detail", root), detailText = make("div", "mpnb-detail-text", detail);
   const paintBatchButtons = buttonRow(detail, "Batch", pressBatch, () => cells.moveTo(pointed ?? 0));
@@ -251,7 +268,7 @@ function render({ model, el }) {
   const live = make("div", "mpnb-live", root, { role: "status", "aria-live": "polite" });
   const passKeys = keepKeys(el);
   const timers = { rest: 0, tick: 0, answer: 0 };
-  let pointed = null, picked = null, answer = null, asked = false, infoAt = performance.now(), spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
+  let pointed = null, picked = null, answer = null, asked = false, infoAt = performance.now(), called = terms().batch, spoken = "", spokenAt = -Infinity, busy = "", pressed = "";
 
   // ipywidgets marks the views of a kernel that is gone with this class, those of a file that was reopened as well.
   const gone = () => el.closest(".jupyter-widgets-disconnected") !== null;
@@ -332,7 +349,7 @@ function render({ model, el }) {
     detail.replaceChildren();
     if (pointed === null || !cells.dates(pointed)) {
       paintBatchButtons([]);
-      make("span", "mpnb-hint", detail).textContent = "Point at a batch, or reach it with Tab and the arrows, to see more of it; a click or Enter keeps it here.";
+      make("span", "mpnb-hint", detail).textContent = `Point at a ${terms().batch}, or reach it with Tab and the arrows, to see more of it; a click or Enter keeps it here.`;
       return;
     }
     paintBatchButtons(picked === null ? [] : [
@@ -359,7 +376,7 @@ function render({ model, el }) {
       const item = legend.children[i] ?? make("li", "", legend);
       if (!item.firstChild) { make("span", "", item, { "aria-hidden": "true" }); make("span", "", item); }
       item.children[0].className = `mpnb-swatch mpnb-${name}`;
-      setText(item.children[1], `${count.toLocaleString("en-US")} ${WORDS[name]}`);
+      setText(item.children[1], `${count.toLocaleString("en-US")} ${wordOf(name, terms())}`);
     });
   }
 
@@ -428,7 +445,7 @@ function render({ model, el }) {
 
   function speak(info) {
     const now = performance.now();
-    const text = !info.total || info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done} of ${info.total} batches`
+    const text = !info.total || info.phase === "idle" ? "" : `${PHASES[info.phase] ?? info.phase}. ${info.done} of ${info.total} ${terms().batches}`
       + (info.failed ? `, ${info.failed} not fetched.` : ".");
     const over = !MOVING.has(info.phase);
     if (text === spoken || (now - spokenAt < SPEAK_MS && !over)) return;
@@ -446,9 +463,10 @@ function render({ model, el }) {
     setText(title, info.title ?? "");
     paintButtons((info.actions ?? []).map((action) => ({ ...action, enabled: action.enabled && (!gone() || action.id === "copy") })));
     const total = Math.max(1, info.total ?? 0), done = info.done ?? 0, failed = info.failed ?? 0;
+    bar.setAttribute("aria-label", `${capital(terms().batches)} done`);
     bar.setAttribute("aria-valuemax", info.total ?? 0);
     bar.setAttribute("aria-valuenow", done + failed);
-    bar.setAttribute("aria-valuetext", `${done} of ${info.total ?? 0} batches` + (failed ? `, ${failed} not fetched` : ""));
+    bar.setAttribute("aria-valuetext", `${done} of ${info.total ?? 0} ${terms().batches}` + (failed ? `, ${failed} not fetched` : ""));
     barDone.style.width = `${(100 * done) / total}%`;
     barFailed.style.width = `${(100 * failed) / total}%`;
     paintClock();
@@ -456,6 +474,8 @@ function render({ model, el }) {
     paintFailures(info.failures ?? []);
     if (code.dataset.of === "all" && code.firstChild?.textContent !== info.code) code.replaceChildren();
     if (info.phase !== shownPhase && picked !== null) ask(); // whether it can be retried is another question now
+    if (terms().batch !== called) paintDetail();
+    called = terms().batch;
     shownPhase = info.phase;
     speak(info);
   }
