@@ -42,7 +42,7 @@ def panel(job: ExportJob | ProfilesJob | None = None, **options: Any) -> Any:
             show only anywidgets.
         options: arguments of ``mpnb.start()``. ``from_date``, ``to_date``, ``events``, ``where``, ``database``,
             ``table``, ``workers``, ``chunk_days`` and ``mode`` fill in the form; the others are passed on. Of these,
-            profiles take ``database``, ``on_batch``, ``credentials`` and ``spool``.
+            profiles take ``database``, ``on_batch``, ``credentials``, ``spool`` and ``memory``.
 
     Raises:
         TypeError: there is no such argument; the message suggests the closest one.

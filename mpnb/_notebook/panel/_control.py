@@ -217,7 +217,7 @@ class Panel:
             self._changed = False
             kind, asked, wrong = self._form.asked()
             # What has no field; a quota is that of the export API, and profiles come by another.
-            takes = NAMES if kind is EVENTS else ("on_batch", "spool")
+            takes = NAMES if kind is EVENTS else ("on_batch", "spool", "memory")
             passed = {name: value for name, value in self._given.items() if name in takes and name not in asked}
             if kind is not self._kind:
                 self._plan = None
