@@ -110,7 +110,7 @@ def test_the_result_of_a_job_is_waited_for_in_turns(sandbox, start, monkeypatch)
         with monkeypatch.context() as patched:
             patched.setattr(threading.Condition, "wait", waited)
             with pytest.raises(KeyboardInterrupt):
-                job.result()
+                job.result(None)
         assert len(turns) == 3
         assert all(seconds is not None and seconds <= 0.2 for seconds in turns)
     finally:
