@@ -101,7 +101,7 @@ def test_the_result_of_a_job_is_waited_for_in_turns(sandbox, start, monkeypatch)
     def waited(self: threading.Condition, timeout: float | None = None) -> bool:
         if threading.current_thread() is threading.main_thread():
             turns.append(timeout)
-            if len(turns) == 3:
+            if len(turns) == 3 or timeout is None or timeout > 0.2:
                 raise KeyboardInterrupt
         return wait(self, timeout)
 
