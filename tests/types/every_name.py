@@ -89,6 +89,7 @@ def heard(batch: mpnb.BatchProgress) -> None:
     assert_type((batch.error, batch.kind), tuple[str | None, str | None])
     assert_type((batch.until, batch.http_status), tuple[float | None, int | None])
     assert_type((batch.seconds, batch.label, batch.project_id), tuple[float, str, str])
+    assert_type((batch.page, batch.is_again), tuple[int | None, bool])
 
 
 def planned(plan: mpnb.ExportPlan, batch: mpnb.Batch, held: mpnb.HeldBatch) -> None:
