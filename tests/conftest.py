@@ -18,6 +18,7 @@ import mpnb
 import mpnb._base.clock
 import mpnb._fetching.fetcher
 from mpnb._command.cli import main
+from mpnb._showing import live
 from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import WIDE, Run, WallClock, day, moved, until
@@ -48,9 +49,11 @@ def _open_in(folder: Path) -> list[str]:
     return [file.path for file in psutil.Process().open_files() if folder in Path(file.path).parents]
 
 
-# A shell starts what runs in its background without Ctrl-C, and Python would leave it so.
+# A shell starts what runs in its background without Ctrl-C, and Python would leave it so; nohup, without SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,10 @@ def nothing_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Non
         yield  # tests in folders of their own have their own ways
         return
     before = _ours()
+    # No test here is in a notebook: a panel of another test would look into the database after each export of this one.
+    notebooks, live._notebooks[:] = live._notebooks[:], []
     yield
+    live._notebooks[:] = notebooks
     until(lambda: not _ours() - before)
     if _open_in(tmp_path):
         gc.collect()  # a result that was not closed ends with the last who knows it

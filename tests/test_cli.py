@@ -63,6 +63,7 @@ def test_every_argument_of_export_has_an_option_of_its_name() -> None:
     words = ["2026-01-01", "2026-01-06", "-e", "A", "--events", "B", "--where", "w", "--database", "d", "--table", "t"]
     words += ["--workers", "3", "--chunk-days", "auto", "--mode", "new", "--late-days", "0", "--per-hour", "1"]
     words += ["--per-second", "2", "--concurrent", "4", "--spool-folder", "s", "--spool-bytes", "9", "--memory", "2GB"]
+    words += ["--destination", "f"]
     assert parsed(*words) == {
         "from_date": "2026-01-01",
         "to_date": "2026-01-06",
@@ -77,6 +78,7 @@ def test_every_argument_of_export_has_an_option_of_its_name() -> None:
         "quota": mpnb.Quota(per_hour=1, per_second=2, concurrent=4),
         "spool": mpnb.Spool("s", 9),
         "memory": "2GB",
+        "destination": "f",
     }
     assert set(parsed(*words)) == set(_options.PARAMETERS) - {"on_batch", "credentials"}
 

@@ -681,7 +681,7 @@ def test_labels_are_of_their_own_panel(notebook: Open) -> None:
     for number in range(3):
         output = book.output(number)
         for label in ("Service account", "Secret", "Project id", "Region", "Workers", "Events"):
-            output.locator("label").filter(has_text=re.compile(f"^{label}$")).click()
+            output.locator("label[for]").filter(has_text=re.compile(f"^{label}$")).click()
             expect(output.get_by_label(label, exact=True)).to_be_focused()
     twice = "all => all.map(one => one.id).filter((id, at, ids) => ids.indexOf(id) !== at)"
     assert book.page.locator(".jp-OutputArea [id]").evaluate_all(twice) == []

@@ -111,7 +111,7 @@ def test_what_export_warns_of_is_one_line(shell: Shell, mp: Sandbox, monkeypatch
     monkeypatch.setattr(request, "check_chunk_days", check_and_warn)
     tomorrow = today() + timedelta(days=1)
     with pytest.warns(UserWarning, match="of something else") as caught:
-        ran = shell.run(f"%mpexport yesterday {tomorrow};")
+        ran = shell.run(f"%mpexport yesterday {tomorrow} --chunk-days 1;")
     assert ran.error is None
     assert f"mpnb: TO {tomorrow} is after today: using {today()}\n" in ran.err
     assert [str(each.message) for each in caught] == ["of something else"]

@@ -272,7 +272,7 @@ def test_credentials_of_the_environment_are_named_by_their_variables(
         (lambda: mpnb.split_date_range("2026-01-02", "2026-01-01"), "from_date"),
         (lambda: mpnb.split_date_range("2026-01-01", "2026-01-02", 0), "chunk_days"),
         (lambda: mpnb.drop("mpnb_x"), "table"),
-        (lambda: mpnb.open("s3://x"), "database"),
+        (lambda: mpnb.open("https://x"), "database"),
         (lambda: mpnb.open("x.duckdb", table=5), "table"),  # type: ignore[arg-type]
         (lambda: mpnb.open("x.duckdb", credentials=5), "credentials"),  # type: ignore[arg-type]
     ],

@@ -72,7 +72,7 @@ def make_result():
     return handles.make_result(Reader(store, Selection("events", (days[0], days[-1]))), outcome, None, call="result")
 
 run = Run(engine=Paced(), board=board, callbacks=Callbacks(None), store=store, make_result=make_result,
-          on_end=lambda: None, in_background=False)
+          on_end=lambda: None, in_background=False, memory=None)
 job = handles.make_job(run)
 run.start()
 run.begin()
