@@ -274,4 +274,4 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except ObjectsError as error:
-        raise PlanError(Argument("destination"), ": ", error.args[0], ": ", error.hint) from None
+        raise PlanError(error.args[0], ": ", error.hint, argument="destination") from None
