@@ -67,8 +67,8 @@ class Status:
 
     Attributes:
         database: its name.
-        bytes: the size of the file, ``None`` in memory.
-        log_bytes: the size of its write-ahead log, which is part of the database, ``None`` in memory.
+        bytes: the size of the file, ``None`` for one in memory and for a lake.
+        log_bytes: the size of its write-ahead log, which is part of the database, ``None`` likewise.
         tables: one for each table of events, then one for each of profiles, by name.
         quota_project: the project of the credentials in the environment, ``None`` without.
         quota_left: how many exports' requests it has left in this hour, as far as this machine knows, or ``None``.
@@ -102,9 +102,9 @@ class Status:
     def __repr__(self) -> str:
         """Return one line for the file, one per table, and one for the quota."""
         log = f", with a log of {size(self.log_bytes)}" if self.log_bytes else ""
-        sizes = "in memory" if self.bytes is None else f"{size(self.bytes)}{log}"
+        sizes = "" if self.bytes is None else f": {size(self.bytes)}{log}"
         width = max((len(printable(table.name)) for table in self.tables), default=0)
-        lines = [f"{self.database}: {sizes}"]
+        lines = [f"{self.database}{sizes}"]
         lines += [f"  {printable(table.name):<{width}}  {_in_words(table)}" for table in self.tables]
         if not self.tables:
             lines.append("  no tables of mpnb's yet")
