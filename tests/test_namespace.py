@@ -549,7 +549,7 @@ def test_a_relation_says_what_it_is(result) -> None:
     assert "event_name" in events
     assert events.columns[:2] == ["event_name", "time"]
     assert events.shape == (len(events), 8)
-    assert pa.table(events).num_rows == pl.from_arrow(events).len() == len(events)
+    assert pa.table(events).num_rows == len(pl.from_arrow(events)) == len(events)
     assert len(events["event_name"].distinct()) == len(events.event_name.distinct()) == 6
     assert {"filter", "join", "df"} <= set(dir(events))
     with pytest.raises(AttributeError):
