@@ -259,7 +259,7 @@ def test_a_name_that_no_variable_can_have_is_refused(name: Any) -> None:
 def test_credentials_of_the_environment_travel_as_their_name(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they arrive they are read again: with the secret, and the project, of that environment."""
     prefix = f"MP_{name}_" if name else "MP_"
-    for variable, value in {"USERNAME": "me", "SECRET": "hunter2hunter2", "PROJECT_ID": "7"}.items():
+    for variable, value in zip(("USERNAME", "SECRET", "PROJECT_ID"), ("me", "hunter2", "7"), strict=True):
         monkeypatch.setenv(prefix + variable, value)
     sent = pickle.dumps(mpnb.Credentials.from_environment(name))
     assert b"hunter2" not in sent

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import socket
 import ssl
 import time
@@ -96,7 +98,8 @@ class Wire(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Start TLS on a connection, for its stream."""
         self.step, self.peer = "tls", host or self.peer
-        return self._connected(lambda: _with_tls(stream, tls, host, timeout))
+        tls.sslsocket_class = _TlsSocket
+        return self._connected(lambda: stream.start_tls(tls, host, timeout))
 
     def _connected(self, connect: Callable[[], httpcore.NetworkStream]) -> httpcore.NetworkStream:
         self.connecting = True
@@ -138,16 +141,15 @@ class Wire(httpcore.NetworkBackend):
         return data
 
 
-def _with_tls(
-    stream: httpcore.NetworkStream, tls: ssl.SSLContext, host: str | None, timeout: float | None
-) -> httpcore.NetworkStream:
-    """Start TLS on a connection that its peer has not reset: ssl would leave the socket of one that it has open."""
-    try:
-        stream.get_extra_info("socket").getpeername()
-    except OSError as error:
-        stream.close()
-        raise httpcore.ConnectError(str(error)) from error
-    return stream.start_tls(tls, host, timeout)
+class _TlsSocket(ssl.SSLSocket):
+    """A TLS socket whose peer may have reset the connection before TLS began: ``ssl`` would leave it open then."""
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
 class _Stream(httpcore.NetworkStream):
