@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpnb
+from mpnb._base.pictures import number
 from mpnb._base.relation import IS_1
 from mpnb._notebook.panel import _asking as asking
 from mpnb._notebook.panel._asking import Choices, Lists
@@ -80,7 +81,9 @@ def test_code_gives_the_same_numbers(explorer: Explorer, result: mpnb.ExportResu
     assert drawn == explorer.picture
     if name in ("lines", "some days", "bars by period"):
         column = names["report"].columns.index("value" if name == "lines" else "events")
-        assert [row[1] for row in explorer.picture.rows] == [mpnb._base.pictures.number(row[column]) for row in rows]
+        assert [row[1] for row in explorer.picture.rows] == [number(row[column]) for row in rows]
+    if name == "bars":
+        assert explorer.picture.rows == [(segment, number(count)) for segment, count in rows]
 
 
 def test_columns_give_the_same_numbers(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +93,62 @@ def test_columns_give_the_same_numbers(explorer: Explorer, monkeypatch: pytest.M
     answer = choose(explorer, **wanted)
     assert answer["offer"].startswith("Make columns of ")
     before = explorer.relation.fetchall()
-    explorer._hear({"type": "type"})
+    explorer._hear({"type": "type", "n": 6, "choices": answer["choices"]})
     assert explorer.relation.fetchall() == before
     assert explorer._calls.columns == ["$os"]  # type: ignore[union-attr]
     assert explorer.widget.answer["offer"] == ""
+    assert explorer.widget.answer["n"] == 6  # so that the browser knows that it is the answer
+
+
+def test_columns_that_cannot_be_made_are_told(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The explorer says why, and shows what it can without them."""
+    choose(explorer, report="lines", event="Search", by="$city")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise duckdb.IOException("no space left")
+
+    monkeypatch.setattr(mpnb.ExportResult, "event", refuse)
+    explorer._hear({"type": "type", "n": 7, "choices": explorer.widget.answer["choices"]})
+    assert explorer.picture.title == "Search by $city, each day"
+    assert (explorer.widget.answer["n"], explorer.widget.answer["error"]) == (7, "no space left")
+
+
+def test_one_end_of_a_range_alone_is_as_far_as_there_are_days(explorer: Explorer) -> None:
+    """What the two fields show is what is counted; a day after which there is none is no error."""
+    for given_days, first, last in (
+        ({"first": "2026-01-08"}, "2026-01-08", "2026-01-10"),
+        ({"last": "2026-01-03"}, "2026-01-01", "2026-01-03"),
+        ({"first": "2026-01-08", "last": "9999-12-31"}, "2026-01-08", "9999-12-30"),
+    ):
+        answer = choose(explorer, **given_days)
+        assert (answer["error"], answer["choices"]["first"], answer["choices"]["last"]) == ("", first, last)
+        assert len(explorer.relation.fetchall()) == 3
+
+
+def test_counts_of_values_are_those_of_all_events(
+    explorer: Explorer, result: mpnb.ExportResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where fewer were looked at, there are none."""
+    choose(explorer, event="Search", where="$os")
+    counted = "SELECT properties->>'/$os' AS os, count(*) FROM events WHERE event_name = 'Search' GROUP BY os"
+    assert dict(explorer.widget.lists["values"]) == dict(result.sql(counted).fetchall())
+    monkeypatch.setattr(asking, "SAMPLE", 5)
+    choose(explorer, event="Search", where="$os")
+    assert {count for _, count in explorer.widget.lists["values"]} == {None}
+
+
+def test_an_error_of_its_own_is_seen_and_raised(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the explorer, which does not wait for ever, and by whoever reads next."""
+
+    def fails(*args: object) -> None:
+        raise LookupError("nothing of the kind")
+
+    monkeypatch.setattr(asking, "drawn", fails)
+    explorer._hear({"type": "choose", "n": 8, "choices": {"report": "bars"}})
+    with pytest.raises(LookupError):
+        _ = explorer.code
+    assert explorer.widget.answer["n"] == 8
+    assert explorer.widget.answer["error"] == "LookupError: nothing of the kind"
 
 
 SAID = st.one_of(st.text(), st.none(), st.integers(), st.lists(st.text()))

@@ -280,5 +280,5 @@ def test_what_is_wrong_with_fields_of_profiles_shows_beside_them(field: str, typ
     plan, errors = planned(*chosen.asked())
     assert plan is None
     assert errors.keys() == {field, "workers"}
-    chosen.paint(errors)
+    chosen.paint(errors, PROFILES)
     assert chosen.fields.info["errors"].keys() == {f"people_{field}", "people_workers"}

@@ -638,12 +638,18 @@ def test_what_cannot_come_is_not_retried(kernel: Kernel, known: Known) -> None:
         kernel.say(grid, {"type": "edit"})
         kernel.until(lambda: kernel.enabled(grid) == ["start", "back", "copy"])
         assert kernel.state(fields)["info"]["folded"] == ""
+        values = kernel.state(fields)["values"]
+        kernel.set(fields, values={**values, "kind": "profiles"})
+        kernel.until(lambda: kernel.state(grid)["info"].get("title") == "profiles")
         kernel.say(grid, {"type": "back"})
         kernel.until(lambda: "edit" in kernel.enabled(grid))
         assert kernel.state(grid)["info"]["failures"]
+        # What is told is of the export that shows, whatever the fields say by now.
+        assert kernel.state(fields)["info"]["folded"].startswith("2 days, 2026-01-01 – 2026-01-02 · all events")
+        assert "result = mpnb.export(" in kernel.state(grid)["info"]["code"]
         kernel.say(grid, {"type": "edit"})
         mp.clear_faults()
-        kernel.set(fields, values={**kernel.state(fields)["values"], "where": "", "table": "other"})
+        kernel.set(fields, values={**values, "where": "", "table": "other"})
         kernel.until(lambda: "start" in kernel.enabled(grid))
         kernel.say(grid, {"type": "start"})
         kernel.until(lambda: kernel.state(grid)["info"]["phase"] == "done")

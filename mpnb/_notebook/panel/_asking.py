@@ -16,7 +16,7 @@ from mpnb._base.origin import origin_of, remember
 from mpnb._base.pictures import Picture, number
 from mpnb._base.relation import made_on
 from mpnb._base.sql import exact, literal, quoted, run
-from mpnb._exporting.handles import ExportResult
+from mpnb._exporting.handles import ExportResult, reader_of
 
 REPORTS = {
     "lines": "Lines", "bars": "Bars", "table": "Table", "funnel": "Funnel", "retention": "Retention",
@@ -27,8 +27,9 @@ OVER_TIME = ("lines", "table")
 SPLIT = ("lines", "table", "bars", "funnel", "retention")
 COUNTS = ("events", "users", "sessions", "events per user")
 AGGREGATES = ("sum", "average", "median")
-# Of a report by hour, the hours of the week.
-HOURS, IN_ORDER = "isodow(period) AS weekday, hour(period) AS hour, sum(events)::BIGINT AS events", "weekday, hour"
+# Of a report by hour, the hours of the week; of one by segment, its segments: what aggregate() and order() take.
+HOURS = ("isodow(period) AS weekday, hour(period) AS hour, sum(events)::BIGINT AS events", "weekday, hour")
+SEGMENTS = ("segment, sum(events)::BIGINT AS events", "events DESC, segment")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 # Series besides which there is "$other".
 TOP = 6
@@ -41,6 +42,8 @@ MOST_VALUES = 100
 # Columns of their own are worth their time from so many rows on; so many rows a second they are made of.
 WORTH_TYPING = 200_000
 ROWS_A_SECOND = 60_000
+# The last day that another follows.
+LAST_DAY = date.max - timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,14 @@ class Lists:
         events: names with their numbers, the most frequent first.
         properties: of the chosen event, the most frequent first.
         numbers: those of them that have numbers.
-        values: of the property of the filter, with their numbers in the sample.
+        values: of the property of the filter, with their numbers, ``None`` where not all events were looked at.
         days: with their numbers of events.
     """
 
     events: tuple[tuple[str, int], ...] = ()
     properties: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
-    values: tuple[tuple[str, int], ...] = ()
+    values: tuple[tuple[str, int | None], ...] = ()
     days: tuple[tuple[date, int], ...] = ()
 
     @property
@@ -119,6 +122,8 @@ def chosen(given: Mapping[str, Any], lists: Lists) -> Choices:
     names = {name for name, _ in lists.events}
     values = {value for value, _ in lists.values}
     first, last = _day(given.get("first")), _day(given.get("last"))
+    if lists.days and (first or last):  # one alone is as far as there are days
+        first, last = first or lists.days[0][0], last or lists.days[-1][0]
     if first and last and first > last:
         first, last = last, first
     if first and last and lists.days and first <= lists.days[0][0] and last >= lists.days[-1][0]:
@@ -144,7 +149,7 @@ def chosen(given: Mapping[str, Any], lists: Lists) -> Choices:
 
 def _day(given: object) -> date | None:
     try:
-        return date.fromisoformat(str(given or ""))
+        return min(date.fromisoformat(str(given or "")), LAST_DAY)
     except ValueError:
         return None
 
@@ -182,22 +187,25 @@ def properties_of(
     return tuple(key for key, _ in plain), tuple(key for key, is_number in plain if is_number)
 
 
-def values_of(cursor: DuckDBPyConnection, result: ExportResult, choices: Choices) -> tuple[tuple[str, int], ...]:
-    """Return the values that a property has in some of the events, the most frequent first."""
+def values_of(cursor: DuckDBPyConnection, result: ExportResult, choices: Choices) -> tuple[tuple[str, int | None], ...]:
+    """Return the values that a property has in some of the events, the most frequent first, as in ``Lists``."""
     if not choices.where:
         return ()
-    value = _value(choices.where, "p")
+    value = f"({_value(choices.where, 'p')})"
     rows = run(
         cursor,
-        f"SELECT {exact(value)} AS value, count(*) FROM ({_sample(result, choices.event)}) AS s(p)"
-        f" WHERE {value} IS NOT NULL GROUP BY value ORDER BY count(*) DESC, value ASC LIMIT {MOST_VALUES}",
+        f"WITH mpnb_sample(p) AS (SELECT * FROM ({_sample(result, choices.event)}))"
+        f" SELECT {exact(value)} AS value,"
+        f" CASE WHEN (SELECT count(*) FROM mpnb_sample) < {SAMPLE} THEN count(*) END FROM mpnb_sample"
+        # The empty text stands for all of them where one is chosen.
+        f" WHERE {exact(value)} <> '' GROUP BY value ORDER BY count(*) DESC, value ASC LIMIT {MOST_VALUES}",
     )
     return tuple(rows)
 
 
 def _sample(result: ExportResult, event: str) -> str:
     only = f" WHERE {exact('event_name')} = {literal(event)}" if event else ""
-    return f"SELECT properties FROM {quoted(result.table)}{only} LIMIT {SAMPLE}"
+    return f"SELECT properties FROM ({reader_of(result).selection.events}){only} LIMIT {SAMPLE}"
 
 
 def _value(name: str, properties: str = "properties") -> str:
@@ -220,7 +228,7 @@ class Calls:
         report: the function of ``mpnb.analysis``.
         event: its first arguments after the events.
         options: its other arguments.
-        then: a call on what it returned, or empty.
+        then: what ``aggregate()`` and ``order()`` take of what it returned, or empty.
     """
 
     columns: list[str] | None
@@ -229,7 +237,7 @@ class Calls:
     report: str
     event: list[Any]
     options: dict[str, Any]
-    then: str = ""
+    then: tuple[str, str] | tuple[()] = ()
 
 
 def calls_of(choices: Choices, typed: bool, zone: str) -> Calls:
@@ -249,7 +257,7 @@ def calls_of(choices: Choices, typed: bool, zone: str) -> Calls:
         filters.append(f"{exact(value)} = {literal(c.value)}")
     event: list[Any] = [c.event or None]
     options: dict[str, Any] = {}
-    then = ""
+    then: tuple[str, str] | tuple[()] = ()
     if c.report == "funnel":
         report, event = "funnel", [[c.event, c.then]]
     elif c.report == "retention":
@@ -266,7 +274,9 @@ def calls_of(choices: Choices, typed: bool, zone: str) -> Calls:
     if c.by and c.report in SPLIT:
         options["by"], options["top"] = c.by, TOP
     if c.report == "hours":
-        then = f"aggregate({word(HOURS)}).order({word(IN_ORDER)})"
+        then = HOURS
+    elif c.report == "bars" and c.by:
+        then = SEGMENTS
     if report in ("segmentation", "retention"):
         options["zone"] = zone
     while event and event[-1] is None:
@@ -289,7 +299,8 @@ def code_of(calls: Calls, result: str) -> str:
     words = [word(each) for each in calls.event] + [f"{name}={word(each)}" for name, each in calls.options.items()]
     lines.append(f"report = mpnb.analysis.{calls.report}({', '.join(['events', *words])})")
     if calls.then:
-        lines.append(f"report = report.{calls.then}")
+        sums, order = calls.then
+        lines.append(f"report = report.aggregate({word(sums)}).order({word(order)})")
     return "\n".join([*lines, "report"])
 
 
@@ -310,12 +321,12 @@ def drawn(result: ExportResult, calls: Calls, choices: Choices, cursor: DuckDBPy
     if (origin := origin_of(events)) is not None and not calls.filters:  # as it is with the relation of the code
         remember(here, origin)
     report = _report(_filtered(here, calls), calls)
-    if choices.report == "hours":
+    if calls.then == HOURS:
         return _hours(report.fetchall(), choices)
+    if calls.then == SEGMENTS:
+        return _segments(report.fetchall(), choices)
     picture = analysis.picture(report)
-    if choices.report == "bars":
-        return _bars(report, choices, picture)
-    return picture
+    return _periods(report, choices, picture) if choices.report == "bars" else picture
 
 
 def _events(result: ExportResult, calls: Calls) -> DuckDBPyRelation:
@@ -332,7 +343,8 @@ def _report(events: DuckDBPyRelation, calls: Calls) -> DuckDBPyRelation:
     report: DuckDBPyRelation = getattr(analysis, calls.report)(events, *calls.event, **calls.options)
     if not calls.then:
         return report
-    return report.aggregate(HOURS).order(IN_ORDER)
+    sums, order = calls.then
+    return report.aggregate(sums).order(order)
 
 
 def _hours(rows: Sequence[tuple[int, int, int]], choices: Choices) -> Picture:
@@ -349,12 +361,13 @@ def _hours(rows: Sequence[tuple[int, int, int]], choices: Choices) -> Picture:
     )
 
 
-def _bars(report: DuckDBPyRelation, choices: Choices, picture: Picture) -> Picture:
-    """Draw the sum of each segment, or without segments a bar for each period."""
-    if choices.by:
-        rows = report.aggregate("segment, sum(events)::BIGINT AS events").order("events DESC, segment").fetchall()
-        items = [("(none)" if name is None else name, count) for name, count in rows]
-        return pictures.bars(items, title=f"{choices.event or 'Any event'} by {choices.by}")
+def _segments(rows: Sequence[tuple[str | None, int]], choices: Choices) -> Picture:
+    items = [("(none)" if name is None else name, count) for name, count in rows]
+    return pictures.bars(items, title=f"{choices.event or 'Any event'} by {choices.by}")
+
+
+def _periods(report: DuckDBPyRelation, choices: Choices, picture: Picture) -> Picture:
+    """Draw a bar for each period, with the words of the picture of its lines."""
     items = [(row[0], count) for row, (count,) in zip(picture.rows, report.project("events").fetchall(), strict=False)]
     title = f"{choices.event or 'Any event'}, each {choices.unit}"
     cut = f" Drawn: the last {MOST_BARS:,} of {len(items):,}." if len(items) > MOST_BARS else ""

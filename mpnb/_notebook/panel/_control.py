@@ -73,8 +73,9 @@ class Panel:
         self._errors: dict[str, str] = {}
         self._twin: Panel | None = None
         self._names: Future[list[tuple[str, int]]] | None = None
-        # From the start on: the latest export, with its retries.
+        # From the start on: the latest export, with its retries, and what was asked for it.
         self._follower: Follower | None = None
+        self._followed = (self._kind, self._asked)
         # After its end: the explorer of what it brought, the picture of the end, and what was seen last.
         self._explorer: Explorer | None = None
         self._ended_picture: dict[str, Any] = {}
@@ -220,12 +221,12 @@ class Panel:
             takes = NAMES if kind is EVENTS else ("on_batch", "spool", "memory")
             passed = {name: value for name, value in self._given.items() if name in takes and name not in asked}
             if kind is not self._kind:
-                self._plan = None
+                self._plan, self._errors = None, {}
             self._kind, self._asked = kind, {**asked, **passed, "credentials": self._credentials}
             self._twin = self._find_twin()
             all_asked = self._asked
             self._submit(lambda: planned(kind, all_asked, wrong), self._on_plan)
-        self._form.paint(self._errors)
+        self._form.paint(self._errors, self._kind)
         words = {**self._words(), "phase": self._phase(), "keep": ""}
         actions = words.pop("actions")
         if self._twin is not None:
@@ -251,6 +252,8 @@ class Panel:
         self._plan, self._starting, self._errors = None, False, {place_of(error): said(error, in_labels)}
 
     def _on_plan(self, work: Future[Any]) -> None:
+        if not self._editing:
+            return  # Back came first
         self._plan, self._errors = work.result()
         if self._plan is None:
             self._starting = False
@@ -306,7 +309,7 @@ class Panel:
             retry_code=self._retry_code,
             code_of=self._code_of,
         )
-        self._editing = False
+        self._editing, self._followed = False, (self._kind, self._asked)
         self._fold()
 
     def _fold(self) -> None:
@@ -330,12 +333,16 @@ class Panel:
 
     def _explore(self) -> None:
         """Show the explorer of what is there, below; what is seen in it stays with the picture of the export."""
-        self._ended_picture = dict(self._screen.picture)
+        assert self._follower is not None
         assert isinstance(self.job, ExportJob)
-        self._explorer = Explorer(self.job.outcome(), on_picture=weakly(self._on_explored))
+        self._follower.changed = True
+        try:
+            self._explorer = Explorer(self.job.outcome(), on_picture=weakly(self._on_explored))
+        except MpnbError as error:  # the result was closed
+            self._follower.note = said(error, in_labels)
+            return
+        self._ended_picture = dict(self._screen.picture)
         self._box.children = (self._login, self._form.fields, self._screen.grid, self._explorer.widget)
-        if self._follower is not None:
-            self._follower.changed = True
 
     def _on_explored(self, page: str) -> None:
         """Leave the explorer's picture for the pump. In the explorer's thread."""
@@ -349,6 +356,8 @@ class Panel:
     def _back(self) -> None:
         if self._follower is not None:
             self._editing, self._follower.changed = False, True
+            self._kind, self._asked = self._followed  # and not what the fields say by now
+            self._errors = {}
             self._fold()
 
     def _retry_code(self) -> tuple[str, str]:

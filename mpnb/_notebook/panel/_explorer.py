@@ -157,7 +157,7 @@ class Explorer:
     def _ask(self, message: dict[str, Any]) -> Future[None]:
         with self._lock:
             self._wanted += 1
-            if message.get("type") == "choose":
+            if "choices" in message:
                 self._message = message
             self._settled = self._worker.submit(self._answer, self._wanted, message)
             settled = self._settled
@@ -195,15 +195,14 @@ class Explorer:
     def _answer(self, number: int, message: dict[str, Any]) -> None:
         """Answer what was chosen last. What is not wanted any more is left, or interrupted."""
         began = time.perf_counter()
-        if message["type"] == "type":
-            self._make_columns()
+        wrong = self._make_columns() if message["type"] == "type" else ""
         self._answering = number
         try:
-            self._answer_with(number, began, fresh=message["type"] == "landed")
+            self._answer_with(number, began, wrong, fresh=message["type"] == "landed")
         finally:
             self._answering = 0
 
-    def _answer_with(self, number: int, began: float, *, fresh: bool) -> None:
+    def _answer_with(self, number: int, began: float, wrong: str, *, fresh: bool) -> None:
         while number == self._wanted:
             error = ""
             try:
@@ -212,8 +211,11 @@ class Explorer:
             except (duckdb.InterruptException, KeyboardInterrupt):
                 continue  # for another choice, or by one that came just before this began
             except (MpnbError, duckdb.Error) as failed:
-                error = said(failed, in_labels) if isinstance(failed, MpnbError) else safe_text(str(failed))
-            self._paint(error, time.perf_counter() - began)
+                error = _in_words(failed)
+            except Exception as failed:  # whoever reads next raises it, and who looks at the explorer sees it
+                self._paint(f"{type(failed).__name__}: {safe_text(str(failed))}", time.perf_counter() - began)
+                raise
+            self._paint(error or wrong, time.perf_counter() - began)
             return
 
     @contextlib.contextmanager
@@ -271,14 +273,20 @@ class Explorer:
         rows = sum(count for name, count in self._lists.events if name in choices.names)
         return rows if rows >= asking.WORTH_TYPING else 0
 
-    def _make_columns(self) -> None:
+    def _make_columns(self) -> str:
+        """Make columns of what is shown, and return what went wrong."""
         choices = self._choices
         names, properties = choices.names, choices.properties
-        if names and properties:
+        if not names or not properties:
+            return ""
+        try:
             columns = self._result.event(names, columns=properties).columns
-            # Of two properties whose names differ by case alone, one has a column of another name.
-            if set(properties) <= set(columns):
-                self._typed.add((frozenset(names), frozenset(properties)))
+        except (MpnbError, duckdb.Error, KeyboardInterrupt) as failed:
+            return _in_words(failed) or "no columns were made: it was interrupted"
+        # Of two properties whose names differ by case alone, one has a column of another name.
+        if set(properties) <= set(columns):
+            self._typed.add((frozenset(names), frozenset(properties)))
+        return ""
 
     def _paint(self, error: str, seconds: float) -> None:
         """Show the answer, and keep its picture for when nothing is live any more."""
@@ -356,3 +364,7 @@ class Explorer:
     def __repr__(self) -> str:
         """Return what is shown as text."""
         return f"<mpnb explorer: {'nothing yet' if self._picture is None else self._picture.title}>"
+
+
+def _in_words(failed: BaseException) -> str:
+    return said(failed, in_labels) if isinstance(failed, MpnbError) else safe_text(str(failed))

@@ -176,9 +176,9 @@ class Form:
             "names": self._names,
         }
 
-    def paint(self, errors: dict[str, str]) -> None:
-        """Show what is wrong with each field. Called in the pump's thread only."""
-        before = PEOPLE if self.kind is PROFILES else ""
+    def paint(self, errors: dict[str, str], kind: Kind) -> None:
+        """Show what is wrong with each field of a kind. Called in the pump's thread only."""
+        before = PEOPLE if kind is PROFILES else ""
         self._errors = {
             place if place in ("database", "form", "login") else before + place: text for place, text in errors.items()
         }

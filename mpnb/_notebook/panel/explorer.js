@@ -1,6 +1,6 @@
 // The explorer: what can be chosen, and the picture of it, which Python draws.
 //
-// `lists` has the choices: {events: [[name, count]], properties, measures, values: [[value, count]], days: [[day,
+// `lists` has the choices: {events: [[name, count]], properties, measures, values: [[value, count or null]], days: [[day,
 // count]], reports: [[id, label]], units}. `answer` has {n, choices, html, code, offer, error, seconds}; n is that of the
 // message that it answers. This side writes neither: {type: "choose", n, choices} says what was chosen, {type: "type"}
 // asks for columns. Texts of events are set by textContent; `html` is Python's, which escapes them.
@@ -226,7 +226,7 @@ function render({ model, el }) {
     by.fill([["", "nothing"], ...can.properties.map((each) => [each, each])]);
     unit.fill(can.units.map((each) => [each, each]));
     where.fill([["", "all events"], ...can.properties.map((each) => [each, each])]);
-    value.fill([["", "anything"], ...can.values.map(([each, count]) => [each, `${each} (${count.toLocaleString("en-US")})`])]);
+    value.fill([["", "anything"], ...can.values.map(([each, count]) => [each, count == null ? each : `${each} (${count.toLocaleString("en-US")})`])]);
     if (now.n >= n) { // an answer to the last choice: to others, the controls have gone on
       n = now.n;
       for (const [name, control] of Object.entries(controls)) control.value = now.choices[name];
