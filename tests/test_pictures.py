@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpnb._base import pictures
-from mpnb._base.pictures import Day, Line, Picture, Step
+from mpnb._base.pictures import Day, Line, Link, Picture, Step
 
 VALUES = st.one_of(
     st.none(),
@@ -120,6 +120,40 @@ def test_a_funnel_of_any_values(segments: list[tuple[str, list[tuple[str, int, o
 
 
 @given(
+    st.dictionaries(
+        st.tuples(st.integers(1, 5), NAMES, st.one_of(st.none(), NAMES)), st.integers(0, 10**30), max_size=40
+    ),
+    st.booleans(),
+)
+@few
+def test_a_flow_of_any_links(counts: dict[tuple[int, str, str | None], int], backward: bool) -> None:
+    """Is well formed, also where what goes on from a place is not what came there; its table has every link."""
+    links = [Link(*link, count) for link, count in counts.items()]
+    page = look(pictures.flow(links, title="<T>", backward=backward))
+    assert len(page.cells) == 5 + 5 * len(links)
+
+
+def test_the_ribbons_of_a_flow_are_all_of_it() -> None:
+    """Of many events, what is drawn adds up at each step to what is there, and its ribbons are as thick."""
+    names = [f"event {n}" for n in range(30)]
+    links = [Link(1, "start", name, n + 1) for n, name in enumerate(names)]
+    links += [Link(2, name, names[n - 7] if n % 3 else None, n + 1) for n, name in enumerate(names)]
+    picture = pictures.flow(links, title="T")
+    look(picture)
+    every = sum(range(31))
+    said = re.findall(r"<title>([^<]+)</title>", picture.svg)
+    for where, places in (("start", 1), ("1 after", 9), ("2 after", 10)):
+        there = [each for each in said if each.startswith(f"{where}, ")]
+        assert len(there) == places
+        assert sum(int(each.partition(": ")[2].split(" ")[0].replace(",", "")) for each in there) == every
+    ribbons = [each for each in said if " → " in each]
+    assert sum(int(each.partition(": ")[2].split(",")[0]) for each in ribbons) == 2 * every
+    assert "Of each step, the rarer events are drawn as one." in picture.words
+    thick = [(float(y), float(below)) for y, below in re.findall(r'd="M[\d.]+ ([\d.]+)C[^"]+? ([\d.]+)z"', picture.svg)]
+    assert sum(below - y for y, below in thick) == pytest.approx(2 * 260, abs=len(thick) * 0.7)
+
+
+@given(
     st.lists(st.tuples(VALUES, st.sampled_from(pictures._calendar.STATES), st.booleans()), max_size=40),
     st.dates(max_value=date(9998, 1, 1)),
 )
@@ -175,7 +209,14 @@ def two_years(count: Callable[[date], int] = lambda day: 1000 + day.toordinal() 
 
 
 MOMENTS = [datetime(2024, 1, 1) + timedelta(n) for n in range(731)]
+EVENTS = [f"An event of the shop, {n}" for n in range(40)]
 DRAW = {
+    "flow": lambda: pictures.flow(
+        [Link(step, a, b, 9) for step in (1, 2, 3) for a in EVENTS[: 1 if step == 1 else 40] for b in EVENTS], title="T"
+    ),
+    "a long flow": lambda: pictures.flow(
+        [Link(n, a, b, 9) for n in range(1, 21) for a in EVENTS[: 1 if n == 1 else 12] for b in EVENTS[:12]], title="T"
+    ),
     "calendar": lambda: pictures.calendar(two_years(), title="T", words="W"),
     "lines": lambda: pictures.lines(MOMENTS, [Line(str(k), [n % 97 for n in range(731)]) for k in range(6)], title="T"),
     "a line": lambda: pictures.lines(MOMENTS, [Line("x", [n % 97 for n in range(731)])], title="T"),

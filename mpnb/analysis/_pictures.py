@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
 from duckdb import DuckDBPyRelation
 
 from mpnb._base import pictures
-from mpnb._base.pictures import Line, Picture, Step, day_in_words, number, span_in_words
+from mpnb._base.pictures import Line, Link, Picture, Step, day_in_words, number, span_in_words
 from mpnb.analysis._reports import LENGTHS, Read, read, value_of
 
 # More rows than these are not read for a picture.
@@ -159,23 +158,13 @@ def _flows(found: Read) -> Picture:
         shown = items[:MOST_PATHS]
         words = f"The first {len(shown):,} of {len(items):,} paths, by {weight}." if items else "There are no paths."
         return pictures.bars(shown, title=title, measure=weight, words=words, ordered=True)
-    every: Counter[int] = Counter()
-    following: dict[str, Counter[int]] = {}
-    for step, then, entries in zip(*map(found.column, ("step", "next_event", "entries")), strict=True):
-        every[step] += entries
-        following.setdefault(ENDED if then is None else then, Counter())[step] += entries
-    ordered = sorted(following, key=lambda name: (name == ENDED, -following[name].total(), name))
-    steps, starts = sorted(every), every[1]
-    word = "after" if options["direction"] == "after" else "before"
-    return pictures.heatmap(
-        [(name, number(following[name].total())) for name in ordered],
-        [f"{step} {word}" for step in steps],
-        [[following[name][step] / starts if starts else None for step in steps] for name in ordered],
+    columns = map(found.column, ("step", "event_name", "next_event", "entries"))
+    is_before = options["direction"] == "before"
+    return pictures.flow(
+        [Link(*each) for each in zip(*columns, strict=True)],
         title=title,
-        measure="entries",
-        words=f"{number(starts)} entries; each cell is the share of them that came there."
-        if starts
-        else "There are none.",
+        ended="(nothing before)" if is_before else ENDED,
+        backward=is_before,
     )
 
 

@@ -127,14 +127,13 @@ def test_the_picture_of_sessions_counts_every_session(con: Any) -> None:
     assert picture(found).words.startswith(f"{every} sessions of {people} people; half of them")
 
 
-def test_the_picture_of_flows_has_the_share_of_entries(con: Any) -> None:
-    """Of all that had the start: the first step's cells add up to all of them."""
-    found = analysis.flows(relation(con, SOME), "A")
-    rows = found.filter("step = 1").aggregate("next_event, sum(entries)").fetchall()
-    every = sum(n for _, n in rows)
-    assert {row[0]: row[2] for row in cells(found) if row[2] != "0%"} == {
-        name or "(nothing more)": percent(n / every) for name, n in rows
-    }
+@pytest.mark.parametrize(("direction", "ended"), [("after", "(nothing more)"), ("before", "(nothing before)")])
+def test_the_picture_of_flows_has_every_link(con: Any, direction: str, ended: str) -> None:
+    """With its entries, and their share of all that had the start."""
+    found = analysis.flows(relation(con, SOME), "A", direction=direction)
+    rows = found.project("step, event_name, next_event, entries").fetchall()
+    every = sum(n for step, *_, n in rows if step == 1)
+    assert cells(found) == [[str(s), a, b or ended, number(n), percent(n / every)] for s, a, b, n in rows]
 
 
 def test_a_relation_stays_duckdbs(con: Any) -> None:

@@ -8,6 +8,7 @@ a table of what it shows. This package imports nothing of mpnb but itself, so th
     _picture    what a picture is: its SVG, its style, its table
     _scale      from values to pixels, and the values that an axis names
     _charts     bars, lines, heat maps, funnels
+    _flow       ribbons from step to step
     _calendar   days in weeks
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from mpnb._base.pictures._calendar import Day, calendar
 from mpnb._base.pictures._charts import OTHER, Line, Step, bars, funnel, heatmap, lines, most_and_other
+from mpnb._base.pictures._flow import Link, flow
 from mpnb._base.pictures._picture import Picture
 from mpnb._base.pictures._words import day_in_words, days_in_words, number, percent, span_in_words
 
@@ -22,12 +24,14 @@ __all__ = [
     "OTHER",
     "Day",
     "Line",
+    "Link",
     "Picture",
     "Step",
     "bars",
     "calendar",
     "day_in_words",
     "days_in_words",
+    "flow",
     "funnel",
     "heatmap",
     "lines",

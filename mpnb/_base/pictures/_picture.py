@@ -99,10 +99,17 @@ class Picture:
         return "\n".join(line for line in (self.title, self.words, self.call) if line)
 
 
-def drawn(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    """Return the SVG of some parts, which has the label where it is read aloud."""
+def drawn(width: float, height: float, label: str, parts: Sequence[str], *, least: float | None = None) -> str:
+    """
+    Return the SVG of some parts, which has the label where it is read aloud.
+
+    Args:
+        least: how narrow it may get before it scrolls; by default, as all pictures of the usual width.
+    """
+    narrow = "" if least is None else f"min-width:{least:g}px;"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="mpnb-svg" style="--w:{width:g}px;max-width:{width:g}px"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="mpnb-svg"'
+        f' style="--w:{width:g}px;{narrow}max-width:{width:g}px"'
         f' viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" font-family="sans-serif"'
         f' font-size="12" role="img" aria-label="{safe(label)}">{STYLE}{"".join(parts)}</svg>'
     )

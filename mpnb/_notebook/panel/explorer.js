@@ -210,8 +210,8 @@ function render({ model, el }) {
     figure.innerHTML = page ?? "";
     if (open) figure.querySelector("details").open = true;
     points = [...figure.querySelectorAll("svg title")].map((title) => title.parentElement);
-    // Dots follow their line; cells are in groups by colour, and read row by row.
-    if (points[0] && points[0].tagName !== "circle") {
+    // Dots follow their line, ribbons what they come from; cells are in groups by colour, and read row by row.
+    if (points[0]?.parentElement.tagName === "g") {
       const place = new Map(points.map((point) => [point, point.getBoundingClientRect()]));
       points.sort((a, b) => Math.round(place.get(a).top - place.get(b).top) || place.get(a).left - place.get(b).left);
     }
