@@ -77,11 +77,11 @@ def gather(reader: Reader, outcome: Outcome, call: str, *, retry: str, total_row
                 cursor, f"SELECT kind, hint, count(*) FROM ({unmet}) GROUP BY ALL ORDER BY 3 DESC, 1, 2"
             ):
                 kinds.append((kind, count, known_hint(hint) if hint else HINTS.get(kind, "")))
-            for first, last, kind, http, message, attempts in run(
-                cursor,
+            shown = (
                 f"SELECT from_date, to_date, kind, http_status, message, attempts FROM ({unmet})"
-                f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}",
-            ):
+                f" ORDER BY from_date ASC, to_date ASC LIMIT {SHOWN_FAILURES}"
+            )
+            for first, last, kind, http, message, attempts in run(cursor, shown) if kinds else ():
                 failures.append(FailedRow(days(first, last), kind, str(http or ""), message or "", attempts))
     facts: list[tuple[str, str]] = [("events", f"{total_rows:,} in table {reader.table!r} of {store.label}")]
     if selection.days:

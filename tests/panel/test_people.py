@@ -21,9 +21,15 @@ def cells(kernel: Kernel, grid: str) -> list[tuple[int, str]]:
 
 
 def picture(kernel: Kernel) -> str:
-    """Return the HTML of the output that was swapped in last."""
-    swaps = [m["content"]["data"] for m in kernel.messages if m["msg_type"] == "update_display_data"]
-    return str(next(data["text/html"] for data in reversed(swaps) if data["text/plain"]))
+    """Return the HTML of the last picture in the output that was made last: an earlier one is sent once more later."""
+    swaps: dict[str, str] = {}
+    for message in kernel.messages:
+        display_id = message["content"].get("transient", {}).get("display_id", "")
+        if message["msg_type"] == "display_data" and display_id:
+            swaps[display_id] = ""
+        elif message["msg_type"] == "update_display_data" and message["content"]["data"]["text/plain"]:
+            swaps[display_id] = message["content"]["data"]["text/html"]
+    return next(html for html in reversed(swaps.values()) if html)
 
 
 def test_a_job_shows_its_pages_and_a_retry_goes_on(kernel: Kernel, known: Known) -> None:

@@ -65,7 +65,7 @@ class Track:
 
     def __init__(self, job: Job[Any]) -> None:
         self.jobs = [job]
-        self._days: tuple[tuple[int, int], bytes] = ((0, 0), b"")
+        self._names: tuple[tuple[int, int], bytes, str] = ((0, 0), b"", "")
 
     def go_on(self, job: Job[Any]) -> None:
         """Add a retry."""
@@ -97,11 +97,11 @@ class Track:
         Args:
             face: says hints in the words of who shows them.
         """
-        key, packed = self._days
-        if key != (len(self.jobs), len(cells)):
-            packed = packed_names(cells)
-            self._days = ((len(self.jobs), len(cells)), packed)
-        info = self._info(cells, Counter(cell.status for cell in cells), face)
+        # Batches change their days only where they are divided, which makes more of them.
+        if self._names[0] != (len(self.jobs), len(cells)):
+            self._names = ((len(self.jobs), len(cells)), packed_names(cells), title_of(cells, terms_of(self.job)))
+        _, packed, title = self._names
+        info = {"title": title} | self._info(cells, Counter(cell.status for cell in cells), face)
         state = packed_state([(cell.status, cell.rows) for cell in cells])
         return Frame(state, packed, info | {"actions": list(actions)} | more)
 
@@ -126,7 +126,6 @@ class Track:
             facts.append(("quota left", f"{self.job.quota_left:,} this hour"))
         return {
             "phase": phase(self.job, now, counts),
-            "title": title_of(cells, terms),
             "terms": terms._asdict(),
             "facts": facts,
             "done": ended - unmet,

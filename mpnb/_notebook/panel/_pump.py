@@ -1,4 +1,4 @@
-"""The one thread that updates widgets, some three times a second."""
+"""The one thread that updates widgets, at most five times in two seconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Protocol
 
-# Each tick is a message, a millisecond of CPU: at this rate they are about 2 % of an export's.
-TICK_SECONDS = 0.3
+# Each tick is a message, a millisecond of CPU: with the picture of the end they are less than 2 % of an export's.
+TICK_SECONDS = 0.4
 # An event cannot wait for ever and a day.
 LONGEST_WAIT = 3600.0
 STOP_SECONDS = 5.0
