@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -102,6 +103,7 @@ def export(
     mode: Mode = "resume",
     late_days: int = LATE_DAYS,
     destination: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     on_batch: OnBatch | None = None,
     credentials: Credentials | Iterable[Credentials] | None = None,
     quota: Quota | None = None,
@@ -133,6 +135,13 @@ def export(
             or ``az://``. Each day of a project becomes one Parquet object, ``project_id=P/date=D/events.parquet``, put
             whole and only where nobody else has stored that day meanwhile. Object stores take the package's extra
             ``lake``, and their settings from the environment.
+        executor: whose workers fetch the days and put them into the lake, in processes or on machines of their own: a
+            ``concurrent.futures.Executor`` such as a ``ProcessPoolExecutor`` that spawns, loky's, or Dask's
+            ``client.get_executor(pure=False)``. A task is one request, submitted once the quota allows it, and carries
+            the credentials by the name that ``Credentials.from_environment`` read them under. ``workers`` should be the
+            number of tasks that it runs at once. If a worker ends, its batch is fetched again, as after any failed
+            attempt. If the executor is broken, or begins no task for five minutes, the export ends and keeps what
+            there is.
         on_batch: called with a ``BatchProgress`` at every change of a batch's state, in the calling thread, one call
             at a time. Its exceptions are reported once, as a warning. Without it, progress is shown as a live grid in
             a notebook, else on standard error.

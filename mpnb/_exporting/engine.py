@@ -23,11 +23,10 @@ from mpnb._base.clock import Cancelled
 from mpnb._base.text import safe_text
 from mpnb._errors import MpnbError
 from mpnb._exporting.board import BatchBoard
-from mpnb._fetching.client import Connection, FetchError
+from mpnb._fetching.client import FetchError
 from mpnb._fetching.fetched import Anew, Fetched, Group, Lost, Split, Task
-from mpnb._fetching.fetcher import MAX_ATTEMPTS, Fetcher
+from mpnb._fetching.fetcher import MAX_ATTEMPTS, Fetcher, Way
 from mpnb._fetching.limiter import RateLimiter
-from mpnb._fetching.route import Route
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._mixpanel.credentials import Credentials, forms_of
 from mpnb._mixpanel.failures import HINTS, Failure, failure
@@ -55,7 +54,7 @@ class Engine:
         name: tells its threads from others.
         resource: what is asked for.
         destination: where it lands; the batches of ``tasks`` are admitted there.
-        route: the way to Mixpanel.
+        connect: makes the way of a batch's requests.
         may_close: returns when the destination may be closed out, with the writer at its end.
         folds: whether to fold the destination at the end, see ``Destination.finish``.
     """
@@ -67,7 +66,7 @@ class Engine:
         resource: Resource,
         destination: Destination,
         credentials: Credentials,
-        route: Route,
+        connect: Callable[[Task], Way],
         limiter: RateLimiter,
         spool: SpoolFolder,
         board: BatchBoard,
@@ -78,7 +77,7 @@ class Engine:
     ) -> None:
         self._destination = destination
         self._credentials = credentials
-        self._route = route
+        self._connect = connect
         self._limiter = limiter
         self._spool = spool
         self._board = board
@@ -88,7 +87,7 @@ class Engine:
         self._changed = threading.Condition()
         self._tasks = {task.index: task for task in tasks}
         self._ready = deque(tasks)  # those that no worker has taken yet
-        self._active: set[Connection] = set()
+        self._active: set[Way] = set()
         self._cancelled_at: float | None = None
         self._stopping = threading.Event()  # no further request: it was cancelled, or a fault would hit every batch
         self._halted_by: Failure | None = None
@@ -318,7 +317,7 @@ class Engine:
         if not self.is_wanted(task):
             return
         try:
-            with self._connected() as connection:
+            with self._connected(task) as connection:
                 self._fetch_by(connection, task)
         except Cancelled:
             pass
@@ -327,14 +326,14 @@ class Engine:
             self._lose(task, self._unexpected(error))
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[Connection]:
+    def _connected(self, task: Task) -> Iterator[Way]:
         """
         Lend a connection that a cancel can abort. It is active until what came of it is in the writer's queue.
 
         Raises:
             Cancelled: no further request is to begin.
         """
-        with contextlib.closing(Connection(self._credentials, self._route)) as connection:
+        with contextlib.closing(self._connect(task)) as connection:
             with self._changed:
                 if self._stopping.is_set():  # nobody would abort it any more
                     raise Cancelled
@@ -346,7 +345,7 @@ class Engine:
                     self._active.discard(connection)
                     self._changed.notify_all()
 
-    def _fetch_by(self, connection: Connection, task: Task) -> None:
+    def _fetch_by(self, connection: Way, task: Task) -> None:
         try:
             fetched = self._fetcher.fetch(task, connection)
         except FetchError as error:
@@ -542,7 +541,7 @@ class Engine:
     def is_to_write(self, item: Fetched) -> bool:
         """Whether a batch is still to be written."""
         is_over = self.cancelled or (self._halted_by and self._halted_by.kind == "write")
-        if is_over or not self.is_wanted(item.task):
+        if (is_over and item.stored is None) or not self.is_wanted(item.task):
             self._spool.remove(item.path)
             return False
         return True

@@ -23,6 +23,7 @@ from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import CredentialsError, PlanError, TableError, in_one_line
+from mpnb._exporting.away import Agency
 from mpnb._exporting.beside import SideBySide, Together
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
@@ -41,9 +42,11 @@ from mpnb._exporting.handles import (
 from mpnb._exporting.places import place_of
 from mpnb._exporting.projects import Part, make_projects_result
 from mpnb._exporting.run import Run
+from mpnb._fetching.client import Connection
 from mpnb._fetching.fetched import Task
+from mpnb._fetching.fetcher import Way
 from mpnb._fetching.limiter import RateLimiter, limiter_for
-from mpnb._fetching.route import route_to
+from mpnb._fetching.route import Route, route_to
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._message import Argument
 from mpnb._mixpanel.credentials import Credentials
@@ -65,6 +68,7 @@ from mpnb._showing.live import exports_changed
 from mpnb._storing import ledger, leftovers
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
+from mpnb._storing.lake import Lake
 from mpnb._storing.running import registration
 from mpnb._storing.table import Table
 
@@ -176,6 +180,8 @@ class Order:
     Attributes:
         host: scheme and host of their API.
         landing: where they land.
+        connect: makes the way of a batch's requests, once ``landing`` has a table; ``None`` where this process sends
+            them.
     """
 
     credentials: Credentials
@@ -183,6 +189,7 @@ class Order:
     limiter: RateLimiter
     resource: Resource
     landing: Landing
+    connect: Callable[[Task], Way] | None = None
 
 
 class Landing(Protocol):
@@ -236,7 +243,7 @@ def launched(
                     resource=order.resource,
                     destination=table,
                     credentials=order.credentials,
-                    route=route,
+                    connect=order.connect or partial(_connection, order.credentials, route),
                     limiter=order.limiter,
                     spool=folder,
                     board=board,
@@ -269,6 +276,11 @@ def launched(
         undo.pop_all()
     exports_changed()
     return run
+
+
+def _connection(credentials: Credentials, route: Route, task: Task) -> Connection:
+    """Return a connection of this process, whatever it is to fetch."""
+    return Connection(credentials, route)
 
 
 def _shares(workers: int, tasks: Sequence[Sequence[Task]]) -> list[int]:
@@ -304,10 +316,25 @@ class _EventsLanding:
         self._choose = choose or _by_plan(asked, limiter)
         self._whole = whole
         self._selection = Selection(asked.table)
+        self._agency: Agency | None = None
 
     def table(self, store: Store, export_id: str) -> Table:
-        rows = place_of(self._asked).rows(self._resource, export_id)
-        return Table(store, self._asked.table, self._resource, export_id, rows=rows)
+        asked = self._asked
+        rows = place_of(asked).rows(self._resource, export_id)
+        if asked.executor is not None:
+            assert asked.destination is not None
+            assert asked.credentials is not None
+            assert isinstance(rows, Lake)
+            self._agency = Agency(
+                asked.executor, asked.destination, self._resource, asked.credentials, rows, export_id, asked.spool,
+                asked.memory,
+            )  # fmt: skip
+        return Table(store, asked.table, self._resource, export_id, rows=rows)
+
+    def connect(self, task: Task) -> Way:
+        """Return the way of a batch's requests, by the executor. After ``table``."""
+        assert self._agency is not None
+        return self._agency.connect(task)
 
     def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
         asked = self._asked
@@ -348,7 +375,8 @@ def _launch(
         assert one.source is not None
         limiter, resource = limiter_of(one), Events(one.source)
         landings.append(_EventsLanding(one, resource, limiter, choose and choose(one), whole=whole))
-        orders.append(Order(one.credentials, one.credentials.host, limiter, resource, landings[-1]))
+        connect = landings[-1].connect if one.executor else None
+        orders.append(Order(one.credentials, one.credentials.host, limiter, resource, landings[-1], connect))
 
     def result(store: Store, board: BatchBoard) -> ExportResult:
         return _result(asked, [landing.reader(store) for landing in landings], board)

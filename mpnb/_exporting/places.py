@@ -47,7 +47,9 @@ class Place(Protocol):
 
 def place_of(asked: Asked) -> Place:
     """Return the place that a call asks for."""
-    return InDatabase(asked.database) if asked.destination is None else InLake(asked.destination)
+    if asked.destination is None:
+        return InDatabase(asked.database)
+    return InLake(asked.destination, is_elsewhere=asked.executor is not None)
 
 
 def opened(database: Database) -> Store:
@@ -102,10 +104,16 @@ class InDatabase:
 
 
 class InLake:
-    """The objects of a lake, and a mirror of them for the time of a call or a result."""
+    """
+    The objects of a lake, and a mirror of them for the time of a call or a result.
 
-    def __init__(self, address: Address) -> None:
+    Args:
+        is_elsewhere: whether workers of an executor put the objects.
+    """
+
+    def __init__(self, address: Address, *, is_elsewhere: bool = False) -> None:
         self._address = address
+        self._is_elsewhere = is_elsewhere
 
     def _objects(self) -> Objects:
         with refusing():
@@ -157,7 +165,7 @@ class InLake:
 
     def rows(self, resource: Events, export_id: str) -> Rows | None:
         """Return the lake's objects."""
-        return Lake(self._objects(), resource, export_id)
+        return Lake(self._objects(), resource, export_id, lands_together=not self._is_elsewhere)
 
     def refresh(self, store: Store) -> None:
         """Make the views anew: each names the objects that it reads."""

@@ -16,6 +16,7 @@ from isal import isal_zlib
 from mpnb._base.clock import Cancelled, epoch_seconds
 from mpnb._base.machine import cores
 from mpnb._fetching.belongs import is_for_other_days
+from mpnb._fetching.fetched import Stored
 from mpnb._fetching.reach import unreached
 from mpnb._fetching.route import Route
 from mpnb._fetching.spool import PlainCopy, SpoolFolder
@@ -62,11 +63,16 @@ UNFRAMED = "the answer has neither a length nor chunks: it is unknown whether it
 
 
 class FetchError(Exception):
-    """A request did not bring a whole body; ``failure`` says why."""
+    """
+    A request did not bring a whole body; ``failure`` says why.
 
-    def __init__(self, failure: Failure) -> None:
+    ``is_final`` says that it did, but that the batch could not be stored where it was fetched: no other attempt helps.
+    """
+
+    def __init__(self, failure: Failure, *, is_final: bool = False) -> None:
         super().__init__(str(failure))
         self.failure = failure
+        self.is_final = is_final
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +115,17 @@ class Connection:
         """Whether any byte of the latest request left this machine."""
         return self._wire.sent
 
+    @property
+    def stored(self) -> Stored | None:
+        """Return ``None``: what arrives is written by the writer."""
+        return None
+
     def abort(self) -> None:
         """Abort the connection, and let no new one be made. Any thread may call it."""
         self._wire.abort()
+
+    def prepare(self) -> None:
+        """Do nothing: a request can be sent at once."""
 
     def close(self) -> None:
         """Close the connection. Called by its worker, or by any thread once the worker has ended."""

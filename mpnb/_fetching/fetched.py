@@ -50,12 +50,36 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """
+    What a batch became that was stored where it was fetched, by a worker of an executor.
+
+    Attributes:
+        rows: number of its rows.
+        rejected: number of its lines that are not records.
+        kept_lines: number of its lines that are kept in an object beside.
+        objects: key, ETag and number of rows of each of its objects.
+    """
+
+    rows: int
+    rejected: int
+    kept_lines: int
+    objects: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
-    """A batch that arrived whole, as a verified spool file, ready to be written."""
+    """
+    A batch that arrived whole, as a verified spool file, ready to be written.
+
+    Attributes:
+        stored: what it became where it is written already, and has no file here.
+    """
 
     task: Task
     path: Path
     body: Body
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True, slots=True)

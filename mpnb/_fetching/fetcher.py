@@ -18,13 +18,13 @@ from typing import Protocol
 import tenacity
 
 from mpnb._base.clock import Cancelled, epoch_seconds, utc_now
-from mpnb._fetching.client import Connection, FetchError
-from mpnb._fetching.fetched import Fetched, Task
+from mpnb._fetching.client import FetchError
+from mpnb._fetching.fetched import Fetched, Stored, Task
 from mpnb._fetching.limiter import HOUR, RateLimiter
 from mpnb._fetching.spool import SpoolFolder
 from mpnb._fetching.verify import Body
 from mpnb._mixpanel.failures import TOO_MANY_PAGES, Failure, from_os_error
-from mpnb._planning.resource import Resource
+from mpnb._planning.resource import Request, Resource
 
 MAX_ATTEMPTS = 4
 # Before the second attempt; doubled before each further one, with jitter of as much again.
@@ -58,6 +58,47 @@ class Watch(Protocol):
         """Called when a request ends, with whether any of it left this machine, and how it failed."""
 
 
+class Way(Protocol):
+    """
+    The way of one batch's requests: a connection of this process, or a worker of an executor.
+
+    All methods are for the thread that has the batch, but for ``abort`` and the properties, which any thread may call.
+    """
+
+    @property
+    def connecting(self) -> bool:
+        """Whether it does something that nothing can interrupt."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether any byte of the latest request left its machine, as far as is known."""
+
+    @property
+    def stored(self) -> Stored | None:
+        """Return what the batch became, if it was stored where it was fetched."""
+
+    def prepare(self) -> None:
+        """Get ready to send a request at once. Raises ``FetchError`` or ``Cancelled``."""
+
+    def fetch(
+        self,
+        request: Request,
+        spool: SpoolFolder,
+        path: Path,
+        *,
+        is_cancelled: Callable[[], bool],
+        on_answer: Callable[[int], object],
+        on_bytes: Callable[[int], object],
+    ) -> tuple[Path, Body]:
+        """Send a request; as ``Connection.fetch``."""
+
+    def abort(self) -> None:
+        """End the request, and send no other."""
+
+    def close(self) -> None:
+        """Release what it has."""
+
+
 class Fetcher:
     """
     A fetcher of batches, one at a time in each worker's thread.
@@ -87,7 +128,7 @@ class Fetcher:
         self._is_aborting = is_aborting
         self._has_waited_for_hour = False  # a request within a session, which may have ended meanwhile
 
-    def fetch(self, task: Task, connection: Connection) -> Fetched:
+    def fetch(self, task: Task, connection: Way) -> Fetched:
         """
         Fetch a batch into a verified spool file, with as many attempts as may help.
 
@@ -119,12 +160,12 @@ class Fetcher:
                     kept, body = self._attempt(task, connection, path)
         except FetchError as error:
             self._spool.remove(path)
-            raise FetchError(self._put_down_to_quota(error.failure)) from None
+            raise FetchError(self._put_down_to_quota(error.failure), is_final=error.is_final) from None
         except BaseException:
             self._spool.remove(path)
             raise
         self._spool.finish(kept)
-        return Fetched(task, kept, body)
+        return Fetched(task, kept, body, connection.stored)
 
     def _put_down_to_quota(self, why: Failure) -> Failure:
         """Return the failure for a session that ended while its requests waited for the quota: so would the next."""
@@ -142,7 +183,7 @@ class Fetcher:
             hint=TOO_MANY_PAGES,
         )
 
-    def _attempt(self, task: Task, connection: Connection, path: Path) -> tuple[Path, Body]:
+    def _attempt(self, task: Task, connection: Way, path: Path) -> tuple[Path, Body]:
         """Send one request, once spool and quota allow it."""
         if not self._watch.is_wanted(task):
             raise Cancelled
@@ -152,6 +193,7 @@ class Fetcher:
         except OSError as error:
             raise FetchError(from_os_error(error)) from None
         request = self._resource.request(task.batch)
+        connection.prepare()
         with self._limiter.slot(
             self._stopping.is_set,
             lambda until: self._wait_for_quota(task, until, request.is_in_session),
@@ -237,7 +279,7 @@ def _failure_of(state: tenacity.RetryCallState) -> Failure:
 
 def _is_worth_another(task: Task, state: tenacity.RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, FetchError) or not error.failure.retryable or error.failure.hits_all:
+    if not isinstance(error, FetchError) or not error.failure.retryable or error.failure.hits_all or error.is_final:
         return False
     if error.failure.begins_anew and not error.failure.once_more:
         return False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
@@ -59,6 +61,7 @@ class Asked:
     notes: tuple[str, ...] = ()
     destination: Address | None = None
     projects: tuple[Credentials, ...] = ()
+    executor: Executor | None = None
 
     @property
     def each(self) -> tuple[Asked, ...]:
@@ -90,6 +93,7 @@ def check(
     mode: Mode,
     late_days: int,
     destination: str | os.PathLike[str] | None,
+    executor: Executor | None,
     on_batch: OnBatch | None,
     credentials: Credentials | Iterable[Credentials] | None,
     quota: Quota | None,
@@ -132,7 +136,43 @@ def check(
     return Asked(
         first, last, source, database, name, workers, chunk_days, mode, late_days, on_batch, account, quota,
         spool or Spool(), memory_of(memory), names, where, notes, address, projects,
+        _checked_executor(executor, address, projects or (account,)),
     )  # fmt: skip
+
+
+def _checked_executor(
+    executor: object, address: Address | None, accounts: Iterable[Credentials | None]
+) -> Executor | None:
+    """
+    Return the executor that is to fetch.
+
+    Raises:
+        PlanError: it is none, or none that can do it.
+        CredentialsError: the credentials may not leave this process.
+    """
+    if executor is None:
+        return None
+    name = Argument("executor")
+    if not isinstance(executor, Executor):
+        what = " must be a concurrent.futures.Executor, such as client.get_executor(pure=False) of Dask's"
+        raise PlanError(name, f"{what}, not {brief(executor)}")
+    if address is None:
+        raise PlanError(name, " needs a ", Argument("destination", ""), ": its workers cannot write to a database here")
+    if isinstance(executor, ThreadPoolExecutor):
+        return executor
+    # Its own context says how it starts processes; there is no public way to ask.
+    context = getattr(executor, "_mp_context", None)
+    if context is not None and context.get_start_method() == "fork":
+        raise PlanError(
+            name,
+            " starts its processes by 'fork', which copies this one while its threads are at work: pass"
+            " ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))",
+        )
+    try:
+        pickle.dumps([each for each in accounts if each is not None])
+    except TypeError as error:
+        raise CredentialsError(Argument("credentials"), f" cannot be sent to the workers: {error}") from None
+    return executor
 
 
 def _lake(destination: str | os.PathLike[str], database: Database, table: str) -> Address:

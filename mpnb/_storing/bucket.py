@@ -123,9 +123,9 @@ class Bucket:
         """Return what does nothing: each PUT says by itself what it may replace."""
         return lambda: None
 
-    def scratch(self, name: str) -> Path:
+    def scratch(self, name: str, within: Path | None = None) -> Path:
         """Return a new folder of this machine."""
-        return Path(tempfile.mkdtemp(prefix=f"mpnb-lake-{name}-"))
+        return Path(tempfile.mkdtemp(prefix=f"mpnb-lake-{name}-", dir=within))
 
     def address(self, key: str) -> str:
         """Return the URL of an object."""

@@ -19,6 +19,8 @@ from mpnb._mixpanel.failures import hint_of
 from mpnb._storing.objects import Found, ObjectsError, Over, Taken
 
 OWN = "_mpnb"
+# A rename takes a moment, and there are not many who wait for it.
+PUT_SECONDS = 60.0
 _MEND = hint_of(
     "Free some disk space or fix the folder, then run ", SAME_CALL, " again: all finished batches are in it."
 )
@@ -26,7 +28,7 @@ _MEND = hint_of(
 
 class Folder:
     """
-    The files of a folder: ``Objects``. ``put`` compares and renames, so whoever replaces files must ``hold`` them.
+    The files of a folder: ``Objects``. ``put`` compares and renames, one at a time of all that write to the folder.
 
     Args:
         root: absolute; made with the first file.
@@ -71,13 +73,16 @@ class Folder:
         path = self._root / key
         with self._said("cannot be written"):
             self._make(path.parent)
-            there = self._found(path)
-            if over is not None and over.etag != (there.etag if there else None):
-                raise Taken(key)
+            self._make(self._root / OWN)
             fresh = content if isinstance(content, Path) else self._with(content)
             fresh.chmod(0o600)
             _sync_file(fresh)
-            replace(fresh, path)
+            with FileLock(self._root / OWN / "put.lock", timeout=PUT_SECONDS, mode=0o600, thread_local=False):
+                there = self._found(path)
+                if over is not None and over.etag != (there.etag if there else None):
+                    fresh.unlink()
+                    raise Taken(key)
+                replace(fresh, path)
             _sync_folder(path.parent)
             made = self._found(path)
         assert made is not None
@@ -116,7 +121,7 @@ class Folder:
                 shutil.rmtree(left, ignore_errors=True)
         return lock.release
 
-    def scratch(self, name: str) -> Path:
+    def scratch(self, name: str, within: Path | None = None) -> Path:
         """Return a new folder in this one: a file is renamed only within its file system."""
         with self._said("cannot be written"):
             self._make(self._root / OWN)

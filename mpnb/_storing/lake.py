@@ -16,8 +16,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from duckdb import DuckDBPyConnection
 from mpnb._base.clock import utc_now
 from mpnb._base.sql import literal, quoted, run
 from mpnb._errors import DatabaseError, PlanError, TableError
-from mpnb._fetching.fetched import Fetched
+from mpnb._fetching.fetched import Fetched, Stored
 from mpnb._message import SAME_CALL, Argument, Phrase
 from mpnb._mixpanel.failures import failure, hint_of
 from mpnb._planning.batches import Batch
@@ -37,13 +37,23 @@ from mpnb._storing.database import LEDGER, OBJECTS, REJECTED
 from mpnb._storing.destination import Unfit
 from mpnb._storing.insert import Into, insert_files, insert_lines, table_of
 from mpnb._storing.ledger import UNMET, Arrival, of_table
-from mpnb._storing.mirror import lines_key, mirror, object_key, run_key, source_key, source_of, table_for
+from mpnb._storing.mirror import day_of, lines_key, mirror, object_key, run_key, source_key, source_of, table_for
 from mpnb._storing.objects import Objects, ObjectsError, Over, Taken
 from mpnb._storing.parquet import Note, copy_of, copy_of_events, notes_of
 
 # Rows of batches that are not one object as they are. In the database of temporary tables, where nothing is compressed.
 _ROWS = "mpnb_rows"
 TAKEN = hint_of("Run ", SAME_CALL, " again: it goes on from what is there by then.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An object that is in its place."""
+
+    batch_id: int
+    key: str
+    etag: str
+    rows: int
 
 
 class Lake:
@@ -54,16 +64,29 @@ class Lake:
         objects: where they are.
         resource: whose events they are.
         export_id: of the export.
+        seen: the ETags of the objects that may be replaced, where somebody else has entered the export.
+        scratch: a folder of ``objects.scratch`` then, which ``leave`` deletes.
+        lands_together: whether it is here that batches are written, so that they can land together or not at all.
     """
 
-    def __init__(self, objects: Objects, resource: Events, export_id: str) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        resource: Events,
+        export_id: str,
+        *,
+        seen: Mapping[str, str] | None = None,
+        scratch: Path | None = None,
+        lands_together: bool = True,
+    ) -> None:
+        self.lands_together = lands_together
         self._objects = objects
         self._resource = resource
         self._export_id = export_id
         self._project = resource.source.project_id
         self._table = table_for(self._project)
-        self._seen: dict[str, str] = {}  # the ETags of the objects that may be replaced
-        self._scratch: Path | None = None
+        self._seen = dict(seen or {})
+        self._scratch = scratch
         self._whole: dict[int, Path] = {}  # files of batches that are one object as they are
         self._let_go: Callable[[], None] | None = None
 
@@ -90,6 +113,11 @@ class Lake:
             except Taken:
                 check_source(self._objects, source)
             self._note_run(cursor, "true")
+
+    def seen(self, batch: Batch) -> dict[str, str | None]:
+        """Return the keys of a batch's objects, with the ETags of those that are there. Any thread."""
+        keys = [object_key(self._project, batch.from_date + DAY * n) for n in range(batch.days)]
+        return {key: self._seen.get(key) for key in keys}
 
     def leave(self) -> None:
         """Let go of the project, and delete what is left of files."""
@@ -119,15 +147,23 @@ class Lake:
         return insert_lines(cursor, table_of(_ROWS), self._table, self._resource, batch_id, lines)
 
     def publish(self, cursor: DuckDBPyConnection, items: Sequence[Fetched], arrivals: Sequence[Arrival]) -> None:
-        """Put each day's object in its place, once all files are written. Raises ``Unfit``."""
+        """
+        Put each day's object in its place, once all files are written; enter those that are there. Raises ``Unfit``.
+        """
+        here = [arrival for item, arrival in zip(items, arrivals, strict=True) if item.stored is None]
+        placed: list[_Placed] = []
         try:
-            written = [each for arrival in arrivals for each in self._written(cursor, arrival)]
-            for arrival in arrivals:
+            written = [each for arrival in here for each in self._written(cursor, arrival)]
+            for arrival in here:
                 self._keep_lines(cursor, arrival)
             for arrival, day, path in written:
-                self._publish(cursor, arrival, day, path)
+                placed.append(self._publish(cursor, arrival, day, path))
+            for item, arrival in zip(items, arrivals, strict=True):
+                if item.stored is not None:
+                    placed += self._take(cursor, arrival, item.stored)
         except ObjectsError as error:
             raise Unfit(failure("write", str(error), hits_all=True, hint=error.hint)) from None
+        self._enter(cursor, placed)
 
     def _file_of(self, file: Fetched) -> Into:
         task = file.task
@@ -167,13 +203,13 @@ class Lake:
         if batch_id in self._whole:
             return [(arrival, batch.from_date, self._whole.pop(batch_id))]
         mine = f"SELECT * FROM {_ROWS} WHERE batch_id = {batch_id}"
-        day_of = _day_within(batch)
-        counts = dict(run(cursor, f"SELECT {day_of} AS day, count(*) FROM ({mine}) GROUP BY day"))
+        of_row = _day_within(batch)
+        counts = dict(run(cursor, f"SELECT {of_row} AS day, count(*) FROM ({mine}) GROUP BY day"))
         [(kept,)] = run(cursor, f"SELECT count(*) FROM {REJECTED} WHERE {self._of(batch_id)}")
         made = []
         for day in (batch.from_date + DAY * n for n in range(batch.days)):
             path, note = self._path(batch_id, day), self._note(arrival, counts.get(day, 0), kept)
-            run(cursor, copy_of_events(f"{mine} AND {day_of} = DATE '{day}'", path, note))
+            run(cursor, copy_of_events(f"{mine} AND {of_row} = DATE '{day}'", path, note))
             made.append((arrival, day, path))
         run(cursor, f"DELETE FROM {_ROWS} WHERE batch_id = {batch_id}")
         return made
@@ -190,39 +226,70 @@ class Lake:
             run(cursor, copy_of(f"{query} ORDER BY line_number ASC", path))
             self._objects.put(lines_key(self._project, f"{self._export_id}/{batch_id}"), path, None)
 
-    def _publish(self, cursor: DuckDBPyConnection, arrival: Arrival, day: date, path: Path) -> None:
+    def _publish(self, cursor: DuckDBPyConnection, arrival: Arrival, day: date, path: Path) -> _Placed:
         [note] = notes_of(cursor, [path])
         assert note is not None
         key = object_key(self._project, day)
         try:
-            self._seen[key] = self._objects.put(key, path, Over(self._seen.get(key)))
+            etag = self._objects.put(key, path, Over(self._seen.get(key)))
         except Taken:
-            self._seen[key] = self._ours(cursor, key, note)
+            etag, note = self.ours(cursor, key, arrival.task.batch_id)
+        return _Placed(arrival.task.batch_id, key, etag, note.rows)
+
+    def _take(self, cursor: DuckDBPyConnection, arrival: Arrival, stored: Stored) -> list[_Placed]:
+        """Take what was put elsewhere, with the lines that are kept beside."""
+        batch_id = arrival.task.batch_id
+        if stored.kept_lines:
+            content = self._objects.read(lines_key(self._project, f"{self._export_id}/{batch_id}"))
+            if content is None:
+                raise Unfit(failure("write", "the lines that are no events were deleted from the lake", hint=TAKEN))
+            path = self._path(batch_id, arrival.task.batch.from_date).with_suffix(".lines")
+            path.write_bytes(content)
+            kept = f"SELECT ?, ?, line_number, reason, line, in_events FROM read_parquet({literal(str(path))})"
+            run(cursor, f"INSERT INTO {REJECTED} {kept}", [self._table, batch_id])
+        return [_Placed(batch_id, *each) for each in stored.objects]
+
+    def _enter(self, cursor: DuckDBPyConnection, placed: Sequence[_Placed]) -> None:
+        """Enter objects into the mirror, in two statements for all: each takes as long as a small day does."""
+        self._seen.update((each.key, each.etag) for each in placed)
+        keys = [each.key for each in placed]
         # A batch that was there in part is not replaced as a batch: its days are fetched one by one.
-        run(cursor, f"DELETE FROM {OBJECTS} WHERE {of_table(self._table)} AND key = ?", [key])
+        run(cursor, f"DELETE FROM {OBJECTS} WHERE {of_table(self._table)} AND list_contains(?, key)", [keys])
+        values = {
+            "ids": [each.batch_id for each in placed],
+            "keys": keys,
+            "etags": [each.etag for each in placed],
+            "days": [day_of(key) for key in keys],
+            "rows": [each.rows for each in placed],
+        }
+        fetch = literal(f"{self._export_id}/")
         run(
             cursor,
-            f"INSERT INTO {OBJECTS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [self._table, arrival.task.batch_id, key, self._seen[key], note.fetch, self._project, day, note.rows],
+            f"INSERT INTO {OBJECTS} SELECT {literal(self._table)}, batch_id, key, etag, {fetch} || batch_id,"
+            f" {literal(self._project)}, day, rows FROM (SELECT unnest($ids::BIGINT[]) AS batch_id,"
+            " unnest($keys::VARCHAR[]) AS key, unnest($etags::VARCHAR[]) AS etag, unnest($days::DATE[]) AS day,"
+            " unnest($rows::BIGINT[]) AS rows)",
+            values,
         )
 
-    def _ours(self, cursor: DuckDBPyConnection, key: str, note: Note) -> str:
+    def ours(self, cursor: DuckDBPyConnection, key: str, batch_id: int) -> tuple[str, Note]:
         """
-        Return the ETag of an object that is there although it was not expected, if it is the one that was to be put.
+        Return the ETag of an object that is there although it was not expected, with its note, if it is of this batch.
 
-        The answer to a PUT may get lost, and the PUT that follows then meets the object of the first.
+        The answer to a PUT may get lost, and the PUT that follows then meets the object of the first. So does a batch
+        whose worker was given up, and came to its end all the same.
+
+        Raises:
+            Unfit: it is of another batch, or gone.
         """
         assert self._scratch is not None
         there = self._objects.look(key)
         if there is not None:
             [found] = notes_of(cursor, self._objects.footers([key], self._scratch))
-            if found is not None and replace(found, written_at=note.written_at) == note:
-                return there.etag
-        day = key.split("/")[1].removeprefix("date=")
-        message = (
-            f"{day} is not as it was when this export began: another export has stored or deleted it, and that stays"
-        )
-        raise Unfit(failure("write", message, hint=TAKEN))
+            if found is not None and found.fetch == f"{self._export_id}/{batch_id}":
+                return there.etag, found
+        what = "is not as it was when this export began: another export has stored or deleted it, and that stays"
+        raise Unfit(failure("write", f"{day_of(key)} {what}", hint=TAKEN))
 
     # --- at the end --------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ from mpnb._storing.running import running
 
 _OBJECT = re.compile(r"project_id=(\d{1,20})/date=(\d{4}-\d\d-\d\d)/events\.parquet")
 _RUN = re.compile(r"_mpnb/runs/project_id=(\d{1,20})/([0-9a-z]+)/batches\.parquet")
-_OBJECTS_COLUMNS = (
+OBJECTS_COLUMNS = (
     ("table_name", "VARCHAR"),
     ("batch_id", "BIGINT"),
     ("key", "VARCHAR"),
@@ -80,6 +80,11 @@ def lines_key(project: str, fetch: str) -> str:
     return f"_mpnb/runs/project_id={project}/{export_id}/lines-{batch_id}.parquet"
 
 
+def beat_key(project: str, export_id: str, batch_id: int) -> str:
+    """Return the key of what says that a worker is at work on a batch."""
+    return f"_mpnb/runs/project_id={project}/{export_id}/at-work-{batch_id}"
+
+
 def objects_at(address: Address) -> Objects:
     """Return the objects of a lake. Raises ``MissingPackageError`` or ``ObjectsError``."""
     return Folder(address.path, address.label) if address.path else Bucket(address.text)
@@ -102,7 +107,7 @@ def mirror_store(address: Address, objects: Objects) -> Store:
         objects.register(cursor)
         with transaction(cursor):
             tables.create(cursor)
-            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in _OBJECTS_COLUMNS)
+            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in OBJECTS_COLUMNS)
             run(cursor, f"CREATE TABLE {OBJECTS} ({columns})")
     return store
 
@@ -308,14 +313,14 @@ def _enter(
         values = {name: [row.get(name) for row in rows] for name in names}
         run(cursor, f"INSERT INTO {LEDGER} BY NAME SELECT {columns}", values)
     there = [
-        (table, i, found.key, found.etag, note.fetch, source.project_id, _day(found.key), note.rows)
+        (table, i, found.key, found.etag, note.fetch, source.project_id, day_of(found.key), note.rows)
         for i, entry in zip(ids, entries, strict=True)
         for found, note in entry.objects
     ]
     if there:
-        columns = ", ".join(f"unnest(${name}::{kind}[]) AS {quoted(name)}" for name, kind in _OBJECTS_COLUMNS)
+        columns = ", ".join(f"unnest(${name}::{kind}[]) AS {quoted(name)}" for name, kind in OBJECTS_COLUMNS)
         by_column = zip(*there, strict=True)
-        values = {name: list(each) for (name, _), each in zip(_OBJECTS_COLUMNS, by_column, strict=True)}
+        values = {name: list(each) for (name, _), each in zip(OBJECTS_COLUMNS, by_column, strict=True)}
         run(cursor, f"INSERT INTO {OBJECTS} BY NAME SELECT {columns}", values)
     for i, entry in zip(ids, entries, strict=True):
         for _, note in entry.objects[:1]:
@@ -324,7 +329,8 @@ def _enter(
                 run(cursor, f"INSERT INTO {REJECTED} {kept}", [table, i])
 
 
-def _day(key: str) -> date:
+def day_of(key: str) -> date:
+    """Return the day of an object of events, by its key."""
     return date.fromisoformat(key.split("/")[1].removeprefix("date="))
 
 

@@ -88,8 +88,13 @@ class Objects(Protocol):
     def hold(self, name: str) -> Callable[[], None] | None:
         """Keep other processes from holding the same name, and return what lets go of it; ``None`` if it is held."""
 
-    def scratch(self, name: str) -> Path:
-        """Return a new folder for files that ``put`` is given, which the caller deletes."""
+    def scratch(self, name: str, within: Path | None = None) -> Path:
+        """
+        Return a new folder for files that ``put`` is given, which the caller deletes.
+
+        Args:
+            within: where it may be; without, in the system's temporary folder.
+        """
 
     def address(self, key: str) -> str:
         """Return the name by which DuckDB reads an object, once ``register`` was called."""

@@ -77,7 +77,13 @@ class Rows(Protocol):
 
     ``enter`` and ``admitted`` are for the caller's thread, ``put`` to ``publish`` for the writer's, within its
     transaction, ``settled`` for the coordinator's.
+
+    Attributes:
+        lands_together: whether batches can land together or not at all.
     """
+
+    @property
+    def lands_together(self) -> bool: ...
 
     def enter(self, cursor: DuckDBPyConnection) -> None:
         """
@@ -110,6 +116,8 @@ class Rows(Protocol):
 
 class _InTable:
     """Rows that are inserted into a table of the database itself: the transaction does all else."""
+
+    lands_together = True
 
     def __init__(self, table: str, resource: Resource) -> None:
         self._table = table
@@ -159,6 +167,28 @@ class _EachByItself:
 
 
 EACH_BY_ITSELF = _EachByItself()
+
+
+def write_error(error: Exception) -> WriteError:
+    """Return what an exception means that was raised while a batch was written."""
+    text = safe_text(str(error))
+    if isinstance(error, Unfit):
+        return WriteError(error.failure)
+    if isinstance(error, BodyError):
+        is_ours = error.kind in ("decode", "write")
+        hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
+        return WriteError(failure(error.kind, text, http_status=status, hint=hint))
+    if isinstance(error, duckdb.FatalException):
+        return WriteError(failure("write", text, hits_all=True, hint=FREE_DISK))
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return WriteError(failure("write", text, hint=SMALLER_BATCHES))
+    # A commit that meets a full disk comes as an error of the transaction.
+    if isinstance(error, duckdb.IOException) or (isinstance(error, duckdb.Error) and "Could not write file" in text):
+        hint = "Free some disk space or fix the folder, then retry: all finished batches are in the file."
+        return WriteError(failure("write", text, hits_all=True, hint=hint))
+    if isinstance(error, duckdb.Error):
+        return WriteError(failure("write", text))
+    return WriteError(failure("write", safe_text(f"unexpected {type(error).__name__}: {error}")))
 
 
 class Table:
@@ -287,20 +317,16 @@ class Table:
             landed = [each for item in items if (each := self._ask_ledger(item.task))]
             if len(landed) == len(items):
                 return landed
-            raise self._write_error(error) from None
-        except Unfit as error:
-            raise WriteError(error.failure) from None
-        except BodyError as error:
-            is_ours = error.kind in ("decode", "write")
-            hint, status = (SPOOL_CHANGED, None) if is_ours else (HINTS[error.kind], 200)
-            raise WriteError(failure(error.kind, safe_text(str(error)), http_status=status, hint=hint)) from None
+            if isinstance(error, duckdb.InterruptException) or self._stopping.is_set():
+                stopped = Failure("cancelled", "stopped while the batch was written", hint=HINTS["cancelled"])
+                raise WriteError(stopped) from None
+            raise write_error(error) from None
         except Exception as error:
-            message = safe_text(f"unexpected {type(error).__name__}: {error}")
-            raise WriteError(failure("write", message)) from error
+            raise write_error(error) from error
 
     def can_join(self, item: Fetched) -> bool:
         """Whether a batch may be written together with others. One with a compressed body is large, and may not."""
-        return not item.body.gzip and item.body.lines > 0
+        return item.stored is not None or (not item.body.gzip and item.body.lines > 0)
 
     def land_joined(self, items: Sequence[Fetched]) -> list[Landed] | None:
         """Write batches in one transaction; ``None`` if a line needs a check of its own, or anything failed."""
@@ -381,10 +407,11 @@ class Table:
                 self._in_insert = False
 
     def _insert(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
-        files = [item for item in items if item.body.lines]
-        with self._interruptible():
-            self._rows.put(self._writer(), files)
-        return [(item.body.lines, 0) for item in items]
+        files = [item for item in items if item.body.lines and item.stored is None]
+        if files or not all(item.stored for item in items):
+            with self._interruptible():
+                self._rows.put(self._writer(), files)
+        return [(each.rows, each.rejected) if (each := item.stored) else (item.body.lines, 0) for item in items]
 
     def _insert_line_by_line(self, items: Sequence[Fetched]) -> list[tuple[int, int]]:
         counts = []
@@ -408,20 +435,6 @@ class Table:
         found = ledger.status_of(cursor, self._table, task.batch_id)
         return Landed(*found) if found and found[0] in ("done", "empty") else None
 
-    def _write_error(self, error: duckdb.Error) -> WriteError:
-        text = safe_text(str(error))
-        if isinstance(error, duckdb.InterruptException) or self._stopping.is_set():
-            return WriteError(Failure("cancelled", "stopped while the batch was written", hint=HINTS["cancelled"]))
-        if isinstance(error, duckdb.FatalException):
-            return WriteError(failure("write", text, hits_all=True, hint=FREE_DISK))
-        if isinstance(error, duckdb.OutOfMemoryException):
-            return WriteError(failure("write", text, hint=SMALLER_BATCHES))
-        # A commit that meets a full disk comes as an error of the transaction.
-        if isinstance(error, duckdb.IOException) or "Could not write file" in text:
-            hint = "Free some disk space or fix the folder, then retry: all finished batches are in the file."
-            return WriteError(failure("write", text, hits_all=True, hint=hint))
-        return WriteError(failure("write", text))
-
     def note(self, lost: Lost) -> bool:
         """Record a failed batch in the ledger. Return whether that worked."""
         try:
@@ -438,6 +451,9 @@ class Table:
             cursor = self._writer()
             run(cursor, "BEGIN")
             batches, together = self._resource.parts(task.batch, ledger.held_batches(cursor, self._table))
+            if together and not self._rows.lands_together:
+                # The first that lands replaces the whole: its other days are missing until they come.
+                batches, together = [replace(each, replaces=task.batch.replaces) for each in batches], False
             ids: list[int] = []
             if batches:
                 ledger.forget(cursor, self._table, [task.batch_id])
