@@ -80,7 +80,7 @@ def test_every_argument_of_export_has_an_option_of_its_name() -> None:
         "memory": "2GB",
         "destination": "f",
     }
-    assert set(parsed(*words)) == set(_options.PARAMETERS) - {"on_batch", "credentials"}
+    assert set(parsed(*words)) == set(_options.PARAMETERS) - {"on_batch", "executor", "credentials"}
 
 
 def test_what_is_not_typed_is_left_to_export() -> None:

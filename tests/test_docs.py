@@ -206,7 +206,7 @@ def test_the_readme_lists_every_option() -> None:
     told = {name.split()[0].rstrip(",") for row in rows for name in ticked(row[0]) if name.startswith("-")}
     assert told == real
     arguments = {name.partition("=")[0] for row in rows for name in ticked(row[1])}
-    assert arguments == set(_options.PARAMETERS) - {"on_batch"}
+    assert arguments == set(_options.PARAMETERS) - {"on_batch", "executor"}
     for row in rows:
         default = _options.PARAMETERS[ticked(row[1])[0].partition("=")[0]].default
         if default is not None and row[1] != "`from_date`, `to_date`":

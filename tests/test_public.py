@@ -98,7 +98,7 @@ def test_export_start_and_plan_share_one_signature() -> None:
     assert signatures[0] == signatures[1] == signatures[2]
     assert list(signatures[0]) == [
         "from_date", "to_date", "events", "where", "database", "table", "workers", "chunk_days", "mode", "late_days",
-        "destination", "on_batch", "credentials", "quota", "spool", "memory",
+        "destination", "executor", "on_batch", "credentials", "quota", "spool", "memory",
     ]  # fmt: skip
 
 

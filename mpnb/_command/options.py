@@ -25,8 +25,8 @@ PARTS: dict[str, tuple[type[Quota] | type[Spool], dict[str, str]]] = {
     "spool": (Spool, {"spool_folder": "folder", "spool_bytes": "max_bytes"}),
 }
 PARAMETERS = inspect.signature(export).parameters
-# The days are no options, and a callback or a secret cannot be one.
-NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials"})
+# The days are no options, and a callback, a secret or an executor cannot be one.
+NOT_OPTIONS = frozenset({"from_date", "to_date", "on_batch", "credentials", "executor"})
 
 # What is typed for each argument, and said for each phrase.
 OPTIONS = {

@@ -257,7 +257,7 @@ class Away:
                 last, heard = latest, time.monotonic()
 
     def abort(self) -> None:
-        """Give the task up: it does not begin, if it has not. Any thread may call it."""
+        """Abandon the task: it does not begin, if it has not. Any thread may call it."""
         self._aborted = True
         self._woken.set()
 

@@ -23,7 +23,6 @@ from mpnb._base.sql import transaction
 from mpnb._base.text import safe_text
 from mpnb._base.warn import warn
 from mpnb._errors import CredentialsError, PlanError, TableError, in_one_line
-from mpnb._exporting.away import Agency
 from mpnb._exporting.beside import SideBySide, Together
 from mpnb._exporting.board import BatchBoard
 from mpnb._exporting.callbacks import Callbacks
@@ -316,7 +315,7 @@ class _EventsLanding:
         self._choose = choose or _by_plan(asked, limiter)
         self._whole = whole
         self._selection = Selection(asked.table)
-        self._agency: Agency | None = None
+        self._connect: Callable[[Task], Way] | None = None
 
     def table(self, store: Store, export_id: str) -> Table:
         asked = self._asked
@@ -325,16 +324,19 @@ class _EventsLanding:
             assert asked.destination is not None
             assert asked.credentials is not None
             assert isinstance(rows, Lake)
-            self._agency = Agency(
+            # Most exports have no executor, and shall not wait for its import.
+            from mpnb._exporting.away import Agency
+
+            self._connect = Agency(
                 asked.executor, asked.destination, self._resource, asked.credentials, rows, export_id, asked.spool,
                 asked.memory,
-            )  # fmt: skip
+            ).connect  # fmt: skip
         return Table(store, asked.table, self._resource, export_id, rows=rows)
 
     def connect(self, task: Task) -> Way:
         """Return the way of a batch's requests, by the executor. After ``table``."""
-        assert self._agency is not None
-        return self._agency.connect(task)
+        assert self._connect is not None
+        return self._connect(task)
 
     def admitted(self, store: Store, table: Table, board: BatchBoard) -> list[Task]:
         asked = self._asked

@@ -316,7 +316,7 @@ def _workshop(spool: Spool, memory: int | None) -> Iterator[_Workshop]:
 
 @contextlib.contextmanager
 def _beating(objects: Objects, errand: Errand) -> Iterator[None]:
-    """Say in the lake that the errand is under way, within the block, for as long as it takes."""
+    """Note in the lake, within the block, that the errand is under way, for as long as it takes."""
     done = threading.Event()
     key = beat_key(errand.resource.source.project_id, errand.export_id, errand.batch_id)
 

@@ -75,14 +75,17 @@ class Folder:
             self._make(path.parent)
             self._make(self._root / OWN)
             fresh = content if isinstance(content, Path) else self._with(content)
-            fresh.chmod(0o600)
-            _sync_file(fresh)
-            with FileLock(self._root / OWN / "put.lock", timeout=PUT_SECONDS, mode=0o600, thread_local=False):
-                there = self._found(path)
-                if over is not None and over.etag != (there.etag if there else None):
-                    fresh.unlink()
-                    raise Taken(key)
-                replace(fresh, path)
+            try:
+                fresh.chmod(0o600)
+                _sync_file(fresh)
+                with FileLock(self._root / OWN / "put.lock", timeout=PUT_SECONDS, mode=0o600, thread_local=False):
+                    there = self._found(path)
+                    if over is not None and over.etag != (there.etag if there else None):
+                        raise Taken(key)
+                    replace(fresh, path)
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
             _sync_folder(path.parent)
             made = self._found(path)
         assert made is not None
