@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from mpnb._errors import PlanError
 from mpnb._message import Argument
 
 SCHEMES = ("s3", "gs", "az")
+# What people call databases and files, and no folder of a lake.
+_OF_FILES = re.compile(r"\.(duckdb|ddb|db|sqlite3?|parquet|csv|tsv|jsonl?|ndjson)", re.IGNORECASE)
 _ADVICE = "pass a folder, or a URL such as s3://bucket/mixpanel, gs://… or az://…"
 
 
@@ -73,6 +76,8 @@ def _of_url(text: str, argument: str) -> Address:
             Argument(argument), f" {brief(text)} must name a bucket, and may name a folder in it: {_ADVICE}"
         )
     _check_letters(text, argument)
+    if parts.path.strip("/"):  # a bucket may be called so
+        _check_name(text, argument)
     return Address("/".join([f"{scheme}://{parts.netloc}", *(name for name in names if name)]))
 
 
@@ -84,6 +89,8 @@ def _of_folder(value: object, argument: str) -> Address:
         raise PlanError(
             Argument(argument), f" {brief(str(value))} is a file: pass a folder, which is made if it is missing"
         )
+    if not path.exists():
+        _check_name(str(value), argument)
     if not path.exists() and not path.parent.is_dir():
         raise PlanError(Argument(argument), f": there is no folder {shown(path.parent)}: create it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -91,6 +98,15 @@ def _of_folder(value: object, argument: str) -> Address:
             Argument(argument), f" {shown(path)} cannot be written: change its permissions, or pass another"
         )
     return Address(str(value), path)
+
+
+def _check_name(text: str, argument: str) -> None:
+    """Refuse what is named like a file: a lake is a folder, and a database was meant."""
+    if _OF_FILES.fullmatch(os.path.splitext(text.rstrip("/"))[1]):
+        instead: Iterable[object] = (
+            (" or, for a database, ", Argument("database", "")) if argument == "destination" else ()
+        )
+        raise PlanError(Argument(argument), f" {brief(text)} is named like a file: {_ADVICE}", *instead)
 
 
 def _check_letters(text: str, argument: str) -> None:

@@ -264,6 +264,8 @@ mpnb.export("{day(1)}", "{day(3)}", destination={folder!r}, quota=quota, on_batc
         ({"destination": 5}, "destination", "must be a folder or a URL"),
         ({"destination": __file__}, "destination", "is a file"),
         ({"destination": "no/such/folder"}, "destination", "create it first"),
+        ({"destination": "mixpanel.duckdb"}, "destination", "named like a file: pass a folder"),
+        ({"destination": "s3://bucket/march.Parquet/"}, "destination", "or, for a database, database="),
     ],
 )
 def test_a_destination_that_cannot_be_is_refused(sandbox: Any, more: Any, argument: str, words: str) -> None:
