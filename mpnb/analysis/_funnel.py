@@ -228,6 +228,11 @@ class _Funnel:
         return self.reentry is True and self.counting != "totals" and self.groups[0] == (1,) and first not in others
 
     @property
+    def may_enter_once(self) -> bool:
+        """Whether somebody whose entries have one segment, all of them, enters with the first of these alone."""
+        return self.is_chain and self.counting == "uniques" and self.by_step == 1 and not self.held
+
+    @property
     def enters_once(self) -> bool:
         """Whether the first event of the first step is the only entry."""
         return self.reentry is False and not self.is_chain
@@ -241,6 +246,8 @@ def _query(f: _Funnel) -> str:
         tables.append(f"mpnb_numbered AS ({numbered(rows, '*', span, True)})")
         rows = "mpnb_numbered"
     tables += _steps(f, rows)
+    if f.may_enter_once:
+        tables.append(_changing(f))
     tables.append(f"mpnb_way_0 AS ({_entries(f)})")
     for number in range(1, len(f.groups) + 1):
         tables.append(f"mpnb_way_{number} AS ({_reached(f, number)})")
@@ -275,6 +282,20 @@ def _steps(f: _Funnel, rows: str) -> list[str]:
     return tables
 
 
+def _changing(f: _Funnel) -> str:
+    """Return the table of who enters: the first time, a segment, and whether there are others."""
+    who = ", ".join(f.who)
+    return (
+        f"mpnb_whose AS MATERIALIZED (SELECT {who}, min(time) AS t1, min(segment) AS segment,"
+        " min(segment) IS DISTINCT FROM max(segment) OR count(segment) NOT IN (0, count(*)) AS is_changing"
+        f" FROM mpnb_seen WHERE {_of_first(f)} GROUP BY {who})"
+    )
+
+
+def _of_first(f: _Funnel) -> str:
+    return f"({' OR '.join(f'step_{number}' for number in f.groups[0])})"
+
+
 def _entries(f: _Funnel) -> str:
     keys = ", ".join(f.keys)
     first = [f"SELECT {keys}, time, segment FROM mpnb_step_{number}" for number in f.groups[0]]
@@ -287,13 +308,22 @@ def _entries(f: _Funnel) -> str:
         held = "".join(f", {each} ASC NULLS LAST" for each in f.keys[len(f.who) :])
         first_one = f"row_number() OVER (PARTITION BY {', '.join(f.who)} ORDER BY t1 ASC{held}) = 1"
         entries = f"SELECT * FROM ({entries}) QUALIFY {first_one}"
+    alone = ""
+    if f.may_enter_once:
+        who = ", ".join(f.who)
+        entries = (
+            f"SELECT {who}, time AS t1, min(segment) AS segment FROM mpnb_seen SEMI JOIN"
+            f" (SELECT {who} FROM mpnb_whose WHERE is_changing) AS c USING ({who})"
+            f" WHERE {_of_first(f)} GROUP BY {who}, time"
+        )
+        alone = f" UNION ALL SELECT {who}, t1, segment, false AS is_late FROM mpnb_whose WHERE NOT is_changing"
     if not f.is_chain or not f.grace:
-        return f"SELECT *, false AS is_late FROM ({entries})"
+        return f"SELECT *, false AS is_late FROM ({entries}){alone}"
     # Twice where attempts follow each other: the second one does not look back to what the attempt before has used.
     # That differs only where there may be something to look back to.
     return (
         f"SELECT e.*, l.is_late FROM ({entries}) AS e, (VALUES (false), (true)) AS l(is_late)"
-        f" WHERE NOT l.is_late OR {_moment_of(f, 't1')} IN ({_looked_back_to(f)})"
+        f" WHERE NOT l.is_late OR {_moment_of(f, 't1')} IN ({_looked_back_to(f)}){alone}"
     )
 
 
@@ -391,9 +421,8 @@ def _cut(f: _Funnel, ways: str) -> list[str]:
         if len(group) == 1:
             times.append(f"s{group[0]}")
         else:
-            ordered = (
-                f"list_sort(list_filter([{', '.join(f's{n}' for n in group)}], lambda mpnb_t: mpnb_t IS NOT NULL))"
-            )
+            found = f"list_filter([{', '.join(f's{n}' for n in group)}], lambda mpnb_t: mpnb_t IS NOT NULL)"
+            ordered = f"list_sort({found}, 'ASC')"
             times += [f"{ordered}[{place}]" for place in range(1, len(group) + 1)]
     # In a later group nothing is reached before all of the one before.
     kept = ", ".join([*f.keys, "is_late", "segment"])
@@ -443,20 +472,22 @@ def _chain(f: _Funnel) -> list[str]:
     )
     early = f"{{'t': t1, 'e': max({ended}) FILTER (NOT is_late), 'l': max({ended}) FILTER (is_late)}}"
     reach = _span(f.grace * (len(f.steps) - 1))
+    # Each entry's letter in a text, which DuckDB copies in less than half the time that a list of structs takes.
+    never = "TIMESTAMP '0001-01-01'"
     step = (
-        f"lambda mpnb_a, mpnb_x: CASE WHEN mpnb_x.t <= mpnb_a.p THEN mpnb_a"
-        f" WHEN mpnb_x.l IS NULL OR mpnb_a.p < mpnb_x.t - {reach} OR len(mpnb_a.k) = 0"
-        " THEN {'p': mpnb_x.e, 'k': list_append(mpnb_a.k, {'t': mpnb_x.t, 'l': false})}"
-        " ELSE {'p': mpnb_x.l, 'k': list_append(mpnb_a.k, {'t': mpnb_x.t, 'l': true})} END"
+        "lambda mpnb_a, mpnb_x: CASE WHEN mpnb_x.t <= mpnb_a.p THEN {'p': mpnb_a.p, 'k': mpnb_a.k || '-'}"
+        f" WHEN mpnb_x.l IS NULL OR mpnb_a.p < mpnb_x.t - {reach} OR mpnb_a.p = {never}"
+        " THEN {'p': mpnb_x.e, 'k': mpnb_a.k || 'e'} ELSE {'p': mpnb_x.l, 'k': mpnb_a.k || 'l'} END"
     )
-    none = "{'p': TIMESTAMP '0001-01-01', 'k': []::STRUCT(t TIMESTAMP, l BOOLEAN)[]}"
+    none = f"{{'p': {never}, 'k': ''}}"
     same = " AND ".join(f"w.{key} IS NOT DISTINCT FROM k.{key}" for key in f.keys)
     return [
         f"mpnb_nodes AS (SELECT {keys}, t1, {early} AS node FROM mpnb_cut GROUP BY {keys}, t1)",
-        f"mpnb_kept AS (SELECT {keys}, unnest(list_reduce(list(node ORDER BY t1 ASC), {step}, {none}).k) AS kept"
-        f" FROM mpnb_nodes GROUP BY {keys})",
+        f"mpnb_ordered AS (SELECT {keys}, list_sort(list(node), 'ASC') AS nodes FROM mpnb_nodes GROUP BY {keys})",
+        f"mpnb_kept AS (SELECT {keys}, unnest(nodes).t AS t, unnest(string_split(list_reduce(nodes, {step}, {none}).k,"
+        " '')) AS letter FROM mpnb_ordered)",
         f"mpnb_chained AS (SELECT w.* FROM mpnb_cut AS w JOIN mpnb_kept AS k ON {same}"
-        " AND w.t1 = k.kept.t AND w.is_late = k.kept.l)",
+        " AND w.t1 = k.t AND CASE WHEN w.is_late THEN 'l' ELSE 'e' END = k.letter)",
     ]
 
 

@@ -471,6 +471,32 @@ def test_shares_are_doubles(con: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"order": "any"}, {"counting": "totals"}, {"by": "plan"}, {"reentry": True}],
+    ids=["any order", "totals", "segments", "re-entry"],
+)
+def test_no_setting_turns_its_order_round(con: Any, options: dict[str, Any]) -> None:
+    """The user's order for queries that name none is not that of steps and entries."""
+    mine = events(
+        con,
+        ("A", "13:00"),
+        ("B", "13:10"),
+        ("C", "13:15"),
+        ("B", "13:20"),
+        ("A", "13:30"),
+        ("B", "13:45"),
+        ("C", "16:00"),
+    )
+    asked = lambda: funnel(mine, ["A", "B", "C"], HOUR, **options).fetchall()  # noqa: E731
+    wanted = asked()
+    con.execute("SET default_order = 'desc'; SET default_null_order = 'nulls_first'")
+    try:
+        assert asked() == wanted
+    finally:
+        con.execute("RESET default_order; RESET default_null_order")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"reentry": "yes"}, "reentry must be False, True, 'furthest', not 'yes'"),
