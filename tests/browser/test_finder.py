@@ -233,7 +233,7 @@ def test_where_there_is_none_one_line_says_what_to_do(machine: Machine) -> None:
 def test_without_a_browser_a_test_fails_with_that_line(machine: Machine) -> None:
     """And no other: it is not skipped, and shows no traceback."""
     one = "tests/browser/test_grid.py::test_foreign_text_stays_text"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", one]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", one]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 1
     assert "1 error" in ran.stdout

@@ -89,10 +89,9 @@ def test_any_table_name_is_a_name(server: Sandbox) -> None:
         assert len(con.execute("SELECT table_name FROM duckdb_tables()").fetchall()) == len(NAMES) + len(OURS)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_made_up_table_names_are_names(seed: int, server: Sandbox) -> None:
+def test_made_up_table_names_are_names(server: Sandbox) -> None:
     """The same for names drawn from the letters that SQL, HTML, terminals and Python's formats give a meaning."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     names = {f"t{''.join(rng.choices(ALPHABET, k=rng.randint(1, 30)))}".lower() for _ in range(8)}
     with contextlib.closing(duckdb.connect()) as con:
         for table in sorted(names):

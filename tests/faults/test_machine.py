@@ -30,7 +30,14 @@ FIRST, LAST = "2026-01-01", "2026-01-08"
 
 @pytest.fixture
 def server() -> Iterator[Sandbox]:
-    """Serve days of about a megabyte."""
+    """Serve small days."""
+    with serve(events_per_day=200) as server:
+        yield server
+
+
+@pytest.fixture
+def large() -> Iterator[Sandbox]:
+    """Serve days of about a megabyte, for what has a limit in bytes."""
     with serve(events_per_day=2000) as server:
         yield server
 
@@ -74,43 +81,43 @@ def assert_resumes(server: Sandbox, path: Path, there: int) -> None:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_a_full_disk_under_the_database_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+def test_a_full_disk_under_the_database_keeps_what_is_committed(large: Sandbox, path: Path) -> None:
     """When the database cannot grow, the export stops with one reason and hint; later it goes on."""
-    export(server, path, "2026-01-02").close()
+    export(large, path, "2026-01-02").close()
     limits = {"RLIMIT_FSIZE": path.stat().st_size + 300_000}
-    answer = answer_of(asked(server, path, FIRST, LAST, limits=limits))
+    answer = answer_of(asked(large, path, FIRST, LAST, limits=limits))
     assert answer["failed"] >= 5
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
         ("write", "Free some disk space or fix the folder, then retry: all finished batches are in the file.")
     }
     assert "File too large" in answer["failures"][0][1]
-    assert_resumes(server, path, 2 + answer["done"])
+    assert_resumes(large, path, 2 + answer["done"])
 
 
-def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+def test_a_full_disk_at_the_checkpoint_keeps_what_is_committed(large: Sandbox, path: Path) -> None:
     """Where DuckDB gives the database up in mid-checkpoint, every batch that was reported is there afterwards."""
     code = (
         "from mpnb._storing.settings import SETTINGS; SETTINGS['checkpoint_threshold'] = \"'1KB'\"; import runpy;"
         "runpy.run_module('tests.faults._exporter', run_name='__main__')"
     )
-    export(server, path, "2026-01-02").close()
-    argument = asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": path.stat().st_size + 200_000})
+    export(large, path, "2026-01-02").close()
+    argument = asked(large, path, FIRST, LAST, limits={"RLIMIT_FSIZE": path.stat().st_size + 200_000})
     command = [sys.executable, "-c", code, argument]
     with child(command, **PIPES) as process:
         answer = end(process)
     assert {kind for kind, _, _ in answer["failures"]} == {"write"}
-    assert_resumes(server, path, 2 + answer["done"])
+    assert_resumes(large, path, 2 + answer["done"])
 
 
-def test_a_full_disk_under_the_spool_keeps_what_is_committed(server: Sandbox, path: Path) -> None:
+def test_a_full_disk_under_the_spool_keeps_what_is_committed(large: Sandbox, path: Path) -> None:
     """When no body can be kept, the export stops and says to free some disk or to pass another folder."""
-    export(server, path, "2026-01-02").close()
-    answer = answer_of(asked(server, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000}))
+    export(large, path, "2026-01-02").close()
+    answer = answer_of(asked(large, path, FIRST, LAST, limits={"RLIMIT_FSIZE": 20_000}))
     assert (answer["done"], answer["failed"]) == (0, 6)
     assert {(kind, hint) for kind, _, hint in answer["failures"]} == {
         ("write", "Free some disk space, or pass spool=mpnb.Spool(folder) on another disk, then retry.")
     }
-    assert_resumes(server, path, 2)
+    assert_resumes(large, path, 2)
 
 
 @pytest.mark.parametrize("what", ["database", "spool"])
@@ -158,7 +165,7 @@ def test_a_spool_folder_that_vanishes_fails_what_is_left(server: Sandbox, path: 
         if progress.status == "done":
             shutil.rmtree(spool, ignore_errors=True)
 
-    with serve(events_per_day=2000, latency=0.4) as slow:
+    with serve(events_per_day=200, latency=0.4) as slow:
         result = export(slow, path, on_batch=on_batch, workers=2, spool=mpnb.Spool(spool))
         assert result.failed_batches > 0
         # Whoever misses its file first says so: a worker that would write one, or DuckDB that would read one.
@@ -279,22 +286,22 @@ def test_too_few_handles_fail_and_resume(handles: int, server: Sandbox, path: Pa
             assert_whole(server, result)
 
 
-def test_too_little_memory_fails_and_resumes(server: Sandbox, path: Path) -> None:
+def test_too_little_memory_fails_and_resumes(large: Sandbox, path: Path) -> None:
     """A batch that DuckDB has no memory for fails with what to do; with more memory the same call goes on."""
     limits = "SET GLOBAL memory_limit = '{}'"
     with contextlib.closing(duckdb.connect(str(path))) as con:
         con.execute(limits.format("12MB"))
         with pytest.raises(mpnb.ExportError) as raised:
-            export(server, con)
+            export(large, con)
         result = raised.value.result
         kinds = result.failures.select("kind, hint").distinct().fetchall()
         assert kinds == [("write", "Retry with a smaller chunk_days.")]
-        assert_whole(server, result)
+        assert_whole(large, result)
         result.close()
         con.execute(limits.format("500MB"))
-        with export(server, con) as result:
+        with export(large, con) as result:
             assert result.successful_batches == 8
-            assert_whole(server, result)
+            assert_whole(large, result)
 
 
 PEAK = 700 * 10**6
@@ -404,10 +411,10 @@ def test_parquet_files_in_a_folder_of_anybody_are_their_owners(server: Sandbox, 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_parquet_that_fails_midway_leaves_nothing(server: Sandbox, path: Path) -> None:
+def test_parquet_that_fails_midway_leaves_nothing(large: Sandbox, path: Path) -> None:
     """The same call works once there is room."""
     folder = path.parent / "out"
-    with export(server, path) as result:
+    with export(large, path) as result:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         try:

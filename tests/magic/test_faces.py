@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
@@ -23,8 +24,9 @@ from mpnb._mixpanel.failures import HINTS, SPOOL_ELSEWHERE, known_hint
 from mpnb._notebook.panel._form import Form
 from mpnb._notebook.panel._kinds import planned
 from mpnb._notebook.panel._labels import in_labels
-from mpnb.sandbox import Sandbox
-from tests._helpers import day
+from mpnb.sandbox import Sandbox, serve
+from mpnb.sandbox.__main__ import environment
+from tests._helpers import WIDE, day
 from tests.magic.conftest import Shell
 
 DAYS = ("2026-01-01", "2026-01-07")
@@ -91,27 +93,47 @@ def faces(magic: Say) -> dict[str, Say]:
     return {"python": python, "command": command, "magic": magic, "panel": panel}
 
 
-def refused(place: str, name: str, mp: Sandbox, folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Path]]:
+    """Serve a project, and fetch one event of it into a table of each name, where others cannot come then."""
+    path = tmp_path_factory.mktemp("there") / "there.duckdb"
+    with serve(events_per_day=30) as mp, duckdb.connect(str(path)) as con:
+        ask = {"database": con, "credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
+        for table in ("events", *NAMES):
+            mpnb.export(day(1), day(1), events="Search", table=table, **ask).close()
+        con.close()
+        yield mp, path
+
+
+@pytest.fixture
+def refused(
+    there: tuple[Sandbox, Path], mp: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], dict[str, Any]]:
     """Return arguments that cannot work, with a user's name in that place, which the message must show."""
-    if place == "database":
-        (folder / name).mkdir()
-        return {"database": name}
-    if place == "spool":
-        (folder / name).write_text("no folder")
-        return {"spool": mpnb.Spool(f"{name}/inner"), "database": str(folder / "other.duckdb")}
-    here = {"database": "there.duckdb", "table": name if place == "table" else "events"}
-    with mpnb.export(day(1), day(1), events="Search", **here):  # another source
-        pass
-    return here | ({"events": [name]} if place == "events" else {"where": name} if place == "where" else {})
+
+    def made(place: str, name: str) -> dict[str, Any]:
+        if place == "database":
+            (tmp_path / name).mkdir()
+            return {"database": name}
+        if place == "spool":
+            (tmp_path / name).write_text("no folder")
+            return {"spool": mpnb.Spool(f"{name}/inner"), "database": str(tmp_path / "other.duckdb")}
+        served, path = there
+        for variable, value in environment(served).items():
+            monkeypatch.setenv(variable, value)
+        here = {"database": str(path), "table": name if place == "table" else "events"}
+        return here | ({"events": [name]} if place == "events" else {"where": name} if place == "where" else {})
+
+    return made
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", PLACES)
 def test_the_users_own_names_show_verbatim(
-    place: str, name: str, faces: dict[str, Say], mp: Sandbox, tmp_path: Path
+    place: str, name: str, faces: dict[str, Say], refused: Callable[[str, str], dict[str, Any]]
 ) -> None:
     """In every face, whatever words of ours a name of theirs holds."""
-    asked = refused(place, name, mp, tmp_path)
+    asked = refused(place, name)
     for face, say in faces.items():
         text = say(asked)
         assert name in text or repr(name) in text, f"{face}: {text}"
@@ -152,10 +174,10 @@ def test_each_face_names_the_argument_as_it_is_typed(
 
 
 def test_a_table_of_another_source_tells_each_face_what_to_type_next(
-    faces: dict[str, Say], mp: Sandbox, tmp_path: Path
+    faces: dict[str, Say], refused: Callable[[str, str], dict[str, Any]]
 ) -> None:
     """Arguments in Python, options in a shell, labels in the panel."""
-    asked = refused("where", "x", mp, tmp_path)
+    asked = refused("where", "x")
     ends = {face: say(asked).strip().rpartition("this ")[2] for face, say in faces.items()}
     assert ends["python"].endswith("call asks for " + ends["python"].split("call asks for ")[1])
     assert ends["python"].endswith(": pass another table= or another database=")

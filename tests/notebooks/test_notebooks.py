@@ -32,7 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, tuple[
     for path in NOTEBOOKS:
         home = tmp_path_factory.mktemp(path.stem)
         command = [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.notebooks._swapped"),
+            *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"),
+            *("-p", "tests.notebooks._swapped"),
             *("--nbval", f"--nbval-sanitize-with={ROOT}/tests/notebooks/sanitize.cfg", path),
         ]
         told = home / "told"
