@@ -23,8 +23,8 @@ from mpnb._errors import DatabaseBusyError, PlanError
 from mpnb._exporting.handles import ExportError, ExportResult
 from mpnb._exporting.profiles import ProfilesError, ProfilesResult
 from mpnb._fetching.history import state_folder
-from mpnb._message import WAIT, Argument
-from mpnb._planning.agenda import Agenda, Entry, EventsEntry, arguments_of, read_agenda
+from mpnb._message import WAIT, Argument, said
+from mpnb._planning.agenda import Agenda, Entry, EventsEntry, arguments_of, in_file, place_of, read_agenda
 
 log = logging.getLogger("mpnb")
 
@@ -36,7 +36,7 @@ class Synced:
 
     Attributes:
         table: name of the table.
-        database: its database.
+        database: its database, or its lake.
         kind: ``"events"`` or ``"profiles"``.
         status: ``"done"``; ``"partial"`` where some batches failed and the others are in the table; ``"failed"`` where
             nothing came; ``"busy"`` where another process had the database open.
@@ -153,18 +153,20 @@ def _synced(agenda: Agenda, entry: Entry, folder: Path, wait: timedelta) -> Sync
     is_events = isinstance(entry, EventsEntry)
     call: Callable[..., ExportResult | ProfilesResult] = api.export if is_events else api.export_profiles
 
-    def ended(status: str, result: ExportResult | ProfilesResult | None = None, why: object = "") -> Synced:
+    def ended(
+        status: str, result: ExportResult | ProfilesResult | None = None, why: str | BaseException = ""
+    ) -> Synced:
         is_new = isinstance(result, ExportResult)
         return Synced(
             table=entry.table,
-            database=entry.database or agenda.database,
+            database=place_of(agenda, entry),
             kind="events" if is_events else "profiles",
             status=status,
             rows=result.total_rows if result else 0,
             new_rows=result.fetched_rows if result and is_new else 0,
             failed_batches=result.failed_batches if result else 0,
             seconds=epoch_seconds() - began,
-            message=safe_text(str(why)),
+            message=safe_text(said(why, in_file)),
         )
 
     try:

@@ -15,6 +15,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mpnb
 import mpnb._sync
@@ -125,14 +126,21 @@ def test_one_table_that_fails_does_not_stop_the_others(sandbox, mpnb_command, tm
         ('[[events]]\ndays = "last 3 days"\nproject = "shopp"\n', "there is no [projects.shopp]; did you mean 'shop'?"),
         ('[projects.a]\nsecret_env = "p4ss word!"\n[[profiles]]\n', "the name of a"),  # pragma: allowlist secret
         ('[projects.a]\nsecret = "hunter2"\n[[profiles]]\n', "unknown field `secret`"),  # pragma: allowlist secret
+        ('[[events]]\ndays = "last 3 days"\n[[events]]\ndays = "yesterday"\n', "days of table 'events': days must be"),
+        ('[[events]]\ndays = "last 3 days"\ndestination = "a"\ndatabase = "b"\n', "leave one of them out"),
+        ('[[events]]\ndays = "last 3 days"\ndatabase = ":memory:"\n', "in memory is gone at the end: name a file"),
+        ('[events]\ndays = "last 3 days"\n', "write [[events]], since there may be several"),
         ("[[events\n", "mpnb.toml: "),
+        ("a = " + "[" * 9999, "nested too deeply"),
+        ("\udcff", "save it as UTF-8"),
         (None, "mpnb.toml cannot be read: No such file"),
     ],
 )
 def test_a_wrong_file_is_one_line(sandbox, mpnb_command, tmp_path, monkeypatch, text: str | None, message: str) -> None:
     """It names the place, sends nothing, and repeats no secret."""
     mp = sandbox()
-    file = written(tmp_path, mp, text or "", monkeypatch)
+    file = written(tmp_path, mp, "", monkeypatch)
+    file.write_text(file.read_text() + (text or ""), "utf-8", "surrogateescape")
     if text is None:
         file.unlink()
     status, out, err = mpnb_command("sync", "mpnb.toml")
@@ -140,6 +148,48 @@ def test_a_wrong_file_is_one_line(sandbox, mpnb_command, tmp_path, monkeypatch, 
     assert message in err
     assert "p4ss" not in err
     assert "hunter2" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[profiles]]\nproject = "shop"\nmax_age_hours = nan\n', "max_age_hours must be a number of hours"),
+        ('[[profiles]]\nproject = "shop"\nmax_age_hours = 1e300\n', "max_age_hours must be a number of hours"),
+        ('[[events]]\nproject = "shop"\ndays = "2999-01-01 2999-01-02"\n', "days 2999-01-01 is after today"),
+        ('[[events]]\nproject = "shop"\ndays = "last 3 days"\ndatabase = "~nobody-here/x"\n', "no such home folder"),
+        ('[[events]]\nproject = "shop"\ndays = "last 3 days"\ndatabase = ""\n', "database must be a path"),
+        (
+            '[[events]]\nproject = "shop"\ndays = "last 3 days"\ndestination = "ftp://x"\n',
+            "nothing that mpnb can write",
+        ),
+        (
+            '[projects.moon]\nproject_id = 1\nregion = "moon"\nusername_env = "SHOP_USERNAME"\n'
+            'secret_env = "SHOP_SECRET"\n[[profiles]]\nproject = "moon"\n',
+            "region of [projects.moon] must be 'us', 'eu' or 'in', not 'moon'",
+        ),
+    ],
+)
+def test_what_a_table_cannot_have_is_said_in_the_words_of_the_file(
+    sandbox, mpnb_command, tmp_path, monkeypatch, text: str, message: str
+) -> None:
+    """In the line of that table, and nothing is sent."""
+    mp = sandbox()
+    written(tmp_path, mp, text, monkeypatch)
+    status, out, err = mpnb_command("sync", "mpnb.toml")
+    assert (status, out.count("\n"), err, mp.requests) == (1, 1, "", ())
+    assert message in out
+
+
+def test_a_lake(sandbox, mpnb_command, tmp_path, monkeypatch) -> None:
+    """Beside the file, as a database would be; saved by an editor that begins texts with a mark."""
+    mp = sandbox()
+    text = '[[events]]\nproject = "shop"\ndays = "2026-01-01 2026-01-02"\ndestination = "lake"\n'
+    file = written(tmp_path, mp, text, monkeypatch)
+    file.write_text(file.read_text(), "utf-8-sig")
+    status, out, _ = mpnb_command("sync", str(file))
+    events = mp.count(day(1), day(2))
+    assert (status, out.rpartition(",")[0]) == (0, f"events in lake: done, {events} events, {events} new")
+    assert mpnb_command("check", str(day(1)), str(day(2)), "--database", "lake")[0] == 0
 
 
 def test_two_runs_of_a_file_do_not_meet(sandbox, mpnb_command, tmp_path, monkeypatch) -> None:
@@ -247,3 +297,70 @@ def test_the_line_for_cron_runs(sandbox, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), (folder / "sync.log").read_text()
     assert re.search(r"events in mixpanel\.duckdb: done, [\d,]+ events", (folder / "sync.log").read_text())
     assert query(folder / "mixpanel.duckdb", "SELECT count(*) FROM events") == [(mp.count(day(1), day(3)),)]
+
+
+def test_the_workflow_of_github_actions_runs(sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands as they stand, each with the secrets that its step names and no other; what fails ends the job."""
+    mp = sandbox()
+    written(tmp_path, mp, '[[events]]\nproject = "shop"\ndays = "last 30 days"\n', monkeypatch)
+    secrets = {name: os.environ.pop(name) for name in ("SHOP_USERNAME", "SHOP_SECRET")}
+    [text] = re.findall(r"^```yaml\n(# \.github/.*?)^```$", README, re.M | re.S)
+    workflow = yaml.safe_load(text)
+    [job] = workflow["jobs"].values()
+    # A package that is there is not looked for elsewhere.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    machine = {**os.environ, "PATH": path, "PIP_NO_INDEX": "1", "MPNB_STATE_DIR": str(tmp_path / "state")}
+
+    def statuses() -> list[int]:
+        found = []
+        for step in (each for each in job["steps"] if "run" in each):
+            asked = {
+                name: re.fullmatch(r"\$\{\{ secrets\.(\w+) \}\}", by)[1] for name, by in step.get("env", {}).items()
+            }
+            env = machine | {name: secrets[secret] for name, secret in asked.items()}
+            command = ["bash", "-e", "-c", step["run"]]
+            ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+            found.append(ran.returncode)
+            if ran.returncode:
+                break
+        return found
+
+    assert statuses() == [0, 0, 0]
+    kept = [step["with"]["path"] for step in job["steps"] if "/cache/" in step.get("uses", "")]
+    assert [query(tmp_path / name, "SELECT count(*) > 0 FROM events") for name in kept] == [[(True,)]] * 2
+    (tmp_path / kept[0]).unlink()
+    mp.add_fault(Fault("status", status=400, times=None))
+    assert statuses() == [0, 1]
+
+
+DAGSTER = """
+import assets, dagster
+print(dagster.materialize([assets.mixpanel], raise_on_error=False).success)
+print(assets.definitions.resolve_schedule_def("morning").cron_schedule)
+"""
+
+
+def test_the_asset_of_dagster_runs(sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Dagster itself: it fills the table and tells what came of it; it fails where a table is not up to date."""
+    mp = sandbox()
+    written(tmp_path, mp, '[[events]]\nproject = "shop"\ndays = "2026-01-01 2026-01-03"\n', monkeypatch)
+    [block] = re.findall(r"^```py\n(.*?)^```$", README, re.M | re.S)
+    (tmp_path / "assets.py").write_text(block)
+    monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
+
+    def materialized() -> tuple[list[str], str]:
+        command = [sys.executable, "-c", DAGSTER]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.splitlines(), ran.stderr
+
+    ended, told = materialized()
+    assert ended == ["True", "15 6 * * *"]
+    rows = mp.count(day(1), day(3))
+    assert f"events in mixpanel.duckdb: done, {rows} events, {rows} new" in told
+    assert query(tmp_path / "mixpanel.duckdb", "SELECT count(*) FROM events") == [(rows,)]
+    monkeypatch.delenv("SHOP_SECRET")
+    ended, told = materialized()
+    assert ended[0] == "False"
+    assert "events in mixpanel.duckdb: failed" in told
+    assert "SHOP_SECRET not set in the environment" in told

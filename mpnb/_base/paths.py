@@ -67,6 +67,12 @@ def local_path(value: object, name: str, advice: str, error: type[PlanError] = P
     return path
 
 
+def beside(text: str, folder: Path) -> str:
+    """Return a path that is relative to a folder as one that is not; what cannot be one stays for ``local_path``."""
+    is_relative = text.strip() and not text.startswith("~") and not _ELSEWHERE.match(text)
+    return str(folder / text) if is_relative else text
+
+
 # How long, and how often, in seconds.
 IN_USE_SECONDS = 0.5
 TRY_EVERY = 0.005

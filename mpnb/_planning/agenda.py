@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -12,16 +13,23 @@ from typing import Any
 import msgspec
 
 from mpnb._base.names import closest
-from mpnb._base.paths import shown
+from mpnb._base.paths import beside, shown
 from mpnb._base.scalars import brief
 from mpnb._base.text import safe_text
 from mpnb._errors import CredentialsError, PlanError
-from mpnb._mixpanel.credentials import VARIABLES, Credentials
+from mpnb._message import Argument, Phrase, Word, said
+from mpnb._mixpanel.credentials import REQUIRED, VARIABLES, Credentials
 from mpnb._mixpanel.quota import Quota
 from mpnb._planning.dates import parse_range
 from mpnb._planning.options import DATABASE, TABLE
 from mpnb._planning.people import PROFILES, USUAL
 
+# Where the file has other names than the call, and what it cannot do.
+NAMES = {"from_date": "days", "to_date": "days", "max_age": "max_age_hours"}
+PHRASES = {"the same call": "the same sync", "this call": "this file", "wait": "", "spool": "a disk with more room"}
+# What the file may say of a service account itself.
+IN_FILE = ("project_id", "region", "base_url")
+MAX_HOURS = 24 * 36_500
 # What shells and systemd take as the name of a variable; a secret that was pasted in its place rarely is one.
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -45,6 +53,7 @@ class EventsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: str
     project: str | None = None
     database: str | None = None
+    destination: str | None = None
     table: str = TABLE
     events: list[str] | None = None
     where: str | None = None
@@ -95,11 +104,15 @@ def read_agenda(path: Path) -> Agenda:
         PlanError: there is no such file, or it says something that cannot be.
     """
     try:
-        agenda = msgspec.toml.decode(path.read_bytes(), type=Agenda)
+        agenda = msgspec.toml.decode(path.read_text("utf-8-sig"), type=Agenda)
+    except UnicodeDecodeError:
+        raise PlanError(f"{shown(path)} is no text in UTF-8: save it as UTF-8", argument="file") from None
+    except RecursionError:
+        raise PlanError(f"{shown(path)}: its brackets are nested too deeply", argument="file") from None
     except OSError as error:
         raise PlanError(f"{shown(path)} cannot be read: {error.strerror}", argument="file") from None
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise PlanError(f"{shown(path)}: {safe_text(str(error))}", argument="file") from None
+        raise PlanError(f"{shown(path)}: {safe_text(str(error))}{_hint(str(error))}", argument="file") from None
     if not agenda.entries:
         raise PlanError(f"{shown(path)} names no table: write [[events]] or [[profiles]]", argument="file")
     for name, project in agenda.projects.items():
@@ -114,9 +127,32 @@ def read_agenda(path: Path) -> Agenda:
         if entry.project is not None and entry.project not in agenda.projects:
             why = f"there is no [projects.{entry.project}]{closest(entry.project, list(agenda.projects))}"
             raise PlanError(f"{shown(path)}: {safe_text(why)}", argument="file")
+        if ":memory:" in (entry.database, agenda.database):
+            raise PlanError(f"{shown(path)}: what is in memory is gone at the end: name a file", argument="file")
         if isinstance(entry, EventsEntry):
-            parse_range(entry.days.split())
+            if entry.destination is not None and entry.database is not None:
+                why = "is a lake in place of a database: leave one of them out"
+                raise PlanError(f"{shown(path)}: destination of table {brief(entry.table)} {why}", argument="file")
+            try:
+                parse_range(entry.days.split())
+            except PlanError as error:
+                raise PlanError(
+                    f"{shown(path)}: days of table {brief(entry.table)}: {error}", argument="file"
+                ) from None
     return agenda
+
+
+def _hint(text: str) -> str:
+    """Return what was meant, where one pair of brackets is missing."""
+    found = re.search(r"Expected `array`, got `object` - at `\$\.(events|profiles)`", text)
+    return f": write [[{found[1]}]], since there may be several" if found else ""
+
+
+def place_of(agenda: Agenda, entry: Entry) -> str:
+    """Return the database or the lake of an entry, as the file names it."""
+    own = entry.destination if isinstance(entry, EventsEntry) else None
+    named = entry.database if own is None else own
+    return agenda.database if named is None else named
 
 
 def arguments_of(agenda: Agenda, entry: Entry, folder: Path) -> dict[str, Any]:
@@ -135,13 +171,20 @@ def arguments_of(agenda: Agenda, entry: Entry, folder: Path) -> dict[str, Any]:
     if "days" in given:
         given["from_date"], given["to_date"] = parse_range(given.pop("days").split())
     if "max_age_hours" in given:
-        given["max_age"] = timedelta(hours=given.pop("max_age_hours"))
-    database = Path(entry.database or agenda.database).expanduser()
-    given["database"] = str(folder / database)
+        given["max_age"] = _hours(given.pop("max_age_hours"))
+    del given["database"]
+    name = "destination" if given.get("destination") is not None else "database"
+    given[name] = beside(place_of(agenda, entry), folder)
     project = agenda.projects[entry.project] if entry.project else Project()
-    given["credentials"] = _credentials(project)
+    given["credentials"] = _credentials(project, f"[projects.{entry.project}]")
     given["quota"] = _quota(project, USUAL if isinstance(entry, ProfilesEntry) else Quota())
     return given
+
+
+def _hours(number: float) -> timedelta:
+    if not 0 <= number <= MAX_HOURS:
+        raise PlanError(Argument("max_age"), f" must be a number of hours, 0 or more, not {number:g}")
+    return timedelta(hours=number)
 
 
 def _quota(project: Project, usual: Quota) -> Quota | None:
@@ -151,16 +194,28 @@ def _quota(project: Project, usual: Quota) -> Quota | None:
     return replace(usual, **granted) if granted else None
 
 
-def _credentials(project: Project) -> Credentials:
-    names = {**VARIABLES, "username": project.username_env, "secret": project.secret_env}
-    environ = {VARIABLES[key]: os.environ[name] for key, name in names.items() if name in os.environ}
-    for key in ("project_id", "region", "base_url"):
-        if (value := getattr(project, key)) is not None:
-            environ[VARIABLES[key]] = str(value)
-    missing = [
-        names[key] for key in ("username", "secret", "project_id") if not environ.get(VARIABLES[key], "").strip()
-    ]
-    if missing:
-        del environ
-        raise CredentialsError(f"no credentials: {', '.join(missing)} not set in the environment")
-    return Credentials.from_environment(environ=environ)
+def _credentials(project: Project, label: str) -> Credentials:
+    """Return the service account of a project; what is wrong with it is said of the variable, or of the file."""
+    told = {key: f"{key} of {label}" for key in IN_FILE if getattr(project, key) is not None}
+    names = {**VARIABLES, "username": project.username_env, "secret": project.secret_env, **told}
+    given: dict[str, Any] = {
+        key: str(getattr(project, key)) if key in told else os.environ.get(name, "").strip()
+        for key, name in names.items()
+    }
+    missing = [names[key] for key in REQUIRED if not given[key]]
+    fault = f"no credentials: {', '.join(missing)} not set in the environment" if missing else ""
+    if not fault:
+        try:
+            return Credentials(**{key: value for key, value in given.items() if value})
+        except CredentialsError as error:
+            fault = said(error, lambda word: names[word.name] if isinstance(word, Argument) else str(word))
+    del given  # a traceback may show the variables of every frame
+    raise CredentialsError(fault)
+
+
+def in_file(word: Word) -> str:
+    """Name an argument as the file does."""
+    if isinstance(word, Phrase):
+        return PHRASES.get(word.key, word.python)
+    name = NAMES.get(word.name, word.name)
+    return f"{name} = {json.dumps(word.value)}" if word.value else name
