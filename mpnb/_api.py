@@ -219,8 +219,10 @@ def _plan_of_one(asked: Asked, store: Store | None) -> ExportPlan:
 
 
 def open(
-    database: str | os.PathLike[str] | DuckDBPyConnection = DATABASE,
+    place: str | os.PathLike[str] | DuckDBPyConnection | None = None,
+    /,
     *,
+    database: str | os.PathLike[str] | DuckDBPyConnection | None = None,
     table: str | None = None,
     credentials: Credentials | None = None,
 ) -> ExportResult:
@@ -230,22 +232,28 @@ def open(
     Sends nothing to Mixpanel, and needs none of its credentials.
 
     Args:
-        database: a path, ``":memory:"`` or an open DuckDB connection; or a lake, by its folder or URL. The events of a
-            lake have the columns ``project_id`` and ``date`` besides, and a table for each project, ``events_P``. It is
-            read as it is now: open it again to see what others have stored since.
+        place: a database, by its path or an open DuckDB connection, ``mixpanel.duckdb`` if nothing is passed; or a
+            lake, by its folder or URL. The events of a lake have the columns ``project_id`` and ``date`` besides, and a
+            table for each project, ``events_P``. It is read as it is now: open it again to see what others have stored
+            since.
+        database: of a lake, where its ledger is kept, and what is made of its events, such as the tables of
+            ``event()``: a path, made if it is missing, ``":memory:"`` or an open DuckDB connection; default: a
+            temporary file, which goes when the result is closed. Opened again, it reads what has changed in the lake.
+            Without ``place``, the database to open; one that is kept for a lake opens that.
         table: the events table; required only if a database has several. Without it, a lake is read with all its
             projects.
         credentials: the service account for ``retry()``; default: the environment's at the time of that call.
 
     Raises:
         DatabaseError: there is no database, or another process has it open.
-        TableError: it has no such events table, or has several and ``table`` is not given.
-        PlanError: a lake cannot be read.
+        TableError: it has no such events table, or has several and ``table`` is not given; ``database`` has events of
+            its own, or is kept for another lake.
+        PlanError: a lake cannot be read, or ``database`` is passed with something else than a lake.
     """
     if table is not None:
         check_table_name(table)
     check_helpers(credentials=credentials)
-    store = opened(database)
+    store = opened(DATABASE if database is None else database) if place is None else opened(place, database)
     try:
         bring_up_to_date(store)
 
@@ -390,13 +398,13 @@ def check(
     late_days: int = LATE_DAYS,
 ) -> Check:
     """
-    Check that a table has these days whole, and that it is what its ledger says. Sends nothing; reads all events.
+    Check that tables have these days whole, and that they are what their ledger says. Sends nothing; reads all events.
 
     Args:
         from_date, to_date: first and last day, both inclusive, in UTC, as ``export`` takes them; without them, every
             day from the first to the last that an export ever asked for. Profiles have no days.
         database: a path, an open DuckDB connection, or a lake, by its folder or URL.
-        table: of events or of profiles; required only if the database has several tables of events.
+        table: of events or of profiles; default: every table of events, such as those of several projects.
         late_days: for how many days after a day its events may still arrive; days that were requested earlier than that
             are provisional.
 
@@ -407,7 +415,7 @@ def check(
     Raises:
         PlanError: an argument is invalid.
         DatabaseError: there is no database; it is a ``DatabaseBusyError`` where another process has it open.
-        TableError: it has no such table, or has several and ``table`` is not given.
+        TableError: it has no such table, or none of events.
     """
     if (from_date is None) != (to_date is None):
         name = "to_date" if to_date is None else "from_date"

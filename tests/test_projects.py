@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +422,6 @@ def test_frames_are_of_all_projects(result, tmp_path) -> None:
 ONE_PROJECT: dict[str, Callable[[mpnb.ExportResult], object]] = {
     "event": lambda r: r.event("Page View"),
     "catalog": lambda r: r.catalog(),
-    "check": lambda r: r.check(),
     "for_analysis": lambda r: r.for_analysis(),
     "identities": lambda r: r.identities(),
     "misfits": lambda r: r.misfits(),
@@ -448,6 +449,30 @@ def test_what_is_asked_of_one_project_works_there(result) -> None:
     assert len(one.event("Page View")) > 0
     assert one.check().ok in (True, False)
     assert len(one.for_analysis()) > 0
+
+
+def test_a_check_is_of_all_projects(result, mpnb_command, database) -> None:
+    """By the table of each, with the days of all; in a shell as well, where it fails if one does."""
+    check = result.check()
+    assert not check.ok
+    for project_id, one in result.projects.items():
+        mine = [finding for finding in check.findings if finding.table == f"events_{project_id}"]
+        assert [asdict(f) | {"table": ""} for f in mine] == [asdict(f) for f in one.check().findings]
+    assert len(check.findings) == sum(len(one.check().findings) for one in result.projects.values())
+    assert check.relation.columns == ["table", "check", "status", "count", "detail"]
+    assert [each.state for each in check.calendar.days] == [each.state for each in result.calendar().days]
+    assert all(f"{table}" in check._repr_html_() for table in {f.table for f in check.findings})
+    ids = list(result.projects)
+    result.close()
+    again = mpnb.check(database=database)
+    assert set(again.findings) == set(check.findings)
+    assert str(again).startswith(f"{min(f.table for f in check.findings)}:\nok       days held")
+    status, out, _ = mpnb_command("check", "--database", str(database))
+    assert (status, out.strip()) == (1, str(again))
+    status, _, _ = mpnb_command("check", "--database", str(database), "--table", f"events_{ids[1]}")
+    assert status == 0
+    status, out, _ = mpnb_command("check", "--database", str(database), "--json")
+    assert {each["table"] for each in json.loads(out)["findings"]} == {f"events_{each}" for each in ids}
 
 
 def test_a_day_of_the_calendar_has_the_state_of_the_project_that_is_worst_off(result) -> None:

@@ -69,7 +69,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
         " first to the last that an export asked for)",
     )
     _add_database(parser)
-    parser.add_argument("--table", metavar="NAME", help="the table of events or profiles, if there are several")
+    parser.add_argument("--table", metavar="NAME", help="one table, of events or profiles (default: all of events)")
     parser.add_argument(
         "--late-days",
         type=int,

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from duckdb import DuckDBPyConnection
 
-from mpnb._errors import TableError
+from mpnb._base.scalars import brief
+from mpnb._errors import PlanError, TableError
 from mpnb._message import Argument
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning.address import Address, address_of, is_url
@@ -21,8 +22,9 @@ from mpnb._planning.resource import Events
 from mpnb._storing import ledger, tables
 from mpnb._storing.database import MEMORY, Store, check_database, check_path
 from mpnb._storing.lake import Lake, check_source, refusing
-from mpnb._storing.mirror import mirror, mirror_store, objects_at, renew_views
+from mpnb._storing.mirror import check_own, lake_of, mirror, mirror_store, objects_at, renew_views
 from mpnb._storing.objects import Objects
+from mpnb._storing.running import registration
 from mpnb._storing.table import Rows
 
 
@@ -52,17 +54,34 @@ def place_of(asked: Asked) -> Place:
     return InLake(asked.destination, is_elsewhere=asked.executor is not None)
 
 
-def opened(database: Database) -> Store:
+def opened(place: Database, kept_in: Database | None = None) -> Store:
     """
-    Open what is there: a database, or a mirror of a lake.
+    Open what is there: a database, or a mirror of a lake, also by the database that it is kept in.
+
+    Args:
+        kept_in: the database of a lake's mirror; without, a temporary one.
 
     Raises:
         DatabaseError: there is no database.
-        PlanError: a lake cannot be read.
+        PlanError: a lake cannot be read, or there is none to be mirrored.
+        TableError: ``kept_in`` has something else.
     """
-    if isinstance(database, DuckDBPyConnection) or not _is_lake(database):
-        return Store(database, create=False)
-    return InLake(address_of(database, "database")).opened()
+    if not isinstance(place, DuckDBPyConnection) and _is_lake(place):
+        return InLake(address_of(place, "database"), kept_in).opened()
+    if kept_in is not None:
+        shown = "the given connection" if isinstance(place, DuckDBPyConnection) else brief(os.fspath(place))
+        raise PlanError(Argument("database"), f" is for what is made of a lake, and {shown} is no lake that is there")
+    store = Store(place, create=False)
+    try:
+        with store.reading() as cursor:
+            lake = lake_of(cursor)
+        if lake is None:
+            return store
+    except BaseException:
+        store.close()
+        raise
+    store.close()
+    return InLake(address_of(lake, "database"), place).opened()
 
 
 def _is_lake(database: str | os.PathLike[str]) -> bool:
@@ -89,7 +108,8 @@ class InDatabase:
         return existing(self._database)
 
     def check(self, cursor: DuckDBPyConnection, asked: Asked, store: Store, rows: int) -> None:
-        """Check the source and the columns of the table, and that a new one is empty."""
+        """Check that it is no lake's, the source and the columns of the table, and that a new one is empty."""
+        check_own(cursor, store.label)
         if asked.source is not None:
             ledger.check_source(cursor, asked.table, asked.source)
         tables.check_records(cursor, store.label, asked.table, COLUMNS)
@@ -105,14 +125,16 @@ class InDatabase:
 
 class InLake:
     """
-    The objects of a lake, and a mirror of them for the time of a call or a result.
+    The objects of a lake, and a mirror of them.
 
     Args:
+        kept_in: the database that has the mirror; without, a temporary one for the time of a call or a result.
         is_elsewhere: whether workers of an executor put the objects.
     """
 
-    def __init__(self, address: Address, *, is_elsewhere: bool = False) -> None:
+    def __init__(self, address: Address, kept_in: Database | None = None, *, is_elsewhere: bool = False) -> None:
         self._address = address
+        self._kept_in = kept_in
         self._is_elsewhere = is_elsewhere
 
     def _objects(self) -> Objects:
@@ -121,13 +143,13 @@ class InLake:
 
     def open(self) -> Store:
         """Make a mirror, which an export fills when nobody else may change the lake."""
-        return mirror_store(self._address, self._objects())
+        return mirror_store(self._address, self._objects(), self._kept_in)
 
     def opened(self) -> Store:
-        """Make a mirror of all that is there."""
+        """Make a mirror of all that is there, or bring it up to date."""
         store = self.open()
         try:
-            with store.committing(), store.reading() as cursor:
+            with registration, store.committing(), store.reading() as cursor:
                 self._fill(cursor, None)
         except BaseException:
             store.close()

@@ -19,6 +19,8 @@ from mpnb._planning.options import TABLE
 from mpnb._planning.states import Outcome
 from mpnb._reading import frames, rules
 from mpnb._reading.calendar import Calendar, calendar, combined
+from mpnb._reading.check import Check
+from mpnb._reading.check import combined as combined_checks
 from mpnb._reading.reader import Reader, relation_over
 from mpnb._showing import summary
 from mpnb._storing.ledger import ended_exports
@@ -189,6 +191,14 @@ class ProjectsResult(ExportResult):
                 for reader in self._readers()
             ]
         return combined(each, self._call_for(wanted))
+
+    def check(self, *, late_days: int | None = None) -> Check:
+        """Check the table of each project, see ``ExportResult.check``; it is ``ok`` if all are."""
+        self._check_open()
+        checks = {
+            part.reader.table: self._results[each].check(late_days=late_days) for each, part in self._parts.items()
+        }
+        return combined_checks(checks, self._readers()[0].relation)
 
     def _call_for(self, days: Sequence[date]) -> str:
         name = self._name or variable_of(self)

@@ -35,6 +35,11 @@ class Address:
     path: Path | None = None
 
     @property
+    def whole(self) -> str:
+        """Return it as it is told from every other one, from whatever folder."""
+        return self.text if self.path is None else str(self.path.resolve())
+
+    @property
     def label(self) -> str:
         """Return the address, safe to print. It has no secret: such addresses are refused."""
         return safe_text(self.text)

@@ -335,8 +335,8 @@ def _there(cursor: DuckDBPyConnection, table: str) -> dict[int, int]:
     return dict(
         run(
             cursor,
-            f"SELECT batch_id, count(*) FROM {quoted(table)} WHERE batch_id IN (SELECT batch_id FROM {LEDGER}"
-            f" WHERE {ledger.of_table(table)} AND status IN {ledger.HELD}) GROUP BY batch_id",
+            f"SELECT batch_id, rows FROM ({ledger.rows_query(cursor, table)}) WHERE rows > 0 AND batch_id IN ("
+            f"SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)} AND status IN {ledger.HELD})",
         )
     )
 

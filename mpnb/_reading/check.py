@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from mpnb._base.clock import utc_now
 from mpnb._base.sql import columns_of, exact, quoted, run
+from mpnb._base.text import safe_text
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._planning import batches
 from mpnb._planning.batches import Batch, HeldBatch, ranges_of
 from mpnb._planning.dates import DAY, in_words
+from mpnb._reading import calendar as calendars
 from mpnb._reading.calendar import Calendar
 from mpnb._reading.offset import TimeOffset, time_offset
 from mpnb._reading.selection import Selection
@@ -36,12 +39,14 @@ class Finding:
         status: ``"ok"``, ``"note"`` (worth knowing, nothing is wrong) or ``"problem"``.
         count: how many cases were found, 0 for none.
         detail: one sentence, or empty.
+        table: the table, where several were checked; else empty.
     """
 
     name: str
     status: str
     count: int
     detail: str
+    table: str = ""
 
 
 class Check:
@@ -52,7 +57,8 @@ class Check:
         findings: one for each check, always the same checks in the same order: ``days held``, ``days missing``,
             ``days provisional``, ``days without events``, ``duplicates``, ``rejected lines``,
             ``ledger against table``, ``unusable times``, ``outside their days``, ``time offset``. A table of profiles
-            has ``snapshot``, ``profiles``, ``duplicates``, ``rejected lines``, ``ledger against table``.
+            has ``snapshot``, ``profiles``, ``duplicates``, ``rejected lines``, ``ledger against table``. Of several
+            tables, those of one after the other.
         calendar: the days of the table, as of ``result.calendar()``; ``None`` for profiles. A notebook shows it above
             the findings.
     """
@@ -77,24 +83,38 @@ class Check:
     @property
     def relation(self) -> DuckDBPyRelation:
         """
-        Return one row per check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``.
+        Return one row per check. Columns: ``check``, ``status``, ``count``, ``detail``, as in ``Finding``, after
+        ``table`` where several were checked.
 
         Raises:
             ClosedError: the result was closed.
         """
         rows = ", ".join(
-            f"({_literal(f.name)}, {_literal(f.status)}, {f.count}::BIGINT, {_literal(f.detail)})"
+            f"({_literal(f.table)}, {_literal(f.name)}, {_literal(f.status)}, {f.count}::BIGINT, {_literal(f.detail)})"
             for f in self.findings
         )
-        return self._relate(f'SELECT * FROM (VALUES {rows}) AS checks("check", "status", "count", "detail")')
+        columns = "*" if any(f.table for f in self.findings) else '* EXCLUDE ("table")'
+        names = '"table", "check", "status", "count", "detail"'
+        return self._relate(f"SELECT {columns} FROM (VALUES {rows}) AS checks({names})")
 
     def __repr__(self) -> str:
-        """Return one line per check."""
-        return "\n".join(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in self.findings)
+        """Return one line per check, below the name of its table where there are several."""
+        return "\n".join(
+            line
+            for table, findings in self._by_table()
+            for line in (
+                *([f"{safe_text(table)}:"] if table else []),
+                *(f"{f.status:<8} {f.name:<21} {f.count:>11,}  {f.detail}".rstrip() for f in findings),
+            )
+        )
+
+    def _by_table(self) -> list[tuple[str, list[Finding]]]:
+        return [(table, list(findings)) for table, findings in groupby(self.findings, lambda f: f.table)]
 
     def _repr_html_(self) -> str:
         shown = self.calendar._repr_html_() if self.calendar is not None else ""
-        return shown + _table(self.findings)
+        tables = (f"{_heading(table) if table else ''}{_table(findings)}" for table, findings in self._by_table())
+        return shown + "".join(tables)
 
     def _mime_(self) -> tuple[str, str]:  # marimo's hook
         return "text/html", self._repr_html_()
@@ -105,6 +125,19 @@ def make_check(
 ) -> Check:
     """Return a report of findings; ``relate`` makes a relation from a query."""
     return Check.__new__(Check)._hold(findings, relate, calendar)
+
+
+def combined(checks: Mapping[str, Check], relate: Callable[[str], DuckDBPyRelation], call: str = "") -> Check:
+    """
+    Return the report on several tables.
+
+    Args:
+        checks: of each table, by its name.
+        call: code that fetches what is missing.
+    """
+    findings = tuple(replace(finding, table=table) for table, each in checks.items() for finding in each.findings)
+    days = [each.calendar for each in checks.values() if each.calendar is not None]
+    return make_check(findings, relate, calendars.combined(days, call) if days else None)
 
 
 def check(
@@ -309,6 +342,10 @@ _LOOK = (
     "font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);color:var(--jp-ui-font-color1,inherit);max-width:72em;"
     "margin:4px 0;overflow-x:auto"
 )
+
+
+def _heading(table: str) -> str:
+    return f'<div class="mpnb-check" style="{_LOOK};font-weight:600">{escape(safe_text(table))}</div>'
 
 
 def _table(findings: Iterable[Finding]) -> str:

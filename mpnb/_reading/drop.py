@@ -22,6 +22,7 @@ from mpnb._reading.reader import Reader
 from mpnb._storing import ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import LEDGER, REJECTED, Store
+from mpnb._storing.mirror import check_own
 from mpnb._storing.running import registration
 from mpnb._storing.snapshot import staging
 
@@ -57,6 +58,7 @@ def drop(table: str, *, database: str | os.PathLike[str] | DuckDBPyConnection = 
 def _drop(store: Store, asked: str) -> int:
     with registration, store.committing(), store.reading() as cursor:
         layout.check(cursor, store.label)
+        check_own(cursor, store.label)
         leftovers.settle(cursor)
         name, people = _named(cursor, store, asked)
         ledger.check_unused(cursor, staging(name) if people else name, name)
@@ -80,6 +82,7 @@ def counted(table: str, database: str | os.PathLike[str] | DuckDBPyConnection) -
     asked = check_table_name(table)
     with contextlib.closing(Store(database, create=False)) as store, store.reading() as cursor:
         layout.check(cursor, store.label)
+        check_own(cursor, store.label)
         name, people = _named(cursor, store, asked)
         return _rows(cursor, name), "profiles" if people else "events"
 

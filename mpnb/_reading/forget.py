@@ -22,6 +22,7 @@ from mpnb._reading.drop import forget_made
 from mpnb._storing import forgotten, ledger, leftovers, snapshot, versions
 from mpnb._storing import tables as layout
 from mpnb._storing.database import Store
+from mpnb._storing.mirror import check_own
 from mpnb._storing.running import registration
 
 
@@ -83,6 +84,7 @@ def _ids(given: object) -> list[str]:
 def _forget(store: Store, asked: Sequence[str], identities: str) -> dict[str, int]:
     with registration, store.committing(), store.reading() as cursor:
         layout.check(cursor, store.label)
+        check_own(cursor, store.label)
         leftovers.settle(cursor)
         with transaction(cursor):
             layout.create(cursor)

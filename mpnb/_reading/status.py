@@ -199,22 +199,29 @@ def checked(
     fetching: Callable[[Reader, date, date], str],
 ) -> Check:
     """
-    Check a table of events or of profiles, as ``mpnb.check()`` describes.
+    Check a table of events or of profiles, or all of events, as ``mpnb.check()`` describes.
 
     Args:
         days: the first and the last day that must be held; ``None`` for those of the ledger. Profiles have none.
         fetching: returns the call that fetches some days of a table.
 
     Raises:
-        TableError: there is no such table, or there are several to choose from.
+        TableError: there is no such table, or none of events at all.
     """
-    with store.reading() as cursor:
-        if table is not None and (name := snapshot.named(cursor, table)):
-            return make_check(profiles.findings(cursor, name), _by_itself)
-        reader = Reader(store, Selection(ledger.table_named(cursor, table, store.label), days))
+
+    def checked_one(name: str) -> Check:
+        reader = Reader(store, Selection(name, days))
         asked: dict[str, Any] = {"selection": reader.selection, "late_days": late_days, "relate": _by_itself}
         days_of = calendar(cursor, **asked, mend=lambda days, failed: fetching(reader, days[0], days[-1]))
         return events_check.check(cursor, **asked, calendar=days_of)
+
+    with store.reading() as cursor:
+        if table is not None and (name := snapshot.named(cursor, table)):
+            return make_check(profiles.findings(cursor, name), _by_itself)
+        names = ledger.tables_of(cursor) if table is None and ledger.exists(cursor) else []
+        if len(names) > 1:
+            return events_check.combined({name: checked_one(name) for name in names}, _by_itself)
+        return checked_one(ledger.table_named(cursor, table, store.label))
 
 
 def _by_itself(query: str) -> DuckDBPyRelation:

@@ -13,6 +13,7 @@ on the same events. Where it cannot be written, the same rows come out of the JS
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -45,7 +46,7 @@ from mpnb._reading.properties import (
 from mpnb._reading.reader import Reader
 from mpnb._reading.view import drop_views, name_views, renew, views_of
 from mpnb._storing import ledger
-from mpnb._storing.database import LEDGER, Store
+from mpnb._storing.database import COUNTS, LEDGER, Store
 from mpnb._storing.running import registration
 
 log = logging.getLogger("mpnb")
@@ -106,6 +107,7 @@ def typed(
     store, table = reader.store, reader.table
     asked = _asked(only)
     with reader.needing_table(), store.reading() as cursor:
+        _count(store, cursor, table)
         with transaction(cursor):
             there = there_of(cursor, table, names)
             declared = declared_types(cursor, table)
@@ -125,6 +127,16 @@ def typed(
             log.warning("%s is read from JSON, since it cannot be written: %s", which, safe_text(str(error)))
     kept = {name: kind for name, kind in {**declared, **unstored}.items() if kind is not None}
     return _from_json(store, table, names, asked, kept)
+
+
+def _count(store: Store, cursor: DuckDBPyConnection, table: str) -> None:
+    """Count what has come into a lake by event, and keep that."""
+    if not ledger.is_mirrored(cursor) or not ledger.uncounted(cursor, table):
+        return
+    with registration, store.committing(), contextlib.suppress(duckdb.Error), transaction(cursor):
+        if new := ledger.uncounted(cursor, table):
+            mine = f"SELECT ?, * FROM ({ledger.counts_query(cursor, table)}) WHERE {in_batches(new, 'batch_id')}"
+            run(cursor, f"INSERT INTO {COUNTS} {mine}", [table])
 
 
 def check_names(cursor: DuckDBPyConnection, store: Store, table: str, there: There) -> None:
@@ -518,8 +530,9 @@ def there_of(cursor: DuckDBPyConnection, table: str, names: Sequence[str]) -> Th
     name = exact("event_name")
     for batch_id, event, rows in run(
         cursor,
-        f"SELECT batch_id, CASE WHEN list_contains(?, {name}) THEN {name} END AS event, count(*) FROM {quoted(table)}"
-        f" WHERE batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)}"
+        f"SELECT batch_id, CASE WHEN list_contains(?, {name}) THEN {name} END AS event, sum(rows)::BIGINT"
+        f" FROM ({ledger.counts_query(cursor, table)}) WHERE batch_id IN ("
+        f"SELECT batch_id FROM {LEDGER} WHERE {ledger.of_table(table)}"
         f" AND status IN {ledger.HELD}) GROUP BY ALL",
         [list(names)],
     ):

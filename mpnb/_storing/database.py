@@ -40,6 +40,8 @@ COLUMNS = "mpnb_columns"
 FORGOTTEN = "mpnb_forgotten"
 # In a mirror of a lake alone.
 OBJECTS = "mpnb_objects"
+RUNS = "mpnb_runs"
+COUNTS = "mpnb_counts"
 BATCH_IDS = "mpnb_batch_ids"
 MEMORY = ":memory:"
 _OTHERWISE = Message("pass another ", Argument("database", ""), ", or restore a copy of the file")

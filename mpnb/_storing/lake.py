@@ -33,7 +33,7 @@ from mpnb._planning.batches import Batch
 from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
 from mpnb._planning.resource import Events
-from mpnb._storing.database import LEDGER, OBJECTS, REJECTED
+from mpnb._storing.database import LEDGER, OBJECTS, REJECTED, RUNS
 from mpnb._storing.destination import Unfit
 from mpnb._storing.insert import Into, insert_files, insert_lines, table_of
 from mpnb._storing.ledger import UNMET, Arrival, of_table
@@ -296,19 +296,21 @@ class Lake:
     def settled(self, cursor: DuckDBPyConnection) -> None:
         """Store which batches have not come, and why; nothing where all have. Raises ``DatabaseError``."""
         try:
-            self._note_run(cursor, f"status IN {UNMET}")
+            etag = self._note_run(cursor, f"status IN {UNMET}")
+            if etag is not None:
+                run(cursor, f"INSERT INTO {RUNS} VALUES (?, ?, ?)", [self._table, self._export_id, etag])
         except ObjectsError as error:
             raise DatabaseError(str(error)) from None
 
-    def _note_run(self, cursor: DuckDBPyConnection, which: str) -> None:
+    def _note_run(self, cursor: DuckDBPyConnection, which: str) -> str | None:
         assert self._scratch is not None
         mine = f"FROM {LEDGER} WHERE {of_table(self._table)} AND export_id = {literal(self._export_id)} AND {which}"
         key, path = run_key(self._project, self._export_id), self._scratch / "batches.parquet"
         if run(cursor, f"SELECT 1 {mine} LIMIT 1"):
             run(cursor, copy_of(f"SELECT * EXCLUDE (table_name) {mine} ORDER BY batch_id ASC", path))
-            self._objects.put(key, path, None)
-        else:
-            self._objects.delete(key)
+            return self._objects.put(key, path, None)
+        self._objects.delete(key)
+        return None
 
 
 def check_source(objects: Objects, source: Source) -> None:

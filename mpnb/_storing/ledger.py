@@ -18,7 +18,7 @@ from duckdb import DuckDBPyConnection
 
 from mpnb._base.clock import utc_now
 from mpnb._base.scalars import brief
-from mpnb._base.sql import columns_of, quoted, run
+from mpnb._base.sql import columns_of, exact, in_batches, quoted, run
 from mpnb._errors import TableError
 from mpnb._fetching.fetched import Lost, Task
 from mpnb._message import Argument, Phrase
@@ -28,7 +28,7 @@ from mpnb._planning.dates import DAY
 from mpnb._planning.request import Source
 from mpnb._planning.resource import Owner, Resource
 from mpnb._storing import tables
-from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, OBJECTS, REJECTED
+from mpnb._storing.database import BATCH_IDS, COUNTS, LEDGER, LEDGER_COLUMNS, OBJECTS, REJECTED
 from mpnb._storing.running import entering, running
 
 HELD = "('done', 'empty')"
@@ -168,14 +168,38 @@ def compared_batches(cursor: DuckDBPyConnection, table: str) -> list[HeldBatch]:
     It reads one column of the table, which has few distinct values: 5,000,000 rows take 20 ms. The objects of a lake
     are not read for it: what they have is known.
     """
-    there: dict[int, int] = {}
-    if is_mirrored(cursor):
-        query = f"SELECT batch_id, sum(rows)::BIGINT FROM {OBJECTS} WHERE {of_table(table)} GROUP BY batch_id"
-        there = dict(run(cursor, query))
-    elif columns_of(cursor, table):
-        there = dict(run(cursor, f"SELECT batch_id, count(*) FROM {quoted(table)} GROUP BY batch_id"))
+    there = dict(run(cursor, rows_query(cursor, table))) if columns_of(cursor, table) else {}
     held = held_batches(cursor, table)
     return [replace(h, rows=there.get(h.batch_id, 0), lost=h.rows - there.get(h.batch_id, 0)) for h in held]
+
+
+def rows_query(cursor: DuckDBPyConnection, table: str) -> str:
+    """Return the query for ``batch_id`` and ``rows``, the number of rows of each batch that has a row or an object."""
+    if is_mirrored(cursor):
+        return f"SELECT batch_id, sum(rows)::BIGINT AS rows FROM {OBJECTS} WHERE {of_table(table)} GROUP BY batch_id"
+    return f"SELECT batch_id, count(*) AS rows FROM {quoted(table)} GROUP BY batch_id"
+
+
+def counts_query(cursor: DuckDBPyConnection, table: str) -> str:
+    """
+    Return the query for ``batch_id``, ``event_name`` and ``rows``, the number of rows of each event in each batch.
+
+    Of a lake, only the objects are read that have not been counted.
+    """
+    name = exact("event_name")
+    counted = f"SELECT batch_id, {name} AS event_name, count(*) AS rows FROM {quoted(table)}"
+    if not is_mirrored(cursor):
+        return f"{counted} GROUP BY ALL"
+    known = f"SELECT batch_id, event_name, rows FROM {COUNTS} WHERE {of_table(table)}"
+    new = uncounted(cursor, table)
+    return f"{known} UNION ALL {counted} WHERE {in_batches(new, 'batch_id')} GROUP BY ALL" if new else known
+
+
+def uncounted(cursor: DuckDBPyConnection, table: str) -> list[int]:
+    """Return the batches of a lake that have rows, and have not been counted by event."""
+    mine = of_table(table)
+    query = f"SELECT batch_id FROM {LEDGER} WHERE {mine} AND status IN {HELD} AND rows > 0"
+    return [i for (i,) in run(cursor, f"{query} EXCEPT SELECT batch_id FROM {COUNTS} WHERE {mine}")]
 
 
 def of_table(table: str) -> str:
@@ -357,7 +381,8 @@ def is_mirrored(cursor: DuckDBPyConnection) -> bool:
 
 def forget(cursor: DuckDBPyConnection, table: str, batch_ids: Sequence[int]) -> None:
     """Delete batches, with their rows and rejected lines."""
-    for name in (OBJECTS if is_mirrored(cursor) else table, REJECTED, LEDGER):
+    rows = (OBJECTS, COUNTS) if is_mirrored(cursor) else (table,)
+    for name in (*rows, REJECTED, LEDGER):
         mine = "" if name == table else " AND lower(table_name) = lower(?)"
         parameters: list[object] = [list(batch_ids)] + ([table] if mine else [])
         run(cursor, f"DELETE FROM {quoted(name)} WHERE list_contains(?, batch_id){mine}", parameters)

@@ -1,9 +1,15 @@
 """
 The mirror of a lake: a DuckDB database with a ledger of what the lake's objects say, and with views of their rows.
 
-``mpnb_objects`` has one row for each object of a day: the batch that it belongs to, and the ETag that it had when it
-was mirrored. The view of a project has the columns of an events table, then ``project_id``, ``date``, and ``rowid``,
-which tells rows apart as a table's does.
+    mpnb_objects   one row for each object of a day: the batch that it belongs to, its ETag when it was mirrored
+    mpnb_runs      one row for each object that says what an export has not brought
+    mpnb_counts    the rows of each event in a batch, once an event was asked for: no object is read for it again
+
+The view of a project has the columns of an events table, then ``project_id``, ``date``, and ``rowid``, which tells rows
+apart as a table's does.
+
+A mirror is in a temporary file, or in a database that is kept: opened again, it reads what has changed since, and says
+the same as a new one would. What is made of events is kept by batch, and an object that was replaced is of another one.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -22,17 +28,29 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from mpnb._base.sql import literal, quoted, run, transaction
-from mpnb._errors import TableError
+from mpnb._base.sql import columns_of, literal, quoted, run, transaction
+from mpnb._base.text import safe_text
+from mpnb._errors import DatabaseError, TableError
 from mpnb._message import Argument
 from mpnb._mixpanel.export_api import COLUMNS
 from mpnb._mixpanel.failures import HINTS
 from mpnb._planning.address import Address
 from mpnb._planning.dates import DAY
-from mpnb._planning.request import Source
+from mpnb._planning.request import Database, Source
 from mpnb._storing import ledger, tables
 from mpnb._storing.bucket import Bucket
-from mpnb._storing.database import BATCH_IDS, LEDGER, LEDGER_COLUMNS, OBJECTS, REJECTED, Store
+from mpnb._storing.database import (
+    BATCH_IDS,
+    COUNTS,
+    LEDGER,
+    LEDGER_COLUMNS,
+    META,
+    META_COLUMNS,
+    OBJECTS,
+    REJECTED,
+    RUNS,
+    Store,
+)
 from mpnb._storing.folder import Folder
 from mpnb._storing.objects import Found, Objects, ObjectsError
 from mpnb._storing.parquet import Note, notes_of
@@ -50,6 +68,16 @@ OBJECTS_COLUMNS = (
     ("date", "DATE"),
     ("rows", "BIGINT"),
 )
+_COUNTS_COLUMNS = (
+    ("table_name", "VARCHAR"),
+    ("batch_id", "BIGINT"),
+    ("event_name", "VARCHAR"),
+    ("rows", "BIGINT"),
+)
+_RUNS_COLUMNS = (("table_name", "VARCHAR"), ("export_id", "VARCHAR"), ("etag", "VARCHAR"))
+# The name of the lake's address in META.
+_LAKE = "lake"
+_OWN = ((OBJECTS, OBJECTS_COLUMNS), (RUNS, _RUNS_COLUMNS), (COUNTS, _COUNTS_COLUMNS))
 # Rows of one object, at most: those of the next have greater ids.
 _ROW_BITS = 40
 
@@ -98,18 +126,67 @@ class _Scratch:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def mirror_store(address: Address, objects: Objects) -> Store:
-    """Return a new, empty database in a temporary folder, for a mirror of a lake; it goes when it is closed."""
-    scratch = _Scratch()
-    store = Store(scratch.path / "mirror.duckdb")
+def mirror_store(address: Address, objects: Objects, database: Database | None = None) -> Store:
+    """
+    Open a database for a mirror of a lake, which is not brought up to date.
+
+    Args:
+        database: where it is kept, made if it is missing; without, in a temporary folder, which goes when it is closed.
+
+    Raises:
+        DatabaseError: the database cannot be opened.
+        TableError: it has events of its own, or mirrors another lake.
+    """
+    scratch = _Scratch() if database is None else None
+    store = Store(scratch.path / "mirror.duckdb" if scratch else database)
+    try:
+        with store.committing(), store.reading() as cursor:
+            tables.check(cursor, store.label)
+            _check_free(cursor, store.label, address)
+            objects.register(cursor)
+            with transaction(cursor):
+                tables.create(cursor)
+                for name, columns in _OWN:
+                    body = ", ".join(f"{quoted(column)} {kind}" for column, kind in columns)
+                    run(cursor, f"CREATE TABLE IF NOT EXISTS {name} ({body})")
+                run(cursor, f"INSERT OR REPLACE INTO {META} VALUES (?, ?)", [_LAKE, address.whole])
+    except duckdb.Error as error:
+        store.close()
+        raise DatabaseError(f"{store.label} cannot be written: {safe_text(str(error))}") from None
+    except BaseException:
+        store.close()
+        raise
     store.name, store.lake, store.keeps = address.text, address, scratch
-    with store.committing(), store.reading() as cursor:
-        objects.register(cursor)
-        with transaction(cursor):
-            tables.create(cursor)
-            columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in OBJECTS_COLUMNS)
-            run(cursor, f"CREATE TABLE {OBJECTS} ({columns})")
     return store
+
+
+def _check_free(cursor: DuckDBPyConnection, label: str, address: Address) -> None:
+    there = lake_of(cursor)
+    if there is None and ledger.exists(cursor) and (names := ledger.tables_of(cursor)):
+        what = f"has events of its own, in {', '.join(map(repr, names))}"
+    elif there not in (None, address.whole):
+        what = f"has what was made of another lake, {safe_text(str(there))}"
+    else:
+        return
+    raise TableError(f"{label} {what}: pass another ", Argument("database", ""), argument="database")
+
+
+def lake_of(cursor: DuckDBPyConnection) -> str | None:
+    """Return the address of the lake that a database mirrors, ``None`` if it mirrors none."""
+    if columns_of(cursor, META) != list(META_COLUMNS):
+        return None
+    rows = run(cursor, f"SELECT value FROM {META} WHERE name = ?", [_LAKE])
+    return rows[0][0] if rows else None
+
+
+def check_own(cursor: DuckDBPyConnection, label: str) -> None:
+    """Raise ``TableError`` if the events of a database are those of a lake that it mirrors."""
+    if lake := lake_of(cursor):
+        raise TableError(
+            f"{label} has what was made of the lake {safe_text(lake)}, whose events are there: pass another ",
+            Argument("database", ""),
+            argument="database",
+        )
 
 
 def source_of(objects: Objects, project: str) -> Source | None:
@@ -134,13 +211,25 @@ class _Entry:
     """A row of the ledger to be, with the objects of the batch."""
 
     moment: datetime
-    values: Mapping[str, object]
+    values: Mapping[str, Any]
     objects: Sequence[tuple[Found, Note]] = ()
+
+    @property
+    def days(self) -> list[date]:
+        """Return its days."""
+        return _days(self.values["from_date"], self.values["to_date"])
+
+    def met_by(self, held: Mapping[date, tuple[datetime, int]]) -> list[int]:
+        """Return the batches that brought days of it later, one for each such day."""
+        return [held[day][1] for day in self.days if day in held and held[day][0] >= self.moment]
 
 
 def mirror(cursor: DuckDBPyConnection, objects: Objects, scratch: Path, project: str | None = None) -> dict[str, str]:
     """
     Bring a mirror up to date with one project of a lake, or with all, and return the ETag of each object by its key.
+
+    One that an export of this process is writing through the mirror is up to date, and left to it. Callers hold
+    ``registration``.
 
     Raises:
         ObjectsError: the lake cannot be read.
@@ -148,11 +237,31 @@ def mirror(cursor: DuckDBPyConnection, objects: Objects, scratch: Path, project:
     """
     found = {each.key: each for each in objects.found(f"project_id={project}" if project else "")}
     days = {key: each for key, each in found.items() if _OBJECT.fullmatch(key)}
-    projects = [project] if project else sorted({_project(key) for key in days})
-    for each in projects:
-        mine = {key: found for key, found in days.items() if _project(key) == each}
-        _mirror(cursor, objects, scratch, each, mine)
+    there = {project} if project else {_project(key) for key in days}
+    known = {each for (each,) in run(cursor, f"SELECT DISTINCT project_id FROM {OBJECTS}")}
+    for each in sorted(there if project else there | known):
+        if _is_written(cursor, table_for(each)):
+            continue
+        if each in there:
+            mine = {key: found for key, found in days.items() if _project(key) == each}
+            _mirror(cursor, objects, scratch, each, mine)
+        else:
+            _forget(cursor, table_for(each))
     return {key: each.etag for key, each in days.items()}
+
+
+def _forget(cursor: DuckDBPyConnection, table: str) -> None:
+    """Forget a project of which no day is there any more."""
+    with transaction(cursor):
+        for name in (LEDGER, REJECTED, OBJECTS, RUNS, COUNTS):
+            run(cursor, f"DELETE FROM {name} WHERE {ledger.of_table(table)}")
+        run(cursor, f"DROP VIEW {quoted(table)}")
+
+
+def _is_written(cursor: DuckDBPyConnection, table: str) -> bool:
+    """Whether an export of this process writes through the mirror itself; of others, ``RUNS`` has what they lack."""
+    query = f"SELECT export_id FROM {RUNS} WHERE {ledger.of_table(table)}"
+    return bool(ledger.running_exports(cursor, table) - {each for (each,) in run(cursor, query)})
 
 
 def _project(key: str) -> str:
@@ -166,6 +275,9 @@ def _mirror(
     rows = run(cursor, f"SELECT key, etag, batch_id, fetch_id FROM {OBJECTS} WHERE {ledger.of_table(table)}")
     known = {key: (etag, batch_id, fetch) for key, etag, batch_id, fetch in rows}
     stale = {b for key, (etag, b, _) in known.items() if key not in found or found[key].etag != etag}
+    # What had made up for a failure may be gone: all of them are looked at again.
+    fresh_runs, old_runs = _runs(cursor, objects, table, project, again=bool(stale))
+    unmet = [each for run_of in fresh_runs for each in _unmet(cursor, objects, scratch, run_of.key)]
     notes: dict[str, Note] = {}
     while True:
         fresh = [key for key in found if key not in notes and (key not in known or known[key][1] in stale)]
@@ -174,17 +286,47 @@ def _mirror(
         # More days of a batch that was there in part.
         grown = {batch_id for _, batch_id, fetch in known.values() if fetch in fetches} - stale
         if not grown:
+            held = _held(cursor, table, stale, notes)
+            missing = [each for each in unmet if len(each.met_by(held)) < len(each.days)]
+            # Ids grow with the time of requests: what came after a failure that is new here has a greater one.
+            grown = {batch_id for each in missing for batch_id in each.met_by(held) if batch_id}
+        if not grown:
             break
         stale |= grown
-    runs = _runs(cursor, objects, scratch, project)
     source = source_of(objects, project) or Source(project)
-    entries = [*_batches([(found[key], note) for key, note in notes.items()]), *runs]
+    entries = [*_batches([(found[key], note) for key, note in notes.items()]), *missing]
     lines = _lines(objects, scratch, project, entries)
     with transaction(cursor):
+        _check_view(cursor, objects, table)
         ledger.forget(cursor, table, sorted(stale))
+        _forget_runs(cursor, table, old_runs)
         _enter(cursor, table, source, sorted(entries, key=lambda each: (each.moment, bool(each.objects))), lines)
+        run(
+            cursor,
+            f"INSERT INTO {RUNS} SELECT ?, unnest(?::VARCHAR[]), unnest(?::VARCHAR[])",
+            [table, [_export_of(each) for each in fresh_runs], [each.etag for each in fresh_runs]],
+        )
         ledger.drop_met(cursor, table, date.min, date.max)
         renew_view(cursor, objects, project)
+
+
+def _held(
+    cursor: DuckDBPyConnection, table: str, stale: Collection[int], notes: Mapping[str, Note]
+) -> dict[date, tuple[datetime, int]]:
+    """Return when each day that is there was requested, and its batch: 0 where the ledger does not have it yet."""
+    query = f"SELECT batch_id, from_date, to_date, {ledger.REQUESTED_AT} FROM {LEDGER}"
+    rows = run(cursor, f"{query} WHERE {ledger.of_table(table)} AND status IN {ledger.HELD}")
+    known = {
+        day: (moment, batch_id)
+        for batch_id, first, last, moment in rows
+        if batch_id not in stale
+        for day in _days(first, last)
+    }
+    return {**known, **{day_of(key): (note.requested_at, 0) for key, note in notes.items()}}
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + DAY * n for n in range((last - first) // DAY + 1)]
 
 
 def _notes(cursor: DuckDBPyConnection, objects: Objects, scratch: Path, keys: Sequence[str]) -> dict[str, Note]:
@@ -244,29 +386,53 @@ def _batches(found: Iterable[tuple[Found, Note]]) -> Iterable[_Entry]:
         yield _Entry(note.requested_at, values, some)
 
 
-def _runs(cursor: DuckDBPyConnection, objects: Objects, scratch: Path, project: str) -> list[_Entry]:
-    """Return the batches that exports have not brought. Those of exports that the ledger knows are in it."""
-    table = table_for(project)
-    query = f"SELECT DISTINCT export_id FROM {LEDGER} WHERE {ledger.of_table(table)} AND status NOT IN {ledger.HELD}"
-    known = {export_id for (export_id,) in run(cursor, query)}
+def _runs(
+    cursor: DuckDBPyConnection, objects: Objects, table: str, project: str, *, again: bool
+) -> tuple[list[Found], list[str]]:
+    """
+    Return the objects of what exports have not brought that are to be read, and the exports of which all is forgotten.
+
+    Args:
+        again: whether those that have not changed are read as well.
+    """
+    rows = run(cursor, f"SELECT export_id, etag FROM {RUNS} WHERE {ledger.of_table(table)}")
+    known: dict[str, str] = {} if again else dict(rows)
+    found = [each for each in objects.found(f"_mpnb/runs/project_id={project}") if _RUN.fullmatch(each.key)]
+    fresh = [each for each in found if known.get(_export_of(each)) != each.etag]
+    there = {_export_of(each) for each in found}
+    return fresh, [*map(_export_of, fresh), *(each for each, _ in rows if each not in there)]
+
+
+def _export_of(run_of: Found) -> str:
+    return run_of.key.split("/")[3]
+
+
+def _forget_runs(cursor: DuckDBPyConnection, table: str, exports: Sequence[str]) -> None:
+    """Forget what some exports have not brought."""
+    for name, more in ((LEDGER, f" AND status NOT IN {ledger.HELD}"), (RUNS, "")):
+        # Batches of which some days are there failed as well, by what their objects say.
+        kept = f" AND batch_id NOT IN (SELECT batch_id FROM {OBJECTS})" if more else ""
+        mine = f"WHERE {ledger.of_table(table)} AND list_contains(?, export_id){more}{kept}"
+        run(cursor, f"DELETE FROM {name} {mine}", [list(exports)])
+
+
+def _unmet(cursor: DuckDBPyConnection, objects: Objects, scratch: Path, key: str) -> list[_Entry]:
+    """
+    Return the batches that an export has not brought.
+
+    Where nobody said why, the export was killed, or is fetching them elsewhere.
+    """
+    names = [name for name, _ in LEDGER_COLUMNS if name not in ("table_name", "batch_id")]
     entries = []
-    for each in objects.found(f"_mpnb/runs/project_id={project}"):
-        match = _RUN.fullmatch(each.key)
-        if match and match[2] not in known:
-            names = [name for name, _ in LEDGER_COLUMNS if name not in ("table_name", "batch_id")]
-            rows = _read(cursor, objects, scratch, each.key, ", ".join(names), "batch_id")
-            entries += [_unmet(dict(zip(names, row, strict=True))) for row in rows]
+    for row in _read(cursor, objects, scratch, key, ", ".join(names), "batch_id"):
+        values = dict(zip(names, row, strict=True))
+        is_open = values["status"] not in ("failed", "cancelled")
+        if is_open and values["export_id"] not in running:
+            message = "the process that exported it has ended, or is not done with it yet"
+            values |= {"status": "cancelled", "kind": "cancelled", "retryable": True}
+            values |= {"message": message, "hint": HINTS["cancelled"]}
+        entries.append(_Entry(values["created_at"], values))
     return entries
-
-
-def _unmet(values: dict[str, Any]) -> _Entry:
-    """Return a batch that has not come. Where nobody said why, its export was killed, or is fetching it elsewhere."""
-    is_open = values["status"] not in ("failed", "cancelled")
-    if is_open and values["export_id"] not in running:
-        message = "the process that exported it has ended, or is not done with it yet"
-        values |= {"status": "cancelled", "kind": "cancelled", "retryable": True}
-        values |= {"message": message, "hint": HINTS["cancelled"]}
-    return _Entry(values["created_at"], values)
 
 
 def _lines(objects: Objects, scratch: Path, project: str, entries: Iterable[_Entry]) -> dict[str, Path]:
@@ -340,18 +506,34 @@ def renew_views(cursor: DuckDBPyConnection, objects: Objects) -> None:
         renew_view(cursor, objects, project)
 
 
+def _check_view(cursor: DuckDBPyConnection, objects: Objects, table: str) -> None:
+    """Raise ``TableError`` if something has the name of a view that is to be made, and is none of the mirror's."""
+    query = (
+        "SELECT sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()"
+        " AND lower(view_name) = lower(?)"
+    )
+    views = run(cursor, query, [table])
+    if columns_of(cursor, table) is not None and not (views and OBJECTS in views[0][0]):
+        raise TableError(
+            f"there is a table or view {table!r} already, which mpnb did not make of {objects.label}: pass another ",
+            Argument("database", ""),
+            argument="database",
+        )
+
+
 def renew_view(cursor: DuckDBPyConnection, objects: Objects, project: str) -> None:
     """Make the view of a project's events anew, of the objects that the mirror has."""
     table = table_for(project)
     query = f"SELECT key FROM {OBJECTS} WHERE {ledger.of_table(table)} ORDER BY date ASC"
     files = [objects.address(key) for (key,) in run(cursor, query)]
+    [(database, schema)] = run(cursor, "SELECT current_database(), current_schema()")
+    here = f"{quoted(database)}.{quoted(schema)}"
     if not files:
         columns = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in COLUMNS)
-        body = f"SELECT {columns}, NULL::VARCHAR AS project_id, NULL::DATE AS date, NULL::BIGINT AS rowid WHERE false"
+        body = f"SELECT {columns}, NULL::VARCHAR AS project_id, NULL::DATE AS date, NULL::BIGINT AS rowid"
+        body += f" FROM {here}.{OBJECTS} WHERE false"
     else:
         columns = ", ".join(f"e.{quoted(name)}::{kind} AS {quoted(name)}" for name, kind in COLUMNS[:-1])
-        [(database, schema)] = run(cursor, "SELECT current_database(), current_schema()")
-        here = f"{quoted(database)}.{quoted(schema)}"
         address = f"{literal(objects.address(''))} || key"
         body = (
             f"SELECT {columns}, o.batch_id, o.project_id, o.date, o.number + e.file_row_number AS rowid"
