@@ -23,7 +23,7 @@ from mpnb.sandbox import Sandbox, serve
 from mpnb.sandbox.__main__ import environment
 from tests._helpers import WIDE, Run, WallClock, day, moved, until
 
-pytest_plugins = ["tests._bounds"]
+pytest_plugins = ["tests._bounds", "tests._s3"]
 
 FIRST, LAST = day(1), day(3)
 

@@ -69,15 +69,15 @@ def test_help_of_a_call_shows_every_argument_and_its_default(name: str) -> None:
 def test_help_of_open_is_that_of_open() -> None:
     """Under the name that users type."""
     assert mpnb.open.__name__ == "open"
-    assert helped(mpnb.open).startswith("open(database:")
+    assert helped(mpnb.open).startswith("open(place:")
     assert "open" in dir(mpnb)
     assert "open" not in mpnb.__all__
 
 
 def test_each_default_stands_once() -> None:
-    """``drop`` and ``open`` have those of ``export``, and ``split_date_range`` what an export into a table has."""
+    """``drop`` and ``check`` have those of ``export``, and ``split_date_range`` what an export into a table has."""
     defaults = {name: each.default for name, each in inspect.signature(mpnb.export).parameters.items()}
-    for call, name in ((mpnb.drop, "database"), (mpnb.open, "database")):
+    for call, name in ((mpnb.drop, "database"), (mpnb.check, "database")):
         assert inspect.signature(call).parameters[name].default == defaults[name]
     assert defaults["chunk_days"] is None
     assert inspect.signature(mpnb.split_date_range).parameters["chunk_days"].default == CHUNK_DAYS
@@ -126,7 +126,7 @@ def test_the_reference_shows_nothing_of_the_inside(pages: dict[str, str]) -> Non
 def test_the_reference_has_open_with_its_signature(pages: dict[str, str]) -> None:
     """Which ``__all__`` leaves out."""
     shown = " ".join(text_of(pages["mpnb"]).split())
-    assert re.search(r"def open\( database: .*? = 'mixpanel.duckdb', \*, table: str \| None = None, credentials", shown)
+    assert re.search(r"def open\( place: .*? = None, /, \*, database: .*? = None, table: str \| None = None", shown)
     spool, memory = r"spool: Spool \| None = None", r"memory: int \| str \| None = None"
     assert re.search(rf"def start\( from_date: .*? {spool}, {memory} ?\) -> ExportJob", shown)
 

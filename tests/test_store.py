@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 import mpnb
+from mpnb._planning.options import DATABASE
 from mpnb.sandbox import Fault
 from tests._helpers import WIDE, all_or_nothing, child, day, event, query, statuses, until
 
@@ -441,8 +442,11 @@ def test_open_takes_a_connection_for_reading_alone(sandbox, export, database) ->
         assert len(db.event(name)) == db.events.filter(f"event_name = '{name}'").shape[0]
 
 
-def test_open_makes_nothing(tmp_path) -> None:
-    """A file that is not there is an error, not a new database."""
+def test_open_makes_nothing(tmp_path, monkeypatch) -> None:
+    """A file that is not there is an error, not a new database; without a name, it is that of an export."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(mpnb.DatabaseError, match=rf"there is no database at .*{DATABASE}"):
+        mpnb.open()
     with pytest.raises(mpnb.DatabaseError, match="there is no database at"):
         mpnb.open(tmp_path / "missing.duckdb")
     assert not list(tmp_path.iterdir())

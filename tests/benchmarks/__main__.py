@@ -15,6 +15,8 @@ machines of different sizes can be compared. The scenarios, all of them unless s
     shapes   mpnb and the floor, with 20 properties and with 2,000 distinct ones
     large    events of 4 kB, a quarter of --events: mpnb with its usual memory, mpnb with 600 MB, and the floor
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
+    lake     a day a batch into a table, a lake in a folder, one in an object store that speaks as S3 does (in another
+             process), and DuckDB's own COPY of the same files; 60, 600 and 6,000 batches of 100 events
     profiles mpnb and DuckDB's own load of as many profiles, of 1 kB, 1,000, 10,000 and 45,000 (50 MB) a page
     instant  what a cell shows of --events events, in milliseconds
 """
@@ -38,6 +40,7 @@ from typing import Any
 
 import duckdb
 
+from tests._s3 import moto, settings
 from tests.benchmarks._peers import PEERS, measured, versions_of
 
 SCENARIOS = (
@@ -50,6 +53,7 @@ SCENARIOS = (
     "shapes",
     "large",
     "latency",
+    "lake",
     "profiles",
     "instant",
 )
@@ -135,6 +139,16 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
                 for batches, chunk in ((13, 7), (30, 3))
                 for n in (1, 10)
             ]
+        case "lake":
+            ways = {"table": "mpnb", "folder": "folder", "S3": "s3", "COPY": "copy"}
+            return [
+                *(Case(name, way, min(events, 1_000_000), chunk_days=1) for name, way in ways.items()),
+                *(
+                    Case(f"{where}, {n:,} batches", way, 100 * n, n, chunk_days=1, against=f"{where}, 60 batches")
+                    for where, way, counts in (("folder", "folder", (60, 600, 6_000)), ("S3", "s3", (60, 600, 6_000)))
+                    for n in counts
+                ),
+            ]
         case "profiles":
             return [
                 Case(
@@ -179,10 +193,13 @@ def measure(chosen: Sequence[Case], rounds: int, peers: str | None) -> list[dict
     """Run all cases in turn, once to warm the servers up and then as often as asked."""
     with contextlib.ExitStack() as stack:
         servers: dict[tuple[str, ...], dict[str, str]] = {}
+        store: dict[str, str] = {}
+        if any(case.way == "s3" for case in chosen):
+            store = settings(stack.enter_context(moto(24 * 3600)))
         for case in chosen:
             key = case.served
             if key not in servers:
-                servers[key] = stack.enter_context(sandbox(case))
+                servers[key] = {**stack.enter_context(sandbox(case)), **store}
                 # The sandbox makes its days up at their first request.
                 if case.shape != "profiles":
                     run(Case("", "mpnb", case.events, max(c.days for c in chosen), 10), servers[key])

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,6 +25,10 @@ LAST_DAY = date(2026, 3, 31)
 FAST = {"per_hour": 10**6, "per_second": 1000}
 
 
+PATHS = (
+    "['$.event', '$.properties.time', '$.properties.distinct_id', '$.properties.\"$device_id\"',"
+    " '$.properties.\"$user_id\"', '$.properties.\"$insert_id\"', '$.properties']"
+)
 # When the first rows could be queried, where a way has such a moment.
 _first: list[float] = []
 # What mpnb is asked for in every case.
@@ -32,9 +37,11 @@ _asked: dict[str, Any] = {}
 _milliseconds: dict[str, float] = {}
 
 
-def export(folder: Path, first: date, workers: int, chunk_days: int) -> int:
-    """Export with mpnb, and close, so that the checkpoint counts."""
+def export(folder: Path, first: date, workers: int, chunk_days: int, **into: Any) -> int:
+    """Export with mpnb into a table, if nothing else is said, and close, so that the checkpoint counts."""
     import mpnb
+
+    into = into or {"database": folder / "mpnb.duckdb"}
 
     def on_batch(progress: mpnb.BatchProgress) -> None:
         if progress.status == "done" and not _first:
@@ -43,15 +50,46 @@ def export(folder: Path, first: date, workers: int, chunk_days: int) -> int:
     with mpnb.export(
         first,
         LAST_DAY,
-        database=folder / "mpnb.duckdb",
         workers=workers,
         quota=mpnb.Quota(**FAST),
         chunk_days=chunk_days,
         on_batch=on_batch,
+        **into,
         **_asked,
     ) as result:
         assert not result.has_failures, result
         return result.total_rows
+
+
+def into_folder(folder: Path, first: date, workers: int, chunk_days: int) -> int:
+    """Export into a lake in a folder."""
+    return export(folder, first, workers, chunk_days, destination=folder / "lake")
+
+
+def into_bucket(folder: Path, first: date, workers: int, chunk_days: int) -> int:
+    """Export into a lake in a bucket of its own."""
+    from tests._s3 import make_bucket
+
+    port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    bucket = make_bucket(port, f"bench-{uuid.uuid4().hex}")
+    return export(folder, first, workers, chunk_days, destination=bucket)
+
+
+def copy(folder: Path, first: date, workers: int, chunk_days: int) -> int:
+    """Let DuckDB make a Parquet file of each of the same files from the disk, sorted and compressed likewise."""
+    import duckdb
+
+    con = duckdb.connect()
+    sources = sorted(folder.glob("floor-*.jsonl.gz"))
+    for number, source in enumerate(sources):
+        con.execute(
+            "COPY (SELECT p[1] AS event_name, make_timestamp(p[2]::BIGINT * 1000000) AS time, p[3] AS distinct_id,"
+            " p[4] AS device_id, p[5] AS user_id, p[6] AS insert_id, p[7] AS properties"
+            f" FROM (SELECT json->>{PATHS} AS p FROM read_ndjson_objects('{source}'))"
+            f" ORDER BY distinct_id, time) TO '{folder}/{number}.parquet' (FORMAT parquet, COMPRESSION zstd)"
+        ).fetchall()
+    [(rows,)] = con.execute(f"SELECT count(*) FROM '{folder}/*.parquet'").fetchall()
+    return int(rows)
 
 
 def instant(folder: Path, first: date, workers: int, chunk_days: int) -> int:
@@ -89,13 +127,9 @@ def floor(folder: Path, first: date, workers: int, chunk_days: int) -> int:
         f"{name} {kind}" + (" USING COMPRESSION zstd" if kind == "JSON" else "") for name, kind in COLUMNS
     )
     con.execute(f"CREATE TABLE events ({columns})").fetchall()
-    paths = (
-        "['$.event', '$.properties.time', '$.properties.distinct_id', '$.properties.\"$device_id\"',"
-        " '$.properties.\"$user_id\"', '$.properties.\"$insert_id\"', '$.properties']"
-    )
     [(rows,)] = con.execute(
         f"INSERT INTO events SELECT p[1], make_timestamp(p[2]::BIGINT * 1000000), p[3], p[4], p[5], p[6], p[7], 1"
-        f" FROM (SELECT json->>{paths} AS p FROM read_ndjson_objects('{folder}/floor-*.jsonl.gz'))"
+        f" FROM (SELECT json->>{PATHS} AS p FROM read_ndjson_objects('{folder}/floor-*.jsonl.gz'))"
     ).fetchall()
     con.close()
     return rows
@@ -230,6 +264,9 @@ def prepare_profiles_floor(folder: Path, page_size: int) -> None:
 
 WAYS: dict[str, Callable[[Path, date, int, int], int]] = {
     "mpnb": export,
+    "folder": into_folder,
+    "s3": into_bucket,
+    "copy": copy,
     "floor": floor,
     "executemany": executemany,
     "instant": instant,
@@ -256,10 +293,14 @@ def main() -> None:
 
     import mpnb  # noqa: F401
 
-    if args.way == "floor":
+    if args.way in ("floor", "copy"):
         prepare_floor(args.folder, first, args.chunk_days)
     if args.way == "profiles floor":
         prepare_profiles_floor(args.folder, args.chunk_days)
+    if args.way == "s3":
+        import obstore.fsspec  # noqa: F401
+
+        import tests._s3  # noqa: F401
     cpu, wall = time.process_time(), time.perf_counter()
     events = WAYS[args.way](args.folder, first, args.workers, args.chunk_days)
     figures = {
@@ -268,7 +309,11 @@ def main() -> None:
         "wall": time.perf_counter() - wall,
         "first": _first[0] - wall if _first else None,
         "rss": peak_memory(),
-        "file": sum(path.stat().st_size for path in args.folder.glob("*.duckdb*")),
+        "file": sum(
+            path.stat().st_size
+            for path in args.folder.rglob("*")
+            if ".duckdb" in path.suffixes or path.suffix == ".parquet"
+        ),
         "milliseconds": _milliseconds,
     }
     json.dump(figures, sys.stdout)

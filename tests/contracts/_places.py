@@ -190,11 +190,12 @@ def _in_lake(address: str) -> Iterator[Place]:
         yield InLake(objects, store)
 
 
-# How each is made, in a folder of its own.
-PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {
-    "duckdb": lambda folder: _in_duckdb(folder, EVENTS),
-    "staged": lambda folder: _in_duckdb(folder, PROFILES),
-    "folder": lambda folder: _in_lake(str(folder / "lake")),
+# How each is made, in a folder of its own, or at the URL of a bucket of its own.
+PLACES: dict[str, Callable[[Path, Callable[[], str]], AbstractContextManager[Place]]] = {
+    "duckdb": lambda folder, bucket: _in_duckdb(folder, EVENTS),
+    "staged": lambda folder, bucket: _in_duckdb(folder, PROFILES),
+    "folder": lambda folder, bucket: _in_lake(str(folder / "lake")),
+    "bucket": lambda folder, bucket: _in_lake(f"{bucket()}/mixpanel"),
 }
 # Those whose batches can replace others: pages are published together, as another snapshot.
-REPLACING: Sequence[str] = ("duckdb", "folder")
+REPLACING: Sequence[str] = ("duckdb", "folder", "bucket")

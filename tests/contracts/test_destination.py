@@ -26,7 +26,7 @@ replacing = pytest.mark.parametrize("place", REPLACING, indirect=True)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make a new place."""
     before = set(running)
-    with PLACES[request.param](tmp_path) as place:
+    with PLACES[request.param](tmp_path, lambda: str(request.getfixturevalue("bucket"))) as place:
         yield place
     running.intersection_update(before)  # whatever a test has not left
 

@@ -27,7 +27,7 @@ from mpnb._storing.mirror import mirror_store, object_key, objects_at, table_for
 from mpnb._storing.running import running
 from mpnb._storing.table import Table
 from tests._helpers import PATIENCE, WIDE, as_served, as_stored, day, days_of, event
-from tests.lake.conftest import KEYS
+from tests._s3 import KEYS
 
 Fill = Callable[..., mpnb.ExportResult]
 Refuse = Callable[[str, str], tuple[int, str] | None]
