@@ -137,8 +137,11 @@ def mirror_store(address: Address, objects: Objects, database: Database | None =
         DatabaseError: the database cannot be opened.
         TableError: it has events of its own, or mirrors another lake.
     """
-    scratch = _Scratch() if database is None else None
-    store = Store(scratch.path / "mirror.duckdb" if scratch else database)
+    scratch = None
+    if database is None:
+        scratch = _Scratch()
+        database = scratch.path / "mirror.duckdb"
+    store = Store(database)
     try:
         with store.committing(), store.reading() as cursor:
             tables.check(cursor, store.label)
