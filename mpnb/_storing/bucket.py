@@ -55,6 +55,8 @@ class Bucket:
     def __init__(self, url: str) -> None:
         for package in ("obstore", "fsspec"):
             need(package, f"a lake at {url.partition(':')[0]}://")
+        # The package first, and whole: where another thread is importing it, the module alone may be there already.
+        import obstore  # noqa: F401
         from obstore.store import from_url
 
         self.label = safe_text(url)

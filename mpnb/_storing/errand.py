@@ -133,6 +133,8 @@ def greet(version: str, address: Address, project_id: str, host: str, credential
         return str(error)
     except ObjectsError as error:
         return f"{error}: {error.hint}"
+    except Exception as error:
+        return f"unexpected {type(error).__name__} in a worker: {error}"
     return ""
 
 
