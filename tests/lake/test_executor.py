@@ -25,6 +25,8 @@ import pytest
 import mpnb
 import mpnb._exporting.away
 import mpnb._storing.errand
+import mpnb._storing.folder
+import mpnb._storing.writer
 from mpnb._planning.address import address_of
 from mpnb._planning.batches import Batch
 from mpnb._planning.options import Spool
@@ -32,6 +34,7 @@ from mpnb._planning.request import Source
 from mpnb._planning.resource import Events
 from mpnb._storing.errand import Arrived, Errand, Missed, greet, run_errand
 from mpnb._storing.mirror import object_key, objects_at
+from mpnb._storing.objects import Over, Taken
 from mpnb.sandbox import Fault, Sandbox
 from tests._helpers import PATIENCE, WIDE, Recorded, as_served, as_stored, day, days_of, side_by_side, until
 from tests.lake.conftest import FIRST, LAST
@@ -132,7 +135,7 @@ def odd() -> Iterator[Callable[..., Odd]]:
 def test_threads_bring_each_event_once(sandbox: Any, fill: Fill, lake: str, threads: ThreadPoolExecutor) -> None:
     """Into a folder and a bucket, past faults and lines that are no events, read here and by others alike."""
     bad = Fault("bad_lines", day=day(3), lines=(b"42", b'["an", "array"]'))
-    mp = sandbox(faults=[Fault("terminated", day=day(1), times=1), Fault("reset", day=day(2), times=1), bad])
+    mp = sandbox(faults=[Fault("terminated_inside", day=day(1), times=1), Fault("reset", day=day(2), times=1), bad])
     with fill(mp, lake, executor=threads, workers=2) as result:
         assert not result.has_failures
         assert as_stored(result.events.project("event_name, properties").fetchall()) == as_served(mp, THREE)
@@ -162,6 +165,22 @@ def test_several_days_a_batch_replace_what_was_there(
         ]
         assert as_stored(result.events.project("event_name, properties").fetchall()) == as_served(again, THREE)
     assert in_lake(folder) == as_served(again, THREE)
+
+
+def test_days_that_replace_a_batch_one_by_one_leave_nothing_of_it(
+    sandbox: Any, fill: Fill, folder: str, threads: ThreadPoolExecutor
+) -> None:
+    """What a worker has stored is stored: if another of the days fails, that day is missing, and the batch gone."""
+    mp = sandbox()
+    fill(mp, folder, chunk_days=3, executor=threads).close()
+    refusing = [Fault("encoding_br", day=FIRST), Fault("too_large")]
+    again = sandbox(project_id=mp.project_id, seed=5, faults=list(reversed(refusing)))
+    with fill(again, folder, chunk_days=3, mode="refresh", executor=threads) as result:
+        ledger = result.batches.project("from_date, to_date, status").order("from_date").fetchall()
+        assert ledger == [(each, each, "failed" if each == FIRST else "done") for each in THREE]
+        assert result.failed_date_ranges == [(FIRST, FIRST)]
+    with fill(mp, folder, executor=threads) as mended:
+        assert mended.skipped_batches == 2
 
 
 def test_processes_get_the_name_of_the_credentials(
@@ -329,6 +348,43 @@ def test_a_cancel_does_not_wait_for_workers(sandbox: Any, fill: Fill, folder: st
         assert not result.has_failures
 
 
+def test_what_a_worker_has_stored_counts_after_a_cancel(
+    sandbox: Any, folder: str, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, whatever the writer would have dropped."""
+    mp = sandbox()
+    jobs: list[mpnb.ExportJob] = []
+    begun = threading.Event()
+    put = mpnb._storing.writer.Writer.put
+
+    def cancelled(self: Any, item: Any) -> bool:
+        begun.wait(PATIENCE)
+        jobs[0].cancel()
+        return put(self, item)
+
+    monkeypatch.setattr(mpnb._storing.writer.Writer, "put", cancelled)
+    options: dict[str, Any] = {"credentials": mp.credentials, "quota": WIDE, "on_batch": lambda _: None}
+    jobs.append(mpnb.start(FIRST, FIRST, destination=folder, executor=threads, **options))
+    begun.set()
+    with jobs[0].outcome(PATIENCE) as result:
+        assert result.batches.project("status").fetchall() == [("done",)]
+        assert as_stored(result.events.project("event_name, properties").fetchall()) == as_served(mp, [FIRST])
+
+
+def test_a_process_without_the_credentials_says_so(
+    sandbox: Any, fill: Fill, folder: str, named: Callable[[Sandbox], mpnb.Credentials], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end over what it cannot read, which would break the pool."""
+    mp = sandbox()
+    account = named(mp)
+    monkeypatch.delenv(f"MP_X{mp.project_id}_SECRET")
+    with spawned(1) as executor:
+        with pytest.raises(mpnb.ExportError, match=f"the executor cannot do this: .* set MP_X{mp.project_id}_SECRET"):
+            fill(mp, folder, credentials=account, executor=executor, workers=1)
+        assert executor.submit(os.getpid).result(PATIENCE)
+    assert not mp.requests
+
+
 def test_the_quota_comes_before_the_task(
     sandbox: Any, fill: Fill, folder: str, odd: Callable[..., Odd], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,27 +475,28 @@ def test_a_disk_that_is_full_names_its_machine(sandbox: Any, fill: Fill, folder:
     assert len(mp.requests) == 1
 
 
-def test_of_those_who_replace_a_file_at_once_one_does(folder: str) -> None:
-    """As with a conditional PUT: the others meet what it has put."""
-    from mpnb._storing.objects import Over, Taken
+def test_of_those_who_replace_a_file_at_once_one_does(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a conditional PUT: the other, however close behind, meets what the first has put."""
+    objects, key = objects_at(address_of(folder)), object_key("7", FIRST)
+    rename = mpnb._storing.folder.replace
+    both, outcomes = threading.Barrier(2), []
 
-    objects = objects_at(address_of(folder))
+    def slow(fresh: Path, path: Path) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # for another who has compared as well, if anything lets it
+        rename(fresh, path)
 
-    def put(key: str, number: int, barrier: threading.Barrier, outcomes: list[int]) -> None:
-        barrier.wait(PATIENCE)
+    def put(number: int) -> None:
         try:
             objects.put(key, b"%d" % number, Over(None))
             outcomes.append(number)
         except Taken:
             outcomes.append(-1)
 
-    for turn in range(10):
-        key, outcomes = object_key("7", day(1 + turn)), []
-        together = threading.Barrier(4)
-        side_by_side(*(partial(put, key, number, together, outcomes) for number in range(4)))
-        [winner] = [each for each in outcomes if each >= 0]
-        assert objects.read(key) == b"%d" % winner
-        assert len(outcomes) == 4
+    monkeypatch.setattr(mpnb._storing.folder, "replace", slow)
+    side_by_side(partial(put, 1), partial(put, 2))
+    [winner] = [each for each in outcomes if each >= 0]
+    assert objects.read(key) == b"%d" % winner
     assert not list(Path(folder).rglob(".new-*"))
 
 
