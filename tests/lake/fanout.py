@@ -109,12 +109,16 @@ def coordinate(scheduler: str, names: list[str], last: date, *, wide: bool) -> N
 
 
 def killed_at_random(client: Client, kills: int, over: threading.Event, done: list[int]) -> None:
-    """Kill workers, one after another, until there were enough."""
-    while len(done) < kills and not over.wait(random.uniform(1.0, 4.0)):
+    """Kill workers at work, one after another; not one that is being started, which Dask would not start again."""
+    since: dict[str, float] = {}
+    while len(done) < kills and not over.wait(random.uniform(0.5, 3.0)):
         with contextlib.suppress(Exception):
-            processes = list(client.run(os.getpid).values())
-            if processes:
-                os.kill(random.choice(processes), 9)
+            there = client.processing()
+            since = {name: since.get(name, time.monotonic()) for name in there}
+            ready = [name for name, tasks in there.items() if tasks and time.monotonic() - since[name] > 5]
+            if ready:
+                name = random.choice(ready)
+                os.kill(client.run(os.getpid, workers=[name])[name], 9)
                 done.append(1)
 
 
@@ -150,16 +154,17 @@ def fan_out(args: argparse.Namespace) -> None:
         killing.start()
         began = time.perf_counter()
         runs: list[dict[str, Any]] = []
+        total = args.projects * args.days
         while True:
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
+            with tempfile.TemporaryFile("w+") as out, subprocess.Popen(command, stdout=out) as coordinator:
                 if not runs and args.kills:
-                    total = args.projects * args.days
                     while coordinator.poll() is None and sum(len(mp.requests) for mp in servers) < total / 2:
                         time.sleep(0.1)
                     coordinator.kill()
                     print(f"coordinator killed after {time.perf_counter() - began:.0f} s", flush=True)
-                assert coordinator.stdout is not None
-                text = coordinator.stdout.read()
+                coordinator.wait()
+                out.seek(0)
+                text = out.read()
             runs.append(json.loads(text) if text.strip() else {"killed": True})
             print({key: value for key, value in runs[-1].items() if key != "failed"},
                   Counter(str(each[2]) for each in runs[-1].get("failed", ())), flush=True)  # fmt: skip
