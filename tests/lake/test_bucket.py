@@ -153,6 +153,32 @@ def test_a_store_that_is_not_there_is_one_line(bucket: str, monkeypatch: pytest.
     assert "127.0.0.1" not in str(raised.value)
 
 
+def test_a_bucket_that_is_not_there_is_one_line(bucket: str, sandbox: Any, fill: Fill) -> None:
+    """As the store itself says it; nothing is requested of Mixpanel."""
+    mp = sandbox()
+    for call in (lambda: fill(mp, f"{bucket}-no/x"), lambda: mpnb.open(f"{bucket}-no/x")):
+        with pytest.raises(
+            mpnb.PlanError, match=rf"^there is no bucket {bucket}-no: Create it, or pass another URL\.$"
+        ):
+            call()
+    assert not mp.requests
+
+
+def test_polars_reads_a_bucket_without_mpnb(bucket: str, sandbox: Any, fill: Fill) -> None:
+    """By its URL: days and projects are columns, and a condition on them reads only those objects."""
+    mp = sandbox()
+    fill(mp, f"{bucket}/mixpanel").close()
+    lazy = polars.scan_parquet(
+        f"{bucket}/mixpanel/project_id=*/date=*/events.parquet",
+        hive_partitioning=True,
+        storage_options={"aws_allow_http": "true"},
+    )
+    counted = lazy.group_by("project_id", "date").len().sort("date").collect()
+    assert counted.rows() == [(int(mp.project_id), each, len(mp.lines(each))) for each in THREE]
+    second = lazy.filter(polars.col("date") == day(2)).select("properties").collect()
+    assert len(second) == len(mp.lines(day(2)))
+
+
 def test_a_refused_put_is_tried_again(front: Front, bucket: str, sandbox: Any, fill: Fill) -> None:
     """As are those whose answer got lost, whose object is there: it is the batch's own."""
     mp = sandbox()
@@ -171,9 +197,17 @@ def test_a_refused_put_is_tried_again(front: Front, bucket: str, sandbox: Any, f
     assert stored(bucket) == as_served(mp, THREE)
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (403, "AccessDenied")])
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (503, "SlowDown", "(SlowDown: not now)"),
+        (403, "AccessDenied", "(AccessDenied: not now)"),
+        (400, "ExpiredToken", "refuses the token, which has expired (ExpiredToken: not now)"),
+        (404, "NoSuchBucket", "there is no bucket s3://"),
+    ],
+)
 def test_a_store_that_refuses_in_mid_run_keeps_what_is_there(
-    front: Front, bucket: str, sandbox: Any, fill: Fill, status: int, code: str
+    front: Front, bucket: str, sandbox: Any, fill: Fill, status: int, code: str, words: str
 ) -> None:
     """The export ends, the failure says why, and the same call goes on."""
     mp = sandbox()
@@ -182,7 +216,9 @@ def test_a_store_that_refuses_in_mid_run_keeps_what_is_there(
     )
     with fill(mp, bucket, workers=1) as result:
         assert result.successful_batches == 1
-        assert {m for (m,) in result.failures.project("message").fetchall() if f"({code}: not now)" in m}
+        messages = {message for (message,) in result.failures.project("message").fetchall()}
+        assert [message for message in messages if words in message]
+        assert not [message for message in messages if "\n" in message or KEYS["AWS_SECRET_ACCESS_KEY"] in message]
     with mpnb.open(bucket) as opened:
         assert opened.failed_date_ranges == [(day(2), day(3))] or opened.has_failures
     front.refuse = lambda method, path: None

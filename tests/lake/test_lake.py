@@ -19,6 +19,7 @@ import polars
 import pytest
 
 import mpnb
+import mpnb._storing.folder
 from mpnb._planning.address import address_of
 from mpnb._storing.mirror import object_key, objects_at
 from mpnb.sandbox import Fault
@@ -318,6 +319,32 @@ def test_a_full_disk_keeps_what_is_there(
         assert result.skipped_batches == 1
         assert stored(result) == as_served(mp, THREE)
     assert not list(Path(lake).rglob(".*"))
+
+
+def test_a_disk_that_fills_in_mid_run_keeps_what_is_there(
+    sandbox: Any, fill: Fill, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day that does not fit, and those after it, fail with a line that says so; no part of a file is left."""
+    mp = sandbox()
+    really = mpnb._storing.folder._sync_file
+
+    def full(path: Path) -> None:
+        if str(day(2)) in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mpnb._storing.folder._sync_file", full)
+        with fill(mp, folder, workers=1) as result:
+            assert (result.successful_batches, result.failed_batches) == (1, 2)
+            [(message, hint), *_] = result.failures.project("message, hint").fetchall()
+            assert "No space left on device" in message
+            assert hint.startswith("Free some disk space or fix the folder")
+    assert set(objects_of(folder, mp.project_id)) == {str(day(1))}
+    assert not [path for path in Path(folder).rglob("*.parquet") if ".scratch" in str(path)]
+    with fill(mp, folder) as result:
+        assert result.skipped_batches == 1
+        assert stored(result) == as_served(mp, THREE)
 
 
 def test_a_strange_object_is_named(sandbox: Any, fill: Fill, folder: str) -> None:
