@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
 import re
@@ -205,11 +206,21 @@ def test_two_runs_of_a_file_do_not_meet(sandbox, mpnb_command, tmp_path, monkeyp
     assert len(mp.requests) == 1
 
 
+def _killed(mp: Sandbox, folder: Path, clock: WallClock) -> int:
+    """Kill a run while it fetches, and return how it ended."""
+    asked = len(mp.requests)
+    with child([sys.executable, "-c", ELSEWHERE, str(clock())], cwd=folder, env={**os.environ}) as other:
+        until(lambda: len(mp.requests) > asked, 30)
+        other.send_signal(signal.SIGKILL)
+        return other.wait(10)
+
+
 def test_every_morning_of_a_month(sandbox, mpnb_command, tmp_path, monkeypatch, clock: WallClock) -> None:
     """
     Events that arrive late, a morning on which Mixpanel fails, a database that a notebook has open, a killed run.
 
-    ``mpnb check`` says each morning whether yesterday and the days before are there, and at the end every event is.
+    ``mpnb check`` says each morning whether yesterday and the days before are in the table, and which is not; at the
+    end every event is.
     """
     arrives = timedelta(days=2)
 
@@ -225,30 +236,28 @@ def test_every_morning_of_a_month(sandbox, mpnb_command, tmp_path, monkeypatch, 
     began: dict[int, tuple[int, int]] = {}
     for number in range(8, 36):
         today = first + timedelta(days=number)
+        yesterday = today - timedelta(days=1)
         clock.now = datetime.combine(today, MORNING.time())
-        days = [str(today - timedelta(days=n)) for n in (5, 1)]
-        match number:
-            case 15:
-                mp.add_fault(Fault("status", today - timedelta(days=1), status=400, times=None))
-                statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
-                mp.clear_faults()
-            case 20:
-                with child([sys.executable, "-c", HOLD], cwd=tmp_path, stdin=-1, stdout=-1, text=True) as other:
+        with contextlib.ExitStack() as night:
+            match number:
+                case 15:
+                    mp.add_fault(Fault("status", yesterday, status=400, times=None))
+                case 20:
+                    other = night.enter_context(
+                        child([sys.executable, "-c", HOLD], cwd=tmp_path, stdin=-1, stdout=-1, text=True)
+                    )
                     assert other.stdout.readline() == "open\n"
-                    statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
-            case 25:
-                mp.add_fault(Fault("hang", today - timedelta(days=1), times=None))
-                moment = str(clock())
-                asked = len(mp.requests)
-                with child([sys.executable, "-c", ELSEWHERE, moment], cwd=tmp_path, env={**os.environ}) as other:
-                    until(lambda asked=asked: len(mp.requests) > asked, 30)
-                    other.send_signal(signal.SIGKILL)
-                    other.wait(10)
-                mp.clear_faults()
-                statuses = -signal.SIGKILL, mpnb_command("check", *days)[0]
-            case _:
-                statuses = mpnb_command("sync", "mpnb.toml")[0], mpnb_command("check", *days)[0]
-        began[number] = statuses
+                case 25:
+                    mp.add_fault(Fault("hang", yesterday, times=None))
+            synced = _killed(mp, tmp_path, clock) if number == 25 else mpnb_command("sync", "mpnb.toml")[0]
+            days = [today - timedelta(days=n) for n in range(5, 0, -1)]
+            checked, told, _ = mpnb_command("check", str(days[0]), str(days[-1]))
+        mp.clear_faults()
+        began[number] = synced, checked
+        if checked != 75:
+            has = dict(query(tmp_path / "mixpanel.duckdb", "SELECT time::DATE, count(*) FROM events GROUP BY ALL"))
+            assert (checked == 0) == all(has.get(each, 0) >= 2 for each in days)
+            assert (checked == 1) == bool(re.search(rf"problem +days missing +1 +{yesterday}\n", told)), told
     assert began == {n: (0, 0) for n in began} | {15: (1, 1), 20: (75, 75), 25: (-signal.SIGKILL, 1)}
     # The days whose late events have all arrived, and were fetched once more when they had.
     whole = f"time::DATE BETWEEN '{first + timedelta(days=3)}' AND '{first + timedelta(days=30)}'"
