@@ -10,7 +10,9 @@ import pytest
 
 from mpnb._fetching import document
 from mpnb._fetching.document import Splitter
+from mpnb._fetching.framed import Frame, first_line
 from mpnb._fetching.verify import BodyError, NoExport
+from mpnb._mixpanel.engage_api import KEYS
 
 ODD = [
     b'{"$distinct_id":"a","$properties":{"n":1.10,"big":123456789012345678901234567890}}',
@@ -31,14 +33,16 @@ def whole(items: list[bytes], between: bytes = b", ") -> bytes:
 def split(text: bytes, piece: int) -> tuple[list[bytes], dict[str, Any]]:
     """Feed a document in pieces."""
     written: list[bytes] = []
-    splitter = Splitter(written.append, "$distinct_id")
+    frame = Frame(7)
+    splitter = Splitter(written.append, KEYS, frame)
     for start in range(0, len(text), piece):
         splitter.feed(text[start : start + piece])
     envelope = splitter.finish()
-    lines = b"".join(written)
-    assert splitter.size == len(lines)
-    assert splitter.lines == lines.count(b"\n")
-    return lines.split(b"\n")[:-1], envelope
+    assert splitter.size == len(b"".join(written))
+    first, *lines = b"".join(written).splitlines(keepends=True) or [first_line(KEYS)]
+    assert first == first_line(KEYS)
+    assert splitter.lines == len(lines)
+    return [frame.bare(line) for line in lines], envelope
 
 
 @pytest.mark.parametrize("chunk", [8 << 20, 64, 1])
@@ -96,7 +100,7 @@ def test_memory_does_not_grow_with_the_document(monkeypatch: pytest.MonkeyPatch)
     """Lines are written while it arrives, and no more than two pieces are held."""
     monkeypatch.setattr(document, "CHUNK", 10_000)
     written: list[bytes] = []
-    splitter = Splitter(written.append, "$distinct_id")
+    splitter = Splitter(written.append, KEYS, Frame(7))
     item = b'{"$distinct_id":"a","$properties":{"pad":"%b"}}' % (b"x" * 100)
     text = whole([item] * 5_000)
     for start in range(0, len(text), 1000):

@@ -39,6 +39,7 @@ class BatchBoard:
         self._started = time.monotonic()
         self._finished: float | None = None
         self._received: Counter[str] = Counter()  # by project
+        self._arrived: dict[int, int] = {}  # bytes of batches, by index, that came since their last change of state
         self.version = 0
 
     def add(self, batches: Sequence[tuple[Batch, str, int]], project_id: str = "") -> range:
@@ -69,6 +70,7 @@ class BatchBoard:
             if status in ENDED:
                 self._began.pop(index, None)
             before = self._cells[index]
+            changes = {"bytes": self._arrived.pop(index, before.bytes)} | changes
             cell = replace(before, status=status, until=until, seconds=seconds, **changes)  # type: ignore[arg-type]
             self._count(before, -1)
             self._count(cell, 1)
@@ -85,8 +87,9 @@ class BatchBoard:
         """Record how many bytes of a batch have arrived in this attempt."""
         with self._lock:
             cell = self._cells[index]
-            self._received[cell.project_id] += size - cell.bytes if size >= cell.bytes else size
-            self._cells[index] = replace(cell, bytes=size)
+            before = self._arrived.get(index, cell.bytes)
+            self._received[cell.project_id] += size - before if size >= before else size
+            self._arrived[index] = size  # pieces come by thousands: a new cell for each would cost as much as HTTP
             self.version += 1
 
     def _label(self, batch: Batch, project_id: str) -> str:
@@ -109,6 +112,8 @@ class BatchBoard:
         """Return every batch as it is now, ordered by index; without ``clock``, as of its last change."""
         with self._lock:
             cells = list(self._cells)
+            for index, size in self._arrived.items():
+                cells[index] = replace(cells[index], bytes=size)
             for index in self._began if clock else ():
                 cells[index] = replace(cells[index], seconds=self._seconds(index))
             return cells

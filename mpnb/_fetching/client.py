@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import DEFAULT_BUFFER_SIZE
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -193,6 +194,7 @@ class Connection:
     def fetch(
         self,
         request: Request,
+        batch_id: int,
         spool: SpoolFolder,
         path: Path,
         *,
@@ -204,6 +206,7 @@ class Connection:
         Send a request and write its body to a spool file.
 
         Args:
+            batch_id: of the batch that it is for.
             spool: takes the body.
             path: of its file there as received, made anew.
             on_answer: told the HTTP status when the headers are there.
@@ -224,8 +227,9 @@ class Connection:
                 if answer.status_code != 200:
                     raise FetchError(_refusal(answer, request))
                 try:
-                    keep = _keep_lines if request.first_key is None else _keep_document
-                    return keep(answer, request, spool, path, is_cancelled, on_bytes)
+                    if request.keys is None:
+                        return _keep_lines(answer, request, spool, path, is_cancelled, on_bytes)
+                    return _keep_document(answer, request.keys, batch_id, spool, path, is_cancelled, on_bytes)
                 except NoExport as error:
                     raise FetchError(_judged_words(answer, error.words, request)) from None
         except Cancelled:
@@ -298,27 +302,28 @@ def _is_gzip(answer: Answer) -> bool:
 
 def _keep_document(
     answer: Answer,
-    request: Request,
+    keys: Sequence[str],
+    batch_id: int,
     spool: SpoolFolder,
     path: Path,
     is_cancelled: Callable[[], bool],
     on_bytes: Callable[[int], object],
 ) -> tuple[Path, Body]:
-    """Keep the records of a JSON document as lines, not compressed."""
+    """Keep the records of a JSON document as framed lines, not compressed."""
     # Most exports meet no document: msgspec would be a twentieth of what it takes to import mpnb.
     from mpnb._fetching.document import Splitter
+    from mpnb._fetching.framed import Frame
 
-    assert request.first_key is not None
     gzip = _is_gzip(answer)
     if _is_unframed(answer):
         raise BodyError("truncated", UNFRAMED)
-    with spool.new_file(path) as file:
+    with spool.new_file(path, DEFAULT_BUFFER_SIZE) as file:
 
         def write(lines: bytes) -> None:
             spool.grow(path, len(lines), is_cancelled)
             file.write(lines)
 
-        splitter = Splitter(write, request.first_key)
+        splitter = Splitter(write, keys, Frame(batch_id))
         unpacker = Unpacker(splitter.feed, gzip=gzip)
         for block in _blocks(answer, is_cancelled, on_bytes):
             with _unpacking:
@@ -326,7 +331,7 @@ def _keep_document(
         unpacker.finish()
         with _unpacking:
             envelope = splitter.finish()
-    return path, Body(False, unpacker.size, splitter.size, splitter.lines, envelope)
+    return path, Body(False, unpacker.size, splitter.size, splitter.lines, envelope, framed=True)
 
 
 def _keep_lines(

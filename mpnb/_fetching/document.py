@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from mpnb._fetching.framed import Frame, first_line
 from mpnb._fetching.verify import WORDS, BodyError, NoExport
 
 # Of plain bytes, what is looked at in one piece.
@@ -45,20 +46,24 @@ ENVELOPE = ("page", "page_size", "session_id", "total", "status")
 
 class Splitter:
     """
-    A splitter that takes a document while it arrives, and writes its items as lines. One thread at a time.
+    A splitter that takes a document while it arrives, and writes its items as framed lines. One thread at a time.
 
     Args:
         write: given whole lines.
-        first_key: with which each item begins, as far as is known: so pieces of a large document are found quickly.
+        keys: of each item. With the first it begins, as far as is known: so pieces of a large document are found
+            quickly.
+        frame: what stands around each line.
 
     Attributes:
         lines: items so far.
-        size: bytes of lines so far.
+        size: bytes of the file so far.
     """
 
-    def __init__(self, write: Callable[[bytes], object], first_key: str) -> None:
+    def __init__(self, write: Callable[[bytes], object], keys: Sequence[str], frame: Frame) -> None:
         self._write = write
-        self._start = b'{"%b"' % first_key.encode()
+        self._frame = frame
+        self._begin = first_line(keys)
+        self._start = b'{"%b"' % keys[0].encode()
         self._head: bytes | None = None  # up to the first item
         self._blocks: list[bytes] = []
         self._held = 0
@@ -120,11 +125,14 @@ class Splitter:
     def _take(self, items: Sequence[bytes | msgspec.Raw], source: bytes | bytearray) -> None:
         if not items:
             return
+        frame, each = self._frame, [*items]
         if b"\n" in source or b"\r" in source:
             # Between tokens: within a text it would be escaped.
-            lines = b"".join(bytes(each).translate(_ONE_LINE) + b"\n" for each in items)
-        else:
-            lines = b"\n".join([*items, b""])
+            each = [bytes(item).translate(_ONE_LINE) for item in each]
+        each[0] = self._begin + frame.before + bytes(each[0])
+        each[-1] = bytes(each[-1]) + frame.after
+        lines = frame.between.join(each)
+        self._begin = b""
         self.lines += len(items)
         self.size += len(lines)
         self._write(lines)

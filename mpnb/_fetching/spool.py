@@ -33,7 +33,7 @@ MIN_FREE = 200 * 10**6
 # A plain copy takes this share of the budget at most, and grows only while half of the budget is free: what is received
 # never waits for copies, which can be done without.
 COPY_SHARE = 16
-# Of each file that is written.
+# Of each file that is written in small pieces.
 BUFFER = 1 << 20
 _PREFIX = "mpnb-spool-"
 _LOCK = "owner.lock"
@@ -92,14 +92,17 @@ class SpoolFolder:
                     raise DiskFull(f"{free / 1e6:,.0f} MB are free on the disk of {self.path.parent}")
                 self._changed.wait(1.0)
 
-    def new_file(self, path: Path) -> BinaryIO:
+    def new_file(self, path: Path, buffer: int = BUFFER) -> BinaryIO:
         """
         Open a file of the folder for writing, readable by its owner only; an existing file is truncated.
 
         One open makes it: a second one, which cuts what is there, would have ext4 write it to the disk when it is
         closed. It has a large buffer, since a system call for each block of a verifier would cost twice the CPU.
+
+        Args:
+            buffer: in bytes, less than what is written at once: what is as large goes through it in vain.
         """
-        file = open(path, "wb", BUFFER, opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+        file = open(path, "wb", buffer, opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
         with self._changed:
             self._sizes[path] = 0
         return file

@@ -100,6 +100,7 @@ class Body:
         json_size: bytes of JSON lines.
         lines: number of line ends, and one more where the last line has none; blank lines count.
         envelope: what a JSON document said besides its records, ``None`` for a body of lines.
+        framed: whether each line says which batch it is of; the line before the first is none of ``lines``.
     """
 
     gzip: bool
@@ -107,6 +108,7 @@ class Body:
     json_size: int
     lines: int
     envelope: Mapping[str, Any] | None = None
+    framed: bool = False
 
 
 class Unpacker:

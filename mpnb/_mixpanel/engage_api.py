@@ -55,7 +55,7 @@ class Request:
     session_id: str | None
 
     method = "POST"
-    first_key = KEYS[0]
+    keys = KEYS
     days = None
 
     @property

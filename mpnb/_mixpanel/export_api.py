@@ -41,7 +41,7 @@ class Request:
 
     method = "GET"
     content = b""
-    first_key = None
+    keys = None
     is_in_session = False
 
     @property

@@ -35,8 +35,8 @@ class Request(Protocol):
         method: ``GET`` or ``POST``.
         target: path and query.
         content: of a ``POST``, a form.
-        first_key: with which each record begins, where the answer is a JSON document with the records in a list;
-            ``None`` where it is lines of records.
+        keys: of each record, which begins with the first, where the answer is a JSON document with the records in a
+            list; ``None`` where it is lines of records.
         is_in_session: whether it goes on with what an earlier request began: it takes no place in the hour's quota,
             unless Mixpanel says so.
         days: the first and the last day of the records, ``YYYY-MM-DD``; ``None`` where they have no days.
@@ -52,7 +52,7 @@ class Request(Protocol):
     def content(self) -> bytes: ...
 
     @property
-    def first_key(self) -> str | None: ...
+    def keys(self) -> tuple[str, str] | None: ...
 
     @property
     def is_in_session(self) -> bool: ...

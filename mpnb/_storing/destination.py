@@ -74,6 +74,10 @@ class Destination(Protocol):
     def land(self, items: Sequence[Fetched]) -> list[Landed]:
         """Write batches, all or none. Raises ``WriteError``."""
 
+    @property
+    def hides(self) -> bool:
+        """Whether nobody can read what lands before the last batch has."""
+
     def can_join(self, item: Fetched) -> bool:
         """Whether a batch may be written together with others."""
 

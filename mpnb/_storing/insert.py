@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -14,6 +15,7 @@ from isal import igzip
 
 from mpnb._base.sql import literal, quoted, run
 from mpnb._fetching.fetched import Fetched
+from mpnb._fetching.framed import Frame, first_line
 from mpnb._fetching.verify import BLANK, GZIP_ERROR, BodyError, ended_early
 from mpnb._planning.resource import Resource
 from mpnb._storing.database import REJECTED
@@ -84,7 +86,7 @@ def _ways(files: Sequence[Fetched]) -> Iterator[tuple[Way, list[Fetched]]]:
     small = [file for file in files if not file.body.gzip and file.body.json_size <= SMALL_BYTES]
     if len(small) == 1:
         small = []
-    yield from ((_insert_file, [file]) for file in files if file not in small)
+    yield from ((_insert_framed if file.body.framed else _insert_file, [file]) for file in files if file not in small)
     joined: list[Fetched] = []
     size = 0
     for file in small:
@@ -132,32 +134,48 @@ def _column(name: str) -> str:
 
 
 def _insert_joined(cursor: DuckDBPyConnection, into: Into, resource: Resource, files: Sequence[Fetched]) -> int:
-    """Insert plain files together; each line has the id of its batch."""
+    """Insert plain files together."""
+    path = files[0].path.with_name("joined")
+    try:
+        # With the usual small buffer: what is larger than one is not copied there.
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as joined:
+            joined.write(first_line(resource.keys))
+            for file in files:
+                with file.path.open("rb", 0) as plain:
+                    if file.body.framed:
+                        shutil.copyfileobj(plain, joined, COPY_BYTES)
+                    else:
+                        _frame(plain, joined, Frame(file.task.batch_id))
+        return _insert_lines_of(path, cursor, into, resource)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _frame(plain: BinaryIO, joined: BinaryIO, frame: Frame) -> None:
+    """Copy lines, each with the id of its batch."""
+    joined.write(frame.before)
+    last = b""
+    while block := plain.read(COPY_BYTES):
+        joined.write(last.replace(b"\n", frame.between))
+        last = block
+    joined.write(last.removesuffix(b"\n").replace(b"\n", frame.between))
+    joined.write(frame.after)
+
+
+def _insert_framed(cursor: DuckDBPyConnection, into: Into, resource: Resource, files: Sequence[Fetched]) -> int:
+    """Insert one file that is framed."""
+    [file] = files
+    return _insert_lines_of(file.path, cursor, into, resource)
+
+
+def _insert_lines_of(path: Path, cursor: DuckDBPyConnection, into: Into, resource: Resource) -> int:
+    """Insert the lines of a framed file, each of which has the id of its batch."""
     head, body = resource.keys
     lines = f"""SELECT line.{quoted(head)} AS head, line.{quoted(body)} AS body, batch_id::BIGINT AS batch_id
         FROM {_read(depth=2)}"""
-    # Names the columns: it is no record, and leaves no row.
-    first = json.dumps({"line": dict.fromkeys(resource.keys), "batch_id": 0})
-    path = files[0].path.with_name("joined")
-    try:
-        with open(path, "wb", COPY_BYTES, opener=lambda name, flags: os.open(name, flags, 0o600)) as joined:
-            joined.write(first.encode() + b"\n")
-            for file in files:
-                # Behind the line, whose own end may be no comma then.
-                end = b',"batch_id":%d}' % file.task.batch_id
-                joined.write(b'{"line":')
-                last = b""
-                with file.path.open("rb", 0) as plain:
-                    while block := plain.read(COPY_BYTES):
-                        joined.write(last.replace(b"\n", end + b'\n{"line":'))
-                        last = block
-                joined.write(last.removesuffix(b"\n").replace(b"\n", end + b'\n{"line":'))
-                joined.write(end + b"\n")
-        values = {"path": str(path), "compression": "uncompressed"}
-        [(rows,)] = run(cursor, into(_rows(resource, lines)), values)
-        return int(rows)
-    finally:
-        path.unlink(missing_ok=True)
+    values = {"path": str(path), "compression": "uncompressed"}
+    [(rows,)] = run(cursor, into(_rows(resource, lines)), values)
+    return int(rows)
 
 
 def insert_lines(
@@ -238,9 +256,11 @@ def blocks(file: Fetched) -> Iterator[list[tuple[int, bytes]]]:
     lines = size = held = 0
     try:
         with _opened(file) as raw_lines:
+            frame = Frame(file.task.batch_id) if file.body.framed else None
+            size += len(raw_lines.readline()) if frame else 0
             for raw in raw_lines:
                 size += len(raw)
-                line = raw.rstrip(b"\n")
+                line = (frame.bare(raw) if frame else raw).rstrip(b"\n")
                 is_blank = not line.strip(BLANK)
                 lines += not is_blank or raw.endswith(b"\n")  # as the verifier counts
                 if is_blank:

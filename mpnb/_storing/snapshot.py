@@ -168,6 +168,8 @@ class Publishing:
         first: the page that begins it again, once, where the pages turn out not to fit together.
     """
 
+    hides = True
+
     def __init__(self, table: str, resource: Profiles, export_id: str, snapshot_id: str, first: Batch) -> None:
         self._first: Batch | None = first
         self._table = table

@@ -49,7 +49,15 @@ class _Entering:
 
 
 class Course(Protocol):
-    """What becomes of batches besides rows, within the transactions that admit and write them."""
+    """
+    What becomes of batches besides rows, within the transactions that admit and write them.
+
+    Attributes:
+        hides: whether nobody can read their rows before the last one has landed.
+    """
+
+    @property
+    def hides(self) -> bool: ...
 
     def admitted(self, cursor: DuckDBPyConnection, batches: Sequence[tuple[Batch, int]]) -> None:
         """Note batches that are admitted, with their ids. In the caller's thread."""
@@ -151,6 +159,8 @@ class _InTable:
 
 class _EachByItself:
     """The course of batches that call for no others."""
+
+    hides = False
 
     def admitted(self, cursor: DuckDBPyConnection, batches: Sequence[tuple[Batch, int]]) -> None:
         """Do nothing: the ledger has all that there is to know."""
@@ -323,6 +333,11 @@ class Table:
             raise write_error(error) from None
         except Exception as error:
             raise write_error(error) from error
+
+    @property
+    def hides(self) -> bool:
+        """Whether nobody can read what lands before the last batch has."""
+        return self._course.hides
 
     def can_join(self, item: Fetched) -> bool:
         """Whether a batch may be written together with others. One with a compressed body is large, and may not."""

@@ -25,6 +25,9 @@ TOGETHER_LINES = 400_000
 ROW_GROUP = 122_880
 # So fewer lines wait for others to come, while others are under way, for so long at most.
 LINGER_SECONDS = 0.25
+# Or, where nobody can read them before the last batch has landed, while they come so fast that a row group is full
+# after so long. What waits is fetched again after a kill.
+HIDDEN_LINGER_SECONDS = 10.0
 # Between two looks at whether they still are.
 LOOK_SECONDS = 0.02
 
@@ -131,9 +134,10 @@ class Writer(threading.Thread):
     def _with_those_behind(self, first: Fetched) -> list[Fetched]:
         """Return an item with those that can be written with it: all that wait, and if few do, those that come soon."""
         items, lines = [first], first.body.lines
-        until = time.monotonic() + LINGER_SECONDS
+        begin, longest = time.monotonic(), HIDDEN_LINGER_SECONDS if self._destination.hides else 0.0
         while self._may_join and self._destination.can_join(first) and lines < TOGETHER_LINES:
             try:
+                until = begin + max(LINGER_SECONDS, longest * lines / ROW_GROUP)
                 item = self._next_by(until if lines < ROW_GROUP else 0.0)
             except queue.Empty:
                 break
