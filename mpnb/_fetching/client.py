@@ -194,7 +194,6 @@ class Connection:
     def fetch(
         self,
         request: Request,
-        batch_id: int,
         spool: SpoolFolder,
         path: Path,
         *,
@@ -206,9 +205,8 @@ class Connection:
         Send a request and write its body to a spool file.
 
         Args:
-            batch_id: of the batch that it is for.
             spool: takes the body.
-            path: of its file there as received, made anew.
+            path: of its file there as received, made anew; that of a document has the batch's id for its name.
             on_answer: told the HTTP status when the headers are there.
             on_bytes: told how many bytes have arrived so far.
 
@@ -229,7 +227,7 @@ class Connection:
                 try:
                     if request.keys is None:
                         return _keep_lines(answer, request, spool, path, is_cancelled, on_bytes)
-                    return _keep_document(answer, request.keys, batch_id, spool, path, is_cancelled, on_bytes)
+                    return _keep_document(answer, request.keys, spool, path, is_cancelled, on_bytes)
                 except NoExport as error:
                     raise FetchError(_judged_words(answer, error.words, request)) from None
         except Cancelled:
@@ -303,7 +301,6 @@ def _is_gzip(answer: Answer) -> bool:
 def _keep_document(
     answer: Answer,
     keys: Sequence[str],
-    batch_id: int,
     spool: SpoolFolder,
     path: Path,
     is_cancelled: Callable[[], bool],
@@ -323,7 +320,7 @@ def _keep_document(
             spool.grow(path, len(lines), is_cancelled)
             file.write(lines)
 
-        splitter = Splitter(write, keys, Frame(batch_id))
+        splitter = Splitter(write, keys, Frame(int(path.stem)))
         unpacker = Unpacker(splitter.feed, gzip=gzip)
         for block in _blocks(answer, is_cancelled, on_bytes):
             with _unpacking:

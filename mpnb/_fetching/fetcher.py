@@ -211,7 +211,6 @@ class Fetcher:
             try:
                 kept, body = connection.fetch(
                     request,
-                    task.batch_id,
                     self._spool,
                     path,
                     is_cancelled=self._is_aborting,

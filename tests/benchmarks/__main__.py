@@ -17,7 +17,8 @@ machines of different sizes can be compared. The scenarios, all of them unless s
     latency  1 and 10 workers, 0.5 s to the first byte and 1 MB/s a connection, in 13 and in 30 batches
     lake     a day a batch into a table, a lake in a folder, one in an object store that speaks as S3 does (in another
              process), and DuckDB's own COPY of the same files; 60, 600 and 6,000 batches of 100 events
-    profiles mpnb and DuckDB's own load of as many profiles, of 1 kB, 1,000, 10,000 and 45,000 (50 MB) a page
+    profiles mpnb and DuckDB's own load of as many profiles, of 1 kB, 1,000, 10,000 and 45,000 (50 MB) a page; with
+             --peers other exporters, which get 1,000 a page
     instant  what a cell shows of --events events, in milliseconds
 """
 
@@ -41,7 +42,7 @@ from typing import Any
 import duckdb
 
 from tests._s3 import moto, settings
-from tests.benchmarks._peers import PEERS, measured, versions_of
+from tests.benchmarks._peers import PEERS, PROFILE_PEERS, measured, versions_of
 
 SCENARIOS = (
     "floor",
@@ -150,13 +151,15 @@ def cases(scenario: str, events: int, slow_events: int, peers: Sequence[str]) ->
                 ),
             ]
         case "profiles":
+            ours = (("floor", "profiles floor"), ("mpnb", "profiles"))
+            others = [(name, name) for name in (PROFILE_PEERS if peers else ())]
             return [
                 Case(
                     f"{name}, {size:,} a page", way, events, days=1, workers=5, chunk_days=size, shape="profiles",
                     against=f"floor, {size:,} a page",
                 )
                 for size in (1_000, 10_000, 45_000)
-                for name, way in (("floor", "profiles floor"), ("mpnb", "profiles"))
+                for name, way in (*ours, *(others if size == 1_000 else ()))
             ]  # fmt: skip
         case _:
             return [Case("instant", "instant", events)]
@@ -179,7 +182,7 @@ def sandbox(case: Case) -> Iterator[dict[str, str]]:
 def run(case: Case, environment: dict[str, str], peers: str | None = None) -> dict[str, Any]:
     """Run a case in a fresh process and folder."""
     with tempfile.TemporaryDirectory() as folder:
-        if case.way in PEERS:
+        if case.way in PEERS | PROFILE_PEERS:
             assert peers
             return measured(peers, case.way, environment, Path(folder), case.days)
         command = [sys.executable, "-m", "tests.benchmarks._ways", case.way, folder]
