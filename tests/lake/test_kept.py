@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -129,20 +130,33 @@ def test_a_kept_mirror_says_what_a_new_one_does(sandbox: Any, fill: Fill, folder
 
 def test_what_others_store_at_the_same_time_is_there(sandbox: Any, fill: Fill, folder: str, database: Path) -> None:
     """Each time that it is opened, also while an export of this process goes on, or retries through it."""
-    mp = sandbox(faults=[Fault("hang_start", day=day(3), times=1), Fault("status", status=400, day=day(2), times=1)])
+    looked = threading.Event()
+
+    def lines(each: date) -> None:
+        if each == day(2):
+            looked.wait(PATIENCE)
+
+    four = days_of(day(1), day(4))
+    faults = [Fault("hang_start", day=day(4), times=1), Fault("status", status=400, day=day(3), times=1)]
+    mp = sandbox(faults=faults, lines=lines)
     options: dict[str, Any] = {"quota": WIDE, "on_batch": lambda _: None, "workers": 1}
-    job = mpnb.start(day(1), day(3), destination=folder, credentials=mp.credentials, **options)
+    job = mpnb.start(day(1), day(4), destination=folder, credentials=mp.credentials, **options)
     try:
-        until(lambda: job.progress().ended == 2 and len(mp.requests) == 3, PATIENCE)
+        until(lambda: job.progress().ended == 1, PATIENCE)
         with mpnb.open(folder, database=database) as opened:
-            assert stored(opened) == as_served(mp, THREE[:1])
+            assert stored(opened) == as_served(mp, four[:1])
+        looked.set()
+        until(lambda: job.progress().ended == 3 and len(mp.requests) == 4, PATIENCE)
+        with mpnb.open(folder, database=database) as opened:
+            assert stored(opened) == as_served(mp, four[:2])
     finally:
+        looked.set()
         job.cancel()
         job.outcome(PATIENCE).close()
     with mpnb.open(folder, database=database, credentials=mp.credentials) as opened:
-        assert opened.failed_date_ranges == [(day(2), day(2)), (day(3), day(3))]
+        assert opened.failed_date_ranges == [(day(3), day(3)), (day(4), day(4))]
         with opened.retry(**options) as retried, mpnb.open(folder, database=database) as again:
-            assert stored(retried) == stored(again) == as_served(mp, THREE)
+            assert stored(retried) == stored(again) == as_served(mp, four)
     with mpnb.open(folder, database=database) as kept, mpnb.open(folder) as new:
         assert said(kept) == said(new)
 
