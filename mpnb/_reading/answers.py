@@ -387,7 +387,11 @@ class Answers(Connected):
         ``properties`` all), ``first_seen``, ``last_seen`` (MAP of types, such as ``{BIGINT: 2026-01-01}``, to the first
         and the last day with a value of that type, of all that the table holds: a column's type widens when another one
         comes), ``note`` (where the type was declared, and how many values do not fit it; where the column of that name
-        is Mixpanel's own and null, as ``user_id`` may be).
+        is Mixpanel's own and null, as ``user_id`` may be), ``distribution`` (MAP of values to how many events have
+        each; of many numbers, of up to 16 ranges such as ``16 – 32``, from the first to below the second; of many other
+        values, of the five most frequent and ``$other``; empty where the most frequent is rarer than one in a hundred).
+
+        A notebook shows it as a picture, which ``mpnb.analysis.picture()`` returns anywhere.
 
         The catalog is computed at once, from the JSON of all events that it is about; it creates no typed tables. A
         terminal shows its progress, and so does a notebook. Of values that occur once, ``examples`` has a few.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import duckdb
@@ -38,6 +40,8 @@ from mpnb._reading.typed import Event, check_names, create, enter, everything, k
 from mpnb._storing import ledger
 from mpnb._storing.database import LEDGER
 from mpnb._storing.running import registration
+from mpnb.analysis._events import REST
+from mpnb.analysis._reports import BETWEEN, NUMBERS, remember
 
 log = logging.getLogger("mpnb")
 
@@ -58,8 +62,14 @@ COLUMNS = {
     "first_seen": "MAP(VARCHAR, DATE)",
     "last_seen": "MAP(VARCHAR, DATE)",
     "note": "VARCHAR",
+    "distribution": "MAP(VARCHAR, BIGINT)",
 }
+# Of values that are too many to list, the most frequent.
+FREQUENT = 5
+# Unless even the first of them is rarer than this.
+WORTH_A_NAME = 0.01
 # Of these, a least and a greatest value say something.
+MOST_SECONDS = 2 * 10**11  # of a moment that Python can name
 ORDERED = ("BIGINT", "HUGEINT", "DOUBLE", "VARCHAR", "TIMESTAMP", "BOOLEAN")
 
 Ticked = Callable[[int, int], object]
@@ -80,7 +90,9 @@ def catalog(
     else:
         names = [name for name, *_ in rules.event_names(reader).fetchall()]
     rows = _rows(reader, names, materialize, ticked or (lambda done, total: None)) if names else []
-    return constants(reader.store.database, COLUMNS, rows)
+    relation = constants(reader.store.database, COLUMNS, rows)
+    remember(relation, "catalog")
+    return relation
 
 
 def _rows(reader: Reader, names: list[str], materialize: bool, ticked: Ticked) -> list[tuple[Any, ...]]:
@@ -226,6 +238,7 @@ def _of_event(
             first[name],
             last[name],
             _declared(name, event, misfits) or _note(name, event),
+            _distribution(column, of, sum(kinds.values()) - kinds.get(("null", None), 0)),
         )
 
 
@@ -245,7 +258,7 @@ def _bounds(column: Column, figures: Figures) -> tuple[str | None, str | None]:
 
 def _text(column: Column, value: Any) -> str:
     """Return a value as DuckDB shows it in a column."""
-    if column.fixed and column.name == "time" and isinstance(value, int):
+    if _is_time(column) and isinstance(value, int):
         return str(datetime.fromtimestamp(value, UTC).replace(tzinfo=None))
     match "VARCHAR" if column.declared else column.type:  # what does not fit is shown as it is
         case "JSON":
@@ -264,6 +277,47 @@ def _examples(column: Column, figures: Figures, otherwise: Sequence[str | None])
     frequent = sorted(figures.examples.items(), key=lambda each: (-each[1], each[0]))[:EXAMPLES]
     found = [_text(column, shown(value)) for value, _ in frequent]
     return found or list(dict.fromkeys(each for each in otherwise if each is not None))
+
+
+def _distribution(column: Column, figures: Figures, total: int) -> dict[str, int]:
+    """Return how many events have which value, or of numbers that are too many to list, a value of which range."""
+    known = sorted(figures.frequent().items(), key=lambda each: (-each[1], each[0]))
+    is_whole = sum(n for _, n in known) == total
+    is_number = column.type in NUMBERS and not column.declared
+    if not is_whole and figures.ranges.total() == total and (is_number or _is_time(column)):
+        return _ranges(column, figures)
+    if not is_whole and sum(n for _, n in known[:1]) < total * WORTH_A_NAME:
+        return {}
+    counts: Counter[str] = Counter()
+    for value, n in known if is_whole else known[:FREQUENT]:
+        counts[_text(column, shown(value))] += n
+    if counts and (rest := total - counts.total()):
+        counts[REST] += rest
+    return dict(counts)
+
+
+def _ranges(column: Column, figures: Figures) -> dict[str, int]:
+    """Return how many numbers there are from each end to below the next."""
+    if column.type != "DOUBLE":
+        figures.add_ranges(0, {})  # none narrower than 1
+    first, last = min(figures.ranges), max(figures.ranges)
+    ends = [_end(column, place, figures.width) for place in range(first, last + 2)]
+    return {BETWEEN.join(pair): figures.ranges[place] for place, pair in enumerate(pairwise(ends), first)}
+
+
+def _end(column: Column, place: int, width: int) -> str:
+    if column.type == "DOUBLE":
+        try:
+            end = math.ldexp(place, width)
+        except OverflowError:  # of the last range
+            return "inf"
+        return str(int(end)) if end.is_integer() and abs(end) < 1e15 else repr(end)
+    whole = place << width
+    return _text(column, whole) if _is_time(column) and abs(whole) < MOST_SECONDS else str(whole)
+
+
+def _is_time(column: Column) -> bool:
+    return column.fixed and column.name == "time"
 
 
 def _declared(name: str, event: Event, misfits: int) -> str | None:

@@ -29,6 +29,10 @@ EVENT = 1 << 40
 # The most frequent values of a property in a stage, for examples, and about how many of those that occur once are seen.
 KEPT = 20
 SAMPLED = 50_000
+# A property with fewer values than these in a stage is counted whole.
+FEW = 1_000
+# Of numbers, at most so many ranges; the nth power of two is their width, n between these.
+MOST_RANGES, MOST_WIDTH = 16, 1000
 # Distinct values are estimated from which cells of a table were hit: a value hits one row at random, and the nth column
 # of it once in 2^n times.
 CELL_ROWS, CELL_COLUMNS = 64, 32
@@ -45,6 +49,31 @@ class Figures:
     numbers: dict[str, tuple[Number, Number]] = field(default_factory=dict)
     cells: int = 0
     examples: Counter[str] = field(default_factory=Counter)
+    parts: int = 0  # stages of which not every value is among the examples
+    parts_of: Counter[str] = field(default_factory=Counter)  # in how many of these an example was
+    is_counted: bool = True  # whether the examples of each stage were all counted
+    width: int = -MOST_WIDTH  # of the ranges, as a power of two
+    ranges: Counter[int] = field(default_factory=Counter)  # by their place: the first from 0 on is 0
+
+    def frequent(self) -> dict[str, int]:
+        """Return the values of which it is known how many events have each."""
+        if not self.is_counted:
+            return {}
+        return {value: n for value, n in self.examples.items() if self.parts_of[value] == self.parts}
+
+    def add_ranges(self, width: int, counts: Mapping[int, int]) -> None:
+        """Add how many values each range has. Of two widths, the narrower ranges are halves, quarters of the others."""
+        wider = max(self.width, width)
+        both: Counter[int] = Counter()
+        for mine, some in ((self.width, self.ranges), (width, counts)):
+            for place, n in some.items():
+                both[place >> (wider - mine)] += n
+        while both and max(both) - min(both) >= MOST_RANGES:
+            wider += 1
+            halves, both = both, Counter()
+            for place, n in halves.items():
+                both[place >> 1] += n
+        self.width, self.ranges = wider, both
 
     @property
     def distinct(self) -> int:
@@ -328,13 +357,16 @@ def _one_level_down(
 def _add_figures(cursor: DuckDBPyConnection, names: Sequence[str], figures: Found) -> None:
     """Add what ``FOUND`` has, and examples from the stage."""
     event = f"batch_id // {EVENT}"
-    for number, name, kind, *bounds, cells in run(
+    totals: Counter[tuple[int, str]] = Counter()
+    for number, name, kind, events, *bounds, cells in run(
         cursor,
-        f"SELECT {event} AS event, name, kind, min(least_text), max(most_text), min(least_number), max(most_number),"
+        f"SELECT {event} AS event, name, kind, sum(events)::BIGINT, min(least_text), max(most_text),"
+        " min(least_number), max(most_number),"
         f" min(least_integer), max(most_integer), bit_or(cells)::VARCHAR FROM {FOUND} GROUP BY event, name, kind",
     ):
         here = figures.setdefault((names[number], name), Figures())
         here.cells |= int(cells or "0", 2)
+        totals[number, name] += events if kind != "null" else 0
         texts, numbers, integers = bounds[:2], bounds[2:4], bounds[4:]
         if texts[0] is not None:
             _widen(here.texts, kind, *texts)
@@ -343,12 +375,51 @@ def _add_figures(cursor: DuckDBPyConnection, names: Sequence[str], figures: Foun
                 _widen(here.numbers, kind, *((least, most) if kind == "float" else (int(least), int(most))))
     # Values that occur once are as good as each other: of many, some are enough.
     [(values,)] = run(cursor, f"SELECT count(*) FROM {VALUES}")
-    some = f"v <> 'null' AND (n > 1 OR hash(v) % {max(1, values // SAMPLED)} = 0)"
+    some = "v <> 'null'"
+    if (one_of := values // SAMPLED) > 1:
+        few = f"SELECT {event}, name FROM {VALUES} GROUP BY ALL HAVING count(*) < {FEW}"
+        some += f" AND (n > 1 OR hash(v) % {one_of} = 0 OR ({event}, name) IN ({few}))"
     counted = f"SELECT {event} AS event, name, v, sum(n)::BIGINT AS n FROM {VALUES} WHERE {some} GROUP BY ALL"
-    most = f"SELECT event, name, max_by(v, n, {KEPT}), max(n, {KEPT}) FROM ({counted}) GROUP BY event, name"
-    for number, name, examples, times in run(cursor, most):
+    most = (
+        f"SELECT event, name, max_by(v, n, {KEPT}), max(n, {KEPT}), count(*), sum(n)::BIGINT FROM ({counted})"
+        " GROUP BY event, name"
+    )
+    sums: Counter[tuple[int, str]] = Counter()
+    for number, name, examples, times, distinct, some_of_it in run(cursor, most):
         here = figures.setdefault((names[number], name), Figures())
         here.examples.update(dict(zip(examples, times, strict=True)))
+        sums[number, name] = some_of_it
+        if distinct > len(examples):
+            here.parts += 1
+            here.parts_of.update(examples)
+    for (number, name), total in totals.items():
+        figures[names[number], name].is_counted &= sums[number, name] == total
+    ranges: dict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
+    for number, name, width, place, n in run(cursor, _RANGES):
+        ranges[names[number], name, width][place] = n
+    for (of, name, width), counts in ranges.items():
+        figures.setdefault((of, name), Figures()).add_ranges(width, counts)
+
+
+# How many numbers are in each range of those of a stage. Its width is a power of two, so that the place of a number is
+# exact, and that ranges of two stages can be added.
+_NUMERIC = "('float', 'int11', 'int15', 'int64', 'int38')"
+_RANGES = f"""
+    WITH mpnb_bounds AS (
+        SELECT batch_id // {EVENT} AS event, name, least(min(least_number), min(least_integer)::DOUBLE) AS least,
+            greatest(max(most_number), max(most_integer)::DOUBLE) AS most
+        FROM {FOUND} WHERE kind IN {_NUMERIC} GROUP BY ALL
+    ), mpnb_widths AS (
+        SELECT event, name, greatest(most / {MOST_RANGES} - least / {MOST_RANGES},
+            greatest(abs(least), abs(most)) / pow(2.0, 52)) AS width FROM mpnb_bounds
+        WHERE isfinite(least) AND isfinite(most)
+    ), mpnb_powers AS (
+        SELECT event, name, CASE WHEN width > pow(2.0, -{MOST_WIDTH}) THEN ceil(log2(width))::INTEGER
+            ELSE -{MOST_WIDTH} END AS power FROM mpnb_widths
+    )
+    SELECT event, name, power, floor(v::DOUBLE / pow(2.0, power))::BIGINT AS place, sum(n)::BIGINT
+    FROM (SELECT batch_id // {EVENT} AS event, name, v, n FROM {VALUES} WHERE kind IN {_NUMERIC})
+    JOIN mpnb_powers USING (event, name) GROUP BY event, name, power, place"""
 
 
 def _widen(bounds: dict[str, Any], kind: str, least: Any, most: Any) -> None:

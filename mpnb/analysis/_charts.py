@@ -66,6 +66,8 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, datetime | date):
         return value.isoformat()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
@@ -141,6 +143,15 @@ def _lifecycle_encoded(found: Read) -> dict[str, Any]:
     }
 
 
+def _catalog_encoded(found: Read) -> dict[str, Any]:
+    encoding = {
+        "y": _field("property", "nominal", sort=None),
+        "x": _field("share", "quantitative"),
+        "row": _field("event_name", "nominal"),
+    }
+    return {"mark": {"type": "bar", "tooltip": True}, "encoding": encoding}
+
+
 _ENCODED: dict[str, Callable[[Read], dict[str, Any]]] = {
     "funnel": _funnel_encoded,
     "retention": _retention_encoded,
@@ -148,4 +159,5 @@ _ENCODED: dict[str, Callable[[Read], dict[str, Any]]] = {
     "sessions": _sessions_encoded,
     "flows": _flows_encoded,
     "lifecycle": _lifecycle_encoded,
+    "catalog": _catalog_encoded,
 }

@@ -8,8 +8,9 @@ from datetime import datetime
 from duckdb import DuckDBPyRelation
 
 from mpnb._base import pictures
-from mpnb._base.pictures import Line, Link, Picture, Step, day_in_words, number, span_in_words
-from mpnb.analysis._reports import LENGTHS, Read, read, value_of
+from mpnb._base.pictures import Line, Link, Picture, Property, Step, day_in_words, number, span_in_words
+from mpnb.analysis._events import REST
+from mpnb.analysis._reports import BETWEEN, LENGTHS, NUMBERS, Read, read, value_of
 
 # More rows than these are not read for a picture.
 MOST_ROWS = 100_000
@@ -28,7 +29,7 @@ def picture(relation: DuckDBPyRelation) -> Picture:
 
     Args:
         relation: what ``funnel()``, ``retention()``, ``segmentation()``, ``sessions()``, ``flows()`` or ``lifecycle()``
-            returned.
+            returned, or a result's ``catalog()``.
 
     Returns:
         A picture, which a notebook shows: ``.svg`` is a file, ``.html`` a part of a page, with its values as a table.
@@ -168,6 +169,25 @@ def _flows(found: Read) -> Picture:
     )
 
 
+def _catalog(found: Read) -> Picture:
+    names = ("event_name", "property", "type", "share", "distribution", "minimum", "maximum", "examples")
+    more = ("column_name", "distinct_values", "drift")
+    columns = [found.column(name) for name in (*names, *more)]
+    made = []
+    for event, name, kind, share, values, least, most, examples, column, distinct, drift in zip(*columns, strict=True):
+        values = dict(values or {})
+        has_order = least is not None and kind in (*NUMBERS, "TIMESTAMP")
+        is_ranges = has_order and any(BETWEEN in each for each in values)
+        words = f"{least} to {most}" if has_order else ", ".join(examples or [])
+        told = (column, number(distinct), drift or "", words)
+        made.append(Property(event, name, kind, share, values, is_ranges, REST, words, told))
+    events = len(dict.fromkeys(each.event for each in made))
+    of = f"{events:,} events" if events > 1 else "an event"
+    words = f"{len(made):,} properties of {of}; beside each, the share of its events that have it."
+    head = ("column", "distinct values", "drift", "examples")
+    return pictures.properties(made, title=found.title, words=words if made else "There are none.", head=head)
+
+
 _DRAWN: dict[str, Callable[[Read], Picture]] = {
     "funnel": _funnel,
     "retention": _retention,
@@ -175,4 +195,5 @@ _DRAWN: dict[str, Callable[[Read], Picture]] = {
     "sessions": _sessions,
     "flows": _flows,
     "lifecycle": _lifecycle,
+    "catalog": _catalog,
 }

@@ -29,6 +29,11 @@ LENGTHS = (
 )  # fmt: skip
 
 
+# Of a catalog, types of numbers, and what stands between the ends of a range of them.
+NUMBERS = ("BIGINT", "HUGEINT", "DOUBLE")
+BETWEEN = " – "
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """
@@ -89,6 +94,11 @@ def pictured(function: Callable[P, DuckDBPyRelation]) -> Callable[P, DuckDBPyRel
         return relation
 
     return call
+
+
+def remember(relation: DuckDBPyRelation, name: str, **options: Any) -> None:
+    """Remember what made a relation that is pictured as a report is."""
+    _reports[relation] = Report(name, options)
 
 
 def report_of(relation: object) -> Report | None:
@@ -158,6 +168,7 @@ TITLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "segmentation": lambda o: f"{_upper(_measure(o) + _event(o['event']))}{_by(o)}, each {o['unit']}",
     "sessions": lambda o: "Length of sessions",
     "flows": lambda o: f"Flows {o['direction']} {_event(o['start'])}",
+    "catalog": lambda o: "Properties",
     "lifecycle": lambda o: f"Lifecycle of users, {_event(o['event'])} each {o['unit']}",
 }
 

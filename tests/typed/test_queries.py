@@ -18,6 +18,7 @@ import mpnb._reading.look
 from mpnb._base.sql import run
 from mpnb.sandbox import Sandbox
 from tests._helpers import day, event
+from tests.test_pictures import look
 from tests.typed import _values as values
 
 # What drifts is what these tests are about.
@@ -38,7 +39,7 @@ def test_the_catalog_says_what_is_in_each_property(exported: values.Exporter) ->
         found = {row[1]: row[2:12] for row in result.catalog().fetchall()}
         assert result.catalog().columns == [
             "event_name", "property", "column_name", "type", "share", "nulls", "distinct_values", "minimum", "maximum",
-            "examples", "drift", "repeated", "first_seen", "last_seen", "note",
+            "examples", "drift", "repeated", "first_seen", "last_seen", "note", "distribution",
         ]  # fmt: skip
     assert found["n"] == ("n", "BIGINT", 1.0, 1, 2, "1", "2", ["2", "1"], None, 0)
     assert found["time"][:4] == ("time", "TIMESTAMP", 1.0, 0)
@@ -72,7 +73,56 @@ def test_a_catalog_of_nothing_has_its_columns(exported: values.Exporter) -> None
     """Without events the catalog is empty, and a relation all the same."""
     with exported([]) as result:
         assert result.catalog().fetchall() == []
-        assert len(result.catalog().columns) == 15
+        assert len(result.catalog().columns) == 16
+        assert "There are none." in mpnb.analysis.picture(result.catalog()).words
+
+
+@pytest.mark.parametrize(("staged", "sampled", "few"), [(125_000, 50_000, 1_000), (40, 10, 5), (40, 10, 100)])
+def test_each_count_of_a_distribution_is_that_of_a_query(
+    exported: values.Exporter, monkeypatch: pytest.MonkeyPatch, staged: int, sampled: int, few: int
+) -> None:
+    """However many rows are looked at together; all counts of a property are those of its values that are not null."""
+    monkeypatch.setattr(mpnb._reading.look, "STAGED_ROWS", staged)
+    monkeypatch.setattr(mpnb._reading.look, "SAMPLED", sampled)
+    monkeypatch.setattr(mpnb._reading.look, "FEW", few)
+    days = [
+        [
+            {
+                "time": 1767225600 + 86400 * of + n, "os": ["iOS", "Android", None][n % 3], "one": 7, "real": n**2 / 8,
+                "whole": 10**of * n, "below": -n * 5 - of, "id": f"{of}-{n}", "city": f"c{n % 30 if n % 3 else 0}",
+                "huge": 1e300 * n, "small": 1e-320 * n, "bit": n % 2 == of % 2,
+            }
+            for n in range(60)
+        ]
+        for of in range(3)
+    ]  # fmt: skip
+    with exported(*days, chunk_days=1) as result:
+        catalog = result.catalog()
+        rows = catalog.project("property, type, column_name, distribution").fetchall()
+        wanted, asked, ranged = [], [], set()
+        for name, kind, column, counts in rows:
+            for value in counts.keys() - {"$other"}:
+                condition = f"CAST({column} AS VARCHAR) = '{value}'"
+                if " – " in value:
+                    least, end = value.split(" – ")
+                    of = "::TIMESTAMP" if kind == "TIMESTAMP" else "::DOUBLE"
+                    condition = f"{column} >= '{least}'{of} AND {column} < '{end}'{of}"
+                    ranged.add(name)
+                wanted.append((name, value, counts[value]))
+                asked.append(f"count(*) FILTER ({condition})")
+            if counts:
+                wanted.append((name, "all", sum(counts.values())))
+                asked.append(f"count({column})")
+        [found] = result.event("E").aggregate(", ".join(asked)).fetchall()
+        assert wanted == [(*names, count) for (*names, _), count in zip(wanted, found, strict=True)]
+        look(mpnb.analysis.picture(catalog))
+    kept = {name: counts for name, *_, counts in rows}
+    if few > 5:
+        assert kept["os"] == {"Android": 60, "iOS": 60}
+    assert {"time", "real", "whole", "below", "huge"} <= ranged
+    assert kept["one"] == {"7": 180}
+    assert kept["id"] == {}
+    assert all(len(counts) <= 20 for counts in kept.values())
 
 
 def twice(of: date, number: int) -> bytes:

@@ -9,6 +9,7 @@ a table of what it shows. This package imports nothing of mpnb but itself, so th
     _scale      from values to pixels, and the values that an axis names
     _charts     bars, lines, heat maps, funnels
     _flow       ribbons from step to step
+    _properties properties and their values
     _calendar   days in weeks
 """
 
@@ -18,6 +19,7 @@ from mpnb._base.pictures._calendar import Day, calendar
 from mpnb._base.pictures._charts import OTHER, Line, Step, bars, funnel, heatmap, lines, most_and_other
 from mpnb._base.pictures._flow import Link, flow
 from mpnb._base.pictures._picture import Picture
+from mpnb._base.pictures._properties import Property, properties
 from mpnb._base.pictures._words import day_in_words, days_in_words, number, percent, span_in_words
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Line",
     "Link",
     "Picture",
+    "Property",
     "Step",
     "bars",
     "calendar",
@@ -38,5 +41,6 @@ __all__ = [
     "most_and_other",
     "number",
     "percent",
+    "properties",
     "span_in_words",
 ]
