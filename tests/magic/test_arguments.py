@@ -24,6 +24,8 @@ from tests._helpers import day, query
 from tests.magic.conftest import Shell
 
 SIGNATURE = inspect.signature(mpnb.export)
+# What code alone can pass, or as a name.
+OF_CODE = {"on_batch", "credentials", "executor"}
 # What is no argument of export().
 OWN = {"name", "bg", "strict", "plan", "status", "cancel", "retry", "help"}
 ALL = """
@@ -64,10 +66,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_every_argument_of_export_has_its_option() -> None:
-    """All but ``on_batch``, and ``credentials``, whose names are given, or as the fields of ``Quota`` and ``Spool``."""
+    """
+    All but what only code can pass, or as the fields of ``Quota`` and ``Spool``; accounts are given by their names.
+    """
     options = {action.dest for action in PARSER._actions} - OWN - {"days", "project"}
     parts = {name: set(part[1]) for name, part in _options.PARTS.items()}
-    wanted = SIGNATURE.parameters.keys() - {"from_date", "to_date", "on_batch", "credentials"}
+    wanted = SIGNATURE.parameters.keys() - {"from_date", "to_date"} - OF_CODE
     assert parts.keys() <= wanted
     assert options == (wanted - parts.keys()).union(*parts.values())
     for name, kind in (("quota", mpnb.Quota), ("spool", mpnb.Spool)):
@@ -80,7 +84,7 @@ def test_options_arrive_as_the_arguments_that_they_are_named_after(shell: Shell,
     """Each of them, whatever its type; the test names every argument that there is."""
     shell.run("%mpexport " + " ".join(ALL.split("\n")))
     assert asked == [ARGUMENTS]
-    assert ARGUMENTS.keys() == SIGNATURE.parameters.keys() - {"on_batch", "credentials"}
+    assert ARGUMENTS.keys() == SIGNATURE.parameters.keys() - OF_CODE
 
 
 def test_defaults_are_those_of_export(shell: Shell, asked: list[dict[str, Any]]) -> None:

@@ -113,7 +113,7 @@ def test_what_no_field_can_hold_is_refused(given: dict[str, Any]) -> None:
         mpnb.panel(**given)
 
 
-@pytest.mark.parametrize("name", inspect.signature(mpnb.start).parameters)
+@pytest.mark.parametrize("name", [each for each in inspect.signature(mpnb.start).parameters if each != "executor"])
 def test_whatever_is_passed_shows_in_a_field_or_is_refused(name: str) -> None:
     """In one line, before it is shown as code: the pump's thread, which would meet it there, has nobody to tell."""
 
@@ -132,6 +132,12 @@ def test_whatever_is_passed_shows_in_a_field_or_is_refused(name: str) -> None:
         code_of({name: value, **asked}, from_environment=True)
 
     try_all(show)
+
+
+def test_a_panel_takes_no_executor() -> None:
+    """It is for code alone, and says so."""
+    with pytest.raises(TypeError, match="panel\\(\\) has no argument 'executor'"):
+        mpnb.panel(executor=None)
 
 
 @pytest.mark.parametrize("given", [{"workers": "many"}, {"chunk_days": 1.5}, {"table": 5}, {"events": 5}, {"where": 5}])

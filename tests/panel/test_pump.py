@@ -55,3 +55,18 @@ def test_what_wants_nothing_more_is_let_go(pump: Pump) -> None:
     assert shown.ticked_again.wait(5)
     until(lambda: not pump.shown())
     assert shown.ticks == 2
+
+
+@pytest.mark.parametrize(("error", "lines"), [("cannot schedule new futures after interpreter shutdown", 0), ("x", 1)])
+def test_a_tick_that_fails_is_logged_but_not_at_the_end_of_the_process(
+    pump: Pump, error: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then Python starts no more threads, and a traceback on the way out of a kernel would alarm for nothing."""
+
+    class Failing:
+        def tick(self, now: float) -> float | None:
+            raise RuntimeError(error)
+
+    pump.wake(Failing())
+    until(lambda: not pump.shown())
+    assert caplog.messages == ["a panel could not be updated"] * lines

@@ -36,7 +36,8 @@ from mpnb._planning.request import check_helpers
 from mpnb._planning.states import BatchProgress
 from mpnb._storing.database import MEMORY
 
-NAMES = tuple(inspect.signature(api.start).parameters)
+# Workers elsewhere are for code alone.
+NAMES = tuple(name for name in inspect.signature(api.start).parameters if name != "executor")
 # Where an error may be gone without a change of the form: the same is tried once more by Start.
 OUTSIDE = frozenset({"database", "table", "form"})
 LOOK_SECONDS = 1.0

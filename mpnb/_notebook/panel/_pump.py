@@ -104,10 +104,12 @@ class Pump:
         for shown in ready:
             try:
                 due = shown.tick(now)
-            except Exception:
-                # A screen that fails must harm neither the export nor the other screens.
-                log.exception("a panel could not be updated")
+            except Exception as error:
                 due = None
+                # So say pools and threads that Python starts no more: nobody is there to tell.
+                if "interpreter shutdown" not in str(error):
+                    # A screen that fails must harm neither the export nor the other screens.
+                    log.exception("a panel could not be updated")
             with self._lock:
                 woken_meanwhile = self._dues[shown] == 0.0
                 if due is not None:
