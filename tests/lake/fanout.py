@@ -115,8 +115,8 @@ def killed_at_random(client: Client, kills: int, over: threading.Event, done: li
         with contextlib.suppress(Exception):
             there = client.processing()
             since = {name: since.get(name, time.monotonic()) for name in there}
-            ready = [name for name, tasks in there.items() if tasks and time.monotonic() - since[name] > 5]
-            if ready:
+            ready = [name for name, tasks in there.items() if tasks and time.monotonic() - since[name] > 12]
+            if ready and len(there) > 1:
                 name = random.choice(ready)
                 os.kill(client.run(os.getpid, workers=[name])[name], 9)
                 done.append(1)
