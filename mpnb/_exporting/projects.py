@@ -111,7 +111,7 @@ class ProjectsResult(ExportResult):
                 break
             with self._store.reading() as cursor:
                 try:
-                    found = run(cursor, f"SELECT count(*) FROM ({query(part.reader, cursor)})")[0][0]
+                    found = run(cursor, query(part.reader, cursor))[0][0]
                 except duckdb.CatalogException:  # somebody has dropped the table
                     found = 0
             self._counted[name, project_id] = found
@@ -238,12 +238,12 @@ class ProjectsResult(ExportResult):
 
 
 def _unmet(reader: Reader, cursor: DuckDBPyConnection) -> str:
-    return reader.selection.unmet(ended_exports(cursor, reader.table))
+    return f"SELECT count(*) FROM ({reader.selection.unmet(ended_exports(cursor, reader.table))})"
 
 
 _COUNTS: dict[str, Callable[[Reader, DuckDBPyConnection], str]] = {
-    "total": lambda reader, _: reader.selection.events,
-    "outside": lambda reader, _: reader.selection.outside,
+    "total": lambda reader, cursor: reader.selection.count(cursor),
+    "outside": lambda reader, cursor: reader.selection.count_outside(cursor),
 }
 
 

@@ -71,7 +71,7 @@ class Answers(Connected):
     @property
     def total_rows(self) -> int:
         """Return the number of ``events``, including those that were in the table before."""
-        return self._known("total", lambda _: f"SELECT count(*) FROM ({self._selection.events})")
+        return self._known("total", self._selection.count)
 
     @property
     def rows_outside(self) -> int:
@@ -81,7 +81,7 @@ class Answers(Connected):
         A batch is fetched as a whole, even if only some of its days were asked for. From such a batch, ``events`` has
         the rows whose ``time`` falls on the days that were asked for, and none without a ``time``.
         """
-        return self._known("outside", lambda _: f"SELECT count(*) FROM ({self._selection.outside})")
+        return self._known("outside", self._selection.count_outside)
 
     @property
     def has_failures(self) -> bool:

@@ -107,6 +107,28 @@ class Selection:
             f" AND batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
         )
 
+    def count(self, cursor: DuckDBPyConnection) -> str:
+        """Return the query for the number of ``events``. A lake's objects are read only where that is not known."""
+        if not ledger.is_mirrored(cursor):
+            return f"SELECT count(*) FROM ({self.events})"
+        mine = f"batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.inside})"
+        inside = f"SELECT sum(rows) AS rows FROM ({ledger.rows_query(cursor, self.table)}) WHERE {mine}"
+        if not self._reaches_beyond(cursor):
+            return f"SELECT coalesce(rows, 0)::BIGINT FROM ({inside})"
+        across = f"batch_id IN (SELECT batch_id FROM {LEDGER} WHERE {self.across})"
+        rows = f"SELECT count(*) AS rows FROM {quoted(self.table)} WHERE {self.in_days} AND {across}"
+        return f"SELECT coalesce(sum(rows), 0)::BIGINT FROM ({inside} UNION ALL {rows})"
+
+    def count_outside(self, cursor: DuckDBPyConnection) -> str:
+        """Return the query for the number of rows in ``outside``, of a lake likewise."""
+        if ledger.is_mirrored(cursor) and not self._reaches_beyond(cursor):
+            return "SELECT 0"
+        return f"SELECT count(*) FROM ({self.outside})"
+
+    def _reaches_beyond(self, cursor: DuckDBPyConnection) -> bool:
+        """Whether a batch has other days as well."""
+        return bool(run(cursor, f"SELECT 1 FROM {LEDGER} WHERE {self.across} LIMIT 1"))
+
     # --- what is missing ---------------------------------------------------------------------------------------------
 
     def unmet(self, ended: list[str]) -> str:

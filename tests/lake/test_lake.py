@@ -144,6 +144,23 @@ def test_a_longer_batch_is_replaced_whole(sandbox: Any, fill: Fill, lake: str) -
         assert stored(result) == as_served(mp, THREE)
 
 
+def test_counts_are_of_the_rows_and_read_no_object_that_need_not_be(sandbox: Any, fill: Fill, folder: str) -> None:
+    """Each object says how many rows it has; of a batch with other days as well, the rows are looked at."""
+    mp = sandbox()
+    fill(mp, folder, day(1), day(1)).close()
+    fill(mp, folder, day(2), day(4), chunk_days=3).close()
+    with fill(mp, folder, day(1), day(3)) as result:
+        whole = [result.total_rows, result.rows_outside]
+        assert whole[0] == mp.count(day(1), day(3)) == result.events.aggregate("count(*)").fetchall()[0][0]
+        assert whole[1] == mp.count(day(4), day(4))
+    with mpnb.open(folder) as db:
+        assert (db.total_rows, db.rows_outside) == (sum(whole), 0)
+        for each in Path(folder).rglob("events.parquet"):
+            each.unlink()
+        assert (db.total_rows, db.rows_outside) == (sum(whole), 0)
+        assert f"{sum(whole):,} in table" in repr(db)
+
+
 def test_a_day_beyond_its_batch_is_kept_within_it(sandbox: Any, fill: Fill, folder: str) -> None:
     """Events of other days, and without a time, take no other batch's place."""
     odd = [event(time=1767225600 - 86400), event(time=1767225600 + 9 * 86400), event(time="never")]
