@@ -44,6 +44,7 @@ from tests._helpers import as_served, as_stored, day, days_of
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
 WIDE = mpnb.Quota(per_hour=10**6, per_second=1000)
 LAKE = "s3://fanout/mixpanel"
+LONGEST_SECONDS = 3600.0  # of one coordinator
 # Kinds that end within seconds, and do not end a whole project.
 KINDS = (
     "reset", "reset_headers", "disconnect", "cut_chunked", "cut_length", "cut_close", "unframed", "plain", "twice",
@@ -162,7 +163,7 @@ def fan_out(args: argparse.Namespace) -> None:
                         time.sleep(0.1)
                     coordinator.kill()
                     print(f"coordinator killed after {time.perf_counter() - began:.0f} s", flush=True)
-                coordinator.wait()
+                coordinator.wait(LONGEST_SECONDS)
                 out.seek(0)
                 text = out.read()
             runs.append(json.loads(text) if text.strip() else {"killed": True})
@@ -171,7 +172,7 @@ def fan_out(args: argparse.Namespace) -> None:
             if "failed" in runs[-1] and len(kills) >= args.kills:
                 break
         over.set()
-        killing.join()
+        killing.join(LONGEST_SECONDS)
         requests = sum(len(mp.requests) for mp in servers)
         refused = Counter(request.status for mp in servers for request in mp.requests)
         print(f"{len(kills)} workers killed, {requests} requests, {time.perf_counter() - began:.0f} s, {dict(refused)}")
@@ -218,7 +219,7 @@ def cpu(args: argparse.Namespace) -> None:
         own = name(0, mp)
         for way in ("database", "threads", "dask") * args.rounds:
             os.environ["XDG_STATE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory())
-            subprocess.run([*program, "measure", way, own, str(last)], check=True)
+            subprocess.run([*program, "measure", way, own, str(last)], check=True, timeout=LONGEST_SECONDS)
 
 
 def measure(way: str, own: str, last: date) -> None:
