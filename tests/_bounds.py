@@ -59,9 +59,12 @@ class Bounds:
         item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
         return (yield)
 
-    def pytest_unconfigure(self) -> None:
-        """Watch the interpreter end."""
-        self._watch(min(ENDING, self._limit))
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Watch the interpreter end. A worker of xdist waits for the others first; whoever started it ends it."""
+        if hasattr(config, "workerinput"):
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            self._watch(min(ENDING, self._limit))
 
 
 def pytest_configure(config: pytest.Config) -> None:
