@@ -25,9 +25,46 @@ def title(output: Locator) -> Locator:
     return output.locator(".mpnb-figure .mpnb-pic > div").first
 
 
+# Of each report: what shows that it is there, what an arrow reads, and where Tab stops besides.
+REPORTS = {
+    "Lines": (".mpnb-svg circle", "events, ", ["Measure", "Split by", "Each"]),
+    "Bars": (".mpnb-svg rect", "1 Jan 2026: ", ["Split by", "Each"]),
+    "Table": ("details[open]", "", ["Measure", "Split by", "Each"]),
+    "Funnel": ("[aria-label^='Funnel: Purchase']", "Purchase: ", ["Then", "Split by"]),
+    "Retention": ("[aria-label^='Retention: Purchase']", "average, 0: ", ["Then", "Split by", "Each"]),
+    "Flows": ("[aria-label^='Flows after Purchase']", "start, Purchase: ", []),
+    "Hours of the week": ("[aria-label*='by hour of the week']", "Mon, 0: ", []),
+}
+FOCUSED = "() => { const a = document.activeElement; return a.ariaLabel ?? a.labels?.[0]?.textContent ?? ''; }"
+
+
+def use_every_report(book: Notebook, output: Locator) -> None:
+    """Choose one after the other by arrow, go on by Tab to the picture, and let it be read: no other key."""
+    keys, figure = book.page.keyboard, output.locator(".mpnb-figure")
+    for place, (name, (there, read, besides)) in enumerate(REPORTS.items()):
+        report = output.get_by_label("Report", exact=True)
+        report.focus()
+        keys.press("ArrowDown" if place else "Home")
+        expect(report.locator("option:checked")).to_have_text(name)
+        expect(figure.locator(there).first).to_be_attached()
+        stops: list[str] = []
+        for _ in range(24):  # a date has several
+            keys.press("Tab")
+            focused = book.page.evaluate(FOCUSED)
+            stops += [focused] if focused not in stops else []
+            if focused.startswith("Picture: "):
+                break
+        assert stops[:-1] == ["Event", *besides, "Only where", "From", "To"], name
+        if read:
+            keys.press("ArrowRight")
+            expect(output.get_by_role("status")).to_contain_text(read)
+        else:
+            expect(figure.get_by_role("table")).to_be_visible()
+
+
 @pytest.mark.parametrize("host", ["lab", "notebook"])
 def test_with_the_keyboard_alone(notebook: Open, host: str) -> None:
-    """An event by its first letters, a report, a breakdown; arrows read the picture; no key reaches the cells."""
+    """An event by its first letters, then every report; arrows read the picture; no key reaches the cells."""
     with serve(events_per_day=60) as mp:
         book = notebook([known(mp), EXPORTED, "mpnb.explore(result)", "result.calendar()"], host)
         requests: list[str] = []
@@ -51,6 +88,9 @@ def test_with_the_keyboard_alone(notebook: Open, host: str) -> None:
         keys.press("ArrowRight")
         keys.press("ArrowRight")
         expect(output.get_by_role("status")).to_contain_text("events, 2 Jan 2026: ")
+        use_every_report(book, output)
+        output.get_by_label("Report", exact=True).focus()
+        keys.press("Home")
         cells = book.cells.count()
         stops = [output.get_by_label(name, exact=True) for name in ("Report", "Split by", "Each", "From", "To")]
         for stop in [*stops, output.get_by_role("combobox", name="Event"), figure, figure.locator("summary")]:
